@@ -1,0 +1,1 @@
+//! Criterion suites, one file a hop.

@@ -1,0 +1,1 @@
+//! Hazard tests: one file a hazard under `tests/`, public API only.
