@@ -45,3 +45,6 @@ pub use driver::SimDriver;
 pub use options::{DiskOptions, NetworkOptions, SimOptions};
 pub use random::SimRandom;
 pub use world::{SimShard, SimWait, SimWorld};
+
+#[cfg(test)]
+mod tests;
