@@ -47,4 +47,5 @@ pub use random::SimRandom;
 pub use world::{SimShard, SimWait, SimWorld};
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
 mod tests;

@@ -46,13 +46,15 @@ pub(super) struct Network {
     cuts: BTreeSet<(NodeId, NodeId)>,
     /// Latest ordered arrival of a directed link.
     arrivals_ns: BTreeMap<(NodeId, NodeId), u64>,
-    random: SimRandom,
+    seed: u64,
+    /// One stream a sending node, so that the traffic of one does not disturb another's.
+    randoms: BTreeMap<NodeId, SimRandom>,
 }
 
 impl Network {
-    pub(super) fn new(options: NetworkOptions, random: SimRandom) -> Self {
+    pub(super) fn new(options: NetworkOptions, seed: u64) -> Self {
         let (sockets, cuts, arrivals_ns) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self { options, sockets, cuts, arrivals_ns, random }
+        Self { options, sockets, cuts, arrivals_ns, seed, randoms: BTreeMap::new() }
     }
 
     /// Binds `address` for `seat`; port 0 takes the lowest free port of the dynamic range.
@@ -101,28 +103,21 @@ impl Network {
 
     /// When the copies of a datagram that `from` sends now arrive: none, one or two times.
     pub(super) fn route(&mut self, from: NodeId, datagram: &Datagram, now_ns: u64) -> Vec<u64> {
-        let lost = self.random.chance(self.options.loss_ppm);
-        let twice = self.random.chance(self.options.duplicate_ppm);
+        let stream = || SimRandom::stream(self.seed, "network", &[u64::from(from.0)]);
+        let random = self.randoms.entry(from).or_insert_with(stream);
+        let options = &self.options;
+        let lost = random.chance(options.loss_ppm);
+        let twice = random.chance(options.duplicate_ppm);
         let Some(to) = self.sockets.get(&datagram.destination).map(|socket| socket.seat.node) else {
             return Vec::new();
         };
-        let too_large = self.options.mtu_bytes.is_some_and(|mtu| datagram.payload.len() > mtu);
+        let too_large = options.mtu_bytes.is_some_and(|mtu| datagram.payload.len() > mtu);
         if lost || too_large || self.cuts.contains(&(from, to)) {
             return Vec::new();
         }
+        let latest_ns = self.arrivals_ns.entry((from, to)).or_insert(0);
         let copies = if twice { 2 } else { 1 };
-        (0..copies).map(|_| self.arrival((from, to), now_ns)).collect()
-    }
-
-    fn arrival(&mut self, link: (NodeId, NodeId), now_ns: u64) -> u64 {
-        let direct = now_ns + self.random.within(&self.options.delay_ns);
-        let extra = self.random.within(&self.options.reorder_ns);
-        if self.random.chance(self.options.reorder_ppm) {
-            return direct + extra;
-        }
-        let latest = self.arrivals_ns.entry(link).or_insert(0);
-        *latest = direct.max(*latest + 1);
-        *latest
+        (0..copies).map(|_| arrival_ns(options, random, latest_ns, now_ns)).collect()
     }
 
     /// Puts an arrived datagram into its socket; returns the seat to wake, or `None` when it was dropped.
@@ -135,6 +130,17 @@ impl Network {
         socket.queue.push_back(datagram);
         Some(socket.seat)
     }
+}
+
+/// When one copy arrives; `latest_ns` is the latest ordered arrival of its link.
+fn arrival_ns(options: &NetworkOptions, random: &mut SimRandom, latest_ns: &mut u64, now_ns: u64) -> u64 {
+    let direct_ns = now_ns + random.within(&options.delay_ns);
+    let extra_ns = random.within(&options.reorder_ns);
+    if random.chance(options.reorder_ppm) {
+        return direct_ns + extra_ns;
+    }
+    *latest_ns = direct_ns.max(*latest_ns + 1);
+    *latest_ns
 }
 
 /// The address that an unspecified bind of `node` gets.

@@ -88,6 +88,8 @@ pub(super) struct NodeState {
 #[derive(Debug)]
 pub(super) struct SeatState {
     pub(super) random: SimRandom,
+    /// What turns and messages cost here, and how late wakes are.
+    schedule: SimRandom,
     pub(super) wake: Arc<WakeFlag>,
     pub(super) completions: Vec<FileCompletion>,
     pub(super) files: BTreeMap<FileId, Handle>,
@@ -115,13 +117,13 @@ pub(super) struct State {
     seats: BTreeMap<Seat, SeatState>,
     queue: BTreeMap<Key, Event>,
     next_event: u64,
-    schedule: SimRandom,
+    ties: SimRandom,
 }
 
 impl State {
     pub(super) fn new(options: SimOptions) -> Self {
-        let network = Network::new(options.network.clone(), SimRandom::stream(options.seed, "network", &[]));
-        let schedule = SimRandom::stream(options.seed, "schedule", &[]);
+        let network = Network::new(options.network.clone(), options.seed);
+        let ties = SimRandom::stream(options.seed, "ties", &[]);
         Self {
             options,
             now_ns: 0,
@@ -134,7 +136,7 @@ impl State {
             seats: BTreeMap::new(),
             queue: BTreeMap::new(),
             next_event: 0,
-            schedule,
+            ties,
         }
     }
 
@@ -151,6 +153,7 @@ impl State {
         let indexes = [u64::from(seat.node.0), u64::from(seat.shard.0), boot];
         self.seats.entry(seat).or_insert_with(|| SeatState {
             random: SimRandom::stream(options.seed, "shard", &indexes),
+            schedule: SimRandom::stream(options.seed, "schedule", &indexes),
             wake: Arc::default(),
             completions: Vec::new(),
             files: BTreeMap::new(),
@@ -187,7 +190,8 @@ impl State {
 
     /// Lets the seat's own time pass for a batch of messages.
     pub(super) fn charge_messages(&mut self, seat: Seat, count: u32) {
-        let each_ns = self.schedule.within(&self.options.message_ns);
+        let range_ns = self.options.message_ns.clone();
+        let each_ns = self.seat_mut(seat).schedule.within(&range_ns);
         self.charge(seat, each_ns * u64::from(count));
     }
 
@@ -198,7 +202,7 @@ impl State {
 
     pub(super) fn schedule(&mut self, at_ns: u64, event: Event) -> Key {
         debug_assert!(at_ns >= self.now_ns, "events lie in the future");
-        let key = (at_ns, self.schedule.next_u64(), self.next_event);
+        let key = (at_ns, self.ties.next_u64(), self.next_event);
         self.next_event += 1;
         self.queue.insert(key, event);
         key
@@ -223,7 +227,8 @@ impl State {
 
     fn wake_later_than(&mut self, seat: Seat, from_ns: u64) {
         if self.seat_mut(seat).attached {
-            let delay_ns = self.schedule.within(&self.options.wake_ns);
+            let range_ns = self.options.wake_ns.clone();
+            let delay_ns = self.seat_mut(seat).schedule.within(&range_ns);
             self.schedule_turn(seat, from_ns.max(self.now_ns) + delay_ns);
         }
     }
@@ -254,7 +259,8 @@ impl State {
             self.schedule_turn(seat, ready_ns);
             return false;
         }
-        let cost_ns = self.schedule.within(&self.options.turn_ns);
+        let range_ns = self.options.turn_ns.clone();
+        let cost_ns = self.seat_mut(seat).schedule.within(&range_ns);
         self.charge(seat, cost_ns);
         self.trace(seat, TraceKind::Turn, 0, 0);
         self.in_turn = true;
@@ -264,13 +270,15 @@ impl State {
     /// Schedules what a shard asked for at the end of its turn.
     pub(super) fn end_turn(&mut self, seat: Seat, wait: SimWait) {
         let local_ns = self.local_ns(seat);
-        let spurious = self.schedule.chance(self.options.spurious_wake_ppm);
-        let spurious_ns = self.schedule.below(SIM_SPURIOUS_WAKE_NS);
+        let (spurious_ppm, range_ns) = (self.options.spurious_wake_ppm, self.options.wake_ns.clone());
+        let random = &mut self.seat_mut(seat).schedule;
+        let spurious = random.chance(spurious_ppm);
+        let spurious_ns = random.below(SIM_SPURIOUS_WAKE_NS);
+        let late_ns = random.within(&range_ns);
         let wait = if self.ready(seat) { SimWait::Now } else { wait };
         match wait {
             SimWait::Now => self.schedule_turn(seat, local_ns),
             SimWait::Until(deadline_ns) => {
-                let late_ns = self.schedule.within(&self.options.wake_ns);
                 let deadline_ns = self.node_mut(seat.node).world_ns(deadline_ns);
                 self.schedule_turn(seat, deadline_ns.saturating_add(late_ns));
             }
