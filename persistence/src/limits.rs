@@ -65,7 +65,7 @@ pub const DEAD_COMMIT_NS: u64 = 30_000_000_000;
 pub const SPARE_RETRY_NS: u64 = 1_000_000_000;
 
 /// Slot groups of a cluster: the unit of placement and fencing.
-pub const GROUPS: usize = 64;
+pub const GROUPS: usize = shardstage_codec::GROUP_COUNT as usize;
 
 /// Default number of events between two snapshots of one actor.
 pub const SNAPSHOT_EVERY: u64 = 200;

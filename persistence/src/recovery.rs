@@ -359,15 +359,15 @@ impl Scan {
                 SectionHeader::decode(&frame[at..]).ok_or((at, "a section's length or checksum is wrong"))?;
             let group = self
                 .groups
-                .get_mut(usize::from(section.group.0))
+                .get_mut(usize::from(section.group.get()))
                 .ok_or((at, "a section's group does not exist"))?;
-            if section.epoch.0 == 0 || section.epoch.0 < group.epoch {
+            if section.epoch.get() == 0 || section.epoch.get() < group.epoch {
                 return Err((at, "a section's epoch is below its group's"));
             }
             if section.first_sequence != group.records + 1 {
                 return Err((at, "a section's sequence has a gap"));
             }
-            group.epoch = section.epoch.0;
+            group.epoch = section.epoch.get();
             group.records += u64::from(section.count);
             let mut offset = 0;
             for _ in 0..section.count {

@@ -15,6 +15,8 @@
 //!
 //! Invariant: a record can be verified alone, without its frame.
 
+use shardstage_codec::GroupId;
+
 use super::{put, u16_at, u32_at, u64_at};
 
 /// Bytes of a record header.
@@ -167,7 +169,7 @@ pub struct KeyDef<'a> {
     /// Stable id of the event type.
     pub event_id: u64,
     /// Slot group of the entity.
-    pub group: u8,
+    pub group: GroupId,
     /// Name of the actor type.
     pub type_name: &'a str,
     /// The entity's key.
@@ -195,7 +197,7 @@ impl<'a> KeyDef<'a> {
         payload.extend_from_slice(&self.event_id.to_le_bytes());
         payload.extend_from_slice(&type_len.to_le_bytes());
         payload.extend_from_slice(&key_len.to_le_bytes());
-        payload.extend_from_slice(&[self.group, 0, 0, 0]);
+        payload.extend_from_slice(&[self.group.get(), 0, 0, 0]);
         payload.extend_from_slice(self.type_name.as_bytes());
         payload.extend_from_slice(self.key.as_bytes());
         let header =
@@ -216,7 +218,7 @@ impl<'a> KeyDef<'a> {
         }
         Some(Self {
             event_id: u64_at(payload, 0),
-            group: payload[12],
+            group: GroupId::new(payload[12])?,
             type_name: std::str::from_utf8(&payload[KEY_DEF_FIXED_BYTES..type_end]).ok()?,
             key: std::str::from_utf8(&payload[type_end..key_end]).ok()?,
         })

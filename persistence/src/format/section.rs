@@ -40,15 +40,16 @@ impl SectionHeader {
     pub fn encode(&self, section: &mut [u8]) {
         assert_eq!(section.len(), SECTION_HEADER_BYTES + self.bytes as usize, "a section is its header and records");
         put(section, 4, &self.bytes.to_le_bytes());
-        put(section, 8, &self.epoch.0.to_le_bytes());
+        put(section, 8, &self.epoch.get().to_le_bytes());
         put(section, 16, &self.first_sequence.to_le_bytes());
         put(section, 24, &self.count.to_le_bytes());
-        put(section, 28, &[self.group.0, 0, 0, 0]);
+        put(section, 28, &[self.group.get(), 0, 0, 0]);
         let crc = crc32c::crc32c(&section[4..]);
         put(section, 0, &crc.to_le_bytes());
     }
 
-    /// Reads a header from the start of `bytes` and returns it with its records; `None` when length or checksum is wrong.
+    /// Reads a header from the start of `bytes` and returns it with its records; `None` when length, checksum
+    /// or group is wrong.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<(Self, &[u8])> {
         if bytes.len() < SECTION_HEADER_BYTES {
@@ -56,10 +57,10 @@ impl SectionHeader {
         }
         let header = Self {
             bytes: u32_at(bytes, 4),
-            epoch: Epoch(u64_at(bytes, 8)),
+            epoch: Epoch::new(u64_at(bytes, 8)),
             first_sequence: u64_at(bytes, 16),
             count: u32_at(bytes, 24),
-            group: GroupId(bytes[28]),
+            group: GroupId::new(bytes[28])?,
         };
         let end = SECTION_HEADER_BYTES.checked_add(header.bytes as usize)?;
         let body = bytes.get(SECTION_HEADER_BYTES..end)?;

@@ -171,7 +171,7 @@ impl Batch {
             frame[body_at..records_at].copy_from_slice(&keys);
             frame[records_at..end].copy_from_slice(&part.bytes);
             count += u32::try_from(part.marks.len()).expect("a frame holds fewer than 2^32 records");
-            let group = &mut groups[usize::from(part.group.0)];
+            let group = &mut groups[usize::from(part.group.get())];
             let header = SectionHeader {
                 bytes: u32::try_from(end - body_at).expect("a frame is smaller than 4 GiB"),
                 epoch: part.epoch,

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use foldhash::fast::FixedState;
+use shardstage_codec::GroupId;
 
 use crate::format::record::{KeyDef, RECORD_ALIGN_BYTES, RecordKind};
 use crate::recovery::FoundRecord;
@@ -50,7 +51,7 @@ pub(crate) struct Entity {
     pub(crate) type_name: Box<str>,
     pub(crate) key: Box<str>,
     pub(crate) event_id: u64,
-    pub(crate) group: u8,
+    pub(crate) group: GroupId,
     /// Last event that was appended, durable or not.
     pub(crate) appended_seq: u64,
     /// Last batch with a record of this entity, 0 for none.

@@ -71,7 +71,7 @@ pub enum AppendError {
 impl fmt::Display for AppendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fenced { current } => write!(f, "fenced: the group's epoch is {}", current.0),
+            Self::Fenced { current } => write!(f, "fenced: the group's epoch is {}", current.get()),
             Self::WrongSequence { expected } => write!(f, "the next event's number would be {expected}"),
             Self::TooLarge { limit } => write!(f, "the records of one command exceed {limit} bytes"),
             Self::Full => f.write_str("too much waits for the disk"),

@@ -136,7 +136,7 @@ async fn existing(desk: &Desk, plan: &OpenPlan, mode: WriteMode) -> Result<(Node
         )),
     })?;
     let seat = &plan.seat;
-    let expected = (seat.node.0, seat.shard.0, seat.shard_count, groups());
+    let expected = (seat.node.get(), seat.shard.get(), seat.shard_count, groups());
     if (node.node, node.shard, node.shard_count, node.groups) != expected {
         return Err(OpenError::Foreign(format!(
             "{}: the log belongs to node {}, shard {} of {}, with {} groups; it was opened by node {}, shard {} of {}, with \
@@ -191,8 +191,8 @@ async fn make(
     }
     let node = NodeFile {
         log_id: desk.random().await,
-        node: plan.seat.node.0,
-        shard: plan.seat.shard.0,
+        node: plan.seat.node.get(),
+        shard: plan.seat.shard.get(),
         shard_count: plan.seat.shard_count,
         groups: groups(),
     };

@@ -164,7 +164,7 @@ impl LogShard {
         if type_name.len() > KEY_BYTES || key.len() > KEY_BYTES {
             return Err(LoadError::KeyTooLong);
         }
-        Ok(self.index.intern(&KeyDef { event_id, group: group.0, type_name, key }))
+        Ok(self.index.intern(&KeyDef { event_id, group, type_name, key }))
     }
 
     /// Appends the records of one command to the open batch; they become durable together or not at all.
@@ -185,7 +185,7 @@ impl LogShard {
         on_durable: Effect,
     ) -> Result<Ticket, AppendError> {
         self.admit(entity, epoch, records)?;
-        let group = GroupId(self.index.get(entity).group);
+        let group = self.index.get(entity).group;
         let cost = {
             let known = self.index.get(entity);
             Batch::cost(&known.type_name, &known.key, records)
@@ -199,7 +199,7 @@ impl LogShard {
             return Err(AppendError::Full);
         }
         let log = self.log.as_mut().ok_or(AppendError::Closed)?;
-        log.groups[usize::from(group.0)].epoch = epoch.0;
+        log.groups[usize::from(group.get())].epoch = epoch.get();
         if self.batches.back().is_none_or(|open| open.worst_bytes() + cost > limit) {
             self.batches.push_back(Batch::new(self.next_batch));
             self.next_batch += 1;
@@ -230,10 +230,10 @@ impl LogShard {
         assert!(!records.is_empty(), "an append has at least one record");
         let known = self.index.find(entity).ok_or(AppendError::Closed)?;
         let log = self.log.as_ref().ok_or(AppendError::Closed)?;
-        let current = log.groups[usize::from(known.group)].epoch.max(1);
-        if epoch.0 < current {
+        let current = log.groups[usize::from(known.group.get())].epoch.max(1);
+        if epoch.get() < current {
             self.counters.appends_fenced += 1;
-            return Err(AppendError::Fenced { current: Epoch(current) });
+            return Err(AppendError::Fenced { current: Epoch::new(current) });
         }
         if self.spare_error.is_some() && log.ready.is_empty() {
             return Err(AppendError::LowSpace);
@@ -297,19 +297,19 @@ impl LogShard {
     /// [`AppendError::Fenced`] when the group's epoch is higher already; [`AppendError::Closed`] before the log runs.
     pub fn raise_epoch(&mut self, group: GroupId, epoch: Epoch) -> Result<(), AppendError> {
         let log = self.log.as_mut().ok_or(AppendError::Closed)?;
-        let group = log.groups.get_mut(usize::from(group.0)).ok_or(AppendError::Closed)?;
-        if epoch.0 < group.epoch.max(1) {
-            return Err(AppendError::Fenced { current: Epoch(group.epoch.max(1)) });
+        let group = log.groups.get_mut(usize::from(group.get())).ok_or(AppendError::Closed)?;
+        if epoch.get() < group.epoch.max(1) {
+            return Err(AppendError::Fenced { current: Epoch::new(group.epoch.max(1)) });
         }
-        group.epoch = epoch.0;
+        group.epoch = epoch.get();
         Ok(())
     }
 
     /// The group's current epoch, at least 1.
     #[must_use]
     pub fn epoch(&self, group: GroupId) -> Epoch {
-        let known = self.log.as_ref().and_then(|log| log.groups.get(usize::from(group.0)));
-        Epoch(known.map_or(1, |group| group.epoch.max(1)))
+        let known = self.log.as_ref().and_then(|log| log.groups.get(usize::from(group.get())));
+        Epoch::new(known.map_or(1, |group| group.epoch.max(1)))
     }
 
     /// How frames become durable on this file system, in words; `None` before the log is open.
@@ -342,7 +342,7 @@ impl LogShard {
     fn plan(&self) -> OpenPlan {
         let blocks = self.options.segment_bytes / BLOCK_BYTES as u64;
         OpenPlan {
-            dir: self.options.dir.join(format!("log-{}", self.seat.shard.0)),
+            dir: self.options.dir.join(format!("log-{}", self.seat.shard.get())),
             seat: self.seat,
             segment_blocks: u32::try_from(blocks).expect("checked against MAX_SEGMENT_BYTES"),
             cut_at_first_bad: self.options.planted == PlantedBug::CutAtFirstBad,
@@ -507,7 +507,7 @@ impl LogShard {
             return;
         }
         if self.options.on_poison == OnPoison::Abort {
-            eprintln!("shardstage event log of shard {}: {why}; the process ends so that recovery decides", self.seat.shard.0);
+            eprintln!("shardstage event log of shard {}: {why}; the process ends so that recovery decides", self.seat.shard.get());
             std::process::abort();
         }
         self.state = State::Poisoned(why);
@@ -547,7 +547,7 @@ impl LogShard {
         let mut manifest = log.manifest.clone();
         seal_entries(&mut manifest.segments, &log.spans, log.active.id);
         let desk = self.desk.clone();
-        let dir = self.options.dir.join(format!("log-{}", self.seat.shard.0));
+        let dir = self.options.dir.join(format!("log-{}", self.seat.shard.get()));
         let (directory, mode) = (log.directory, log.mode);
         let blocks = u32::try_from(self.options.segment_bytes / BLOCK_BYTES as u64).expect("checked at the start");
         let mut task: Task<_> =
@@ -597,7 +597,7 @@ impl LogShard {
         while let Some(read) = self.loader.next_read() {
             did = true;
             let Some(log) = self.log.as_mut() else { break };
-            let dir = self.options.dir.join(format!("log-{}", self.seat.shard.0));
+            let dir = self.options.dir.join(format!("log-{}", self.seat.shard.get()));
             match log.reader(read.segment, &dir, cx) {
                 Ok(file) => {
                     let token = Token { kind: TokenKind::Load, value: read.token }.pack();
