@@ -104,6 +104,7 @@ pub(crate) async fn open(desk: Desk, plan: OpenPlan) -> Result<Opened, OpenError
     } else {
         make(&desk, &plan, mode, directory, &names).await?
     };
+    sync_directories(&desk, dir, directory).await?;
     refuse_strangers(&desk, &plan, mode, &manifest, &names).await?;
     let (tail, index, records) = scan(&desk, &plan, mode, &manifest, salt(node.log_id)).await?;
     begin_incarnation(&desk, &plan, mode, directory, lock, manifest, tail, index, records).await
@@ -205,14 +206,26 @@ async fn make(
     desk.sync(directory).await.map_err(at(dir, "sync the directory"))?;
     desk.rename(staged.clone(), dir.join(NODE)).await.map_err(at(&staged, "rename"))?;
     desk.sync(directory).await.map_err(at(dir, "sync the directory"))?;
-    if let Some(parent) = dir.parent() {
+    Ok((node, manifest))
+}
+
+/// Makes the directory and every entry on the way to it durable. At every start: an interrupted one may have made them.
+async fn sync_directories(desk: &Desk, dir: &Path, directory: FileId) -> Result<(), OpenError> {
+    desk.sync(directory).await.map_err(at(dir, "sync the directory"))?;
+    for above in dir.ancestors().skip(1) {
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
         let options = OpenOptions { directory: true, ..OpenOptions::default() };
-        let file = desk.open(parent.to_path_buf(), options).await.map_err(at(parent, "open the directory"))?;
+        let file = match desk.open(above.to_path_buf(), options).await {
+            Ok(file) => file,
+            // Nothing was made in a directory that this process may not even read.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            Err(error) => return Err(at(above, "open the directory")(error)),
+        };
         let synced = desk.sync(file).await;
         desk.close(file).await;
-        synced.map_err(at(parent, "sync the directory"))?;
+        synced.map_err(at(above, "sync the directory"))?;
     }
-    Ok((node, manifest))
+    Ok(())
 }
 
 fn groups() -> u16 {
