@@ -52,6 +52,7 @@ pub struct Ledger {
     pub serial: u64,
     pub commands: u64,
     pub unknown: u64,
+    pub refused: u64,
     pub start_error: Option<String>,
     pub ready: bool,
     pub loaded: Vec<Option<LoadedEntity>>,
@@ -85,6 +86,7 @@ pub struct Host {
     dice: u64,
     buffer: Vec<FileCompletion>,
     paused_until_ns: u64,
+    started: bool,
 }
 
 impl Host {
@@ -99,6 +101,7 @@ impl Host {
             dice: seed | 1,
             buffer: Vec::new(),
             paused_until_ns: 0,
+            started: false,
         }
     }
 
@@ -144,11 +147,11 @@ impl Host {
             }
             let count = 1 + self.roll(3);
             let size = if self.roll(10) == 0 { 3000 } else { 20 + self.roll(200) };
-            self.command(at, count, usize::try_from(size).unwrap());
+            self.command(at, count, usize::try_from(size).unwrap(), now_ns);
         }
     }
 
-    fn command(&mut self, at: usize, count: u64, size: usize) {
+    fn command(&mut self, at: usize, count: u64, size: usize, now_ns: u64) {
         let mut ledger = self.ledger.borrow_mut();
         let first = ledger.accounts[at].submitted.len() as u64 + 1;
         for _ in 0..count {
@@ -191,7 +194,12 @@ impl Host {
                 account.waiting = true;
                 ledger.commands += 1;
             }
-            Err(_) => account.submitted.truncate(usize::try_from(first - 1).unwrap()),
+            Err(_) => {
+                account.submitted.truncate(usize::try_from(first - 1).unwrap());
+                self.done -= 1;
+                ledger.refused += 1;
+                self.paused_until_ns = now_ns + PAUSE_NS;
+            }
         }
     }
 
@@ -230,15 +238,17 @@ impl SimShard for Host {
             self.log.completed(completion, &mut cx);
         }
         self.buffer = arrived;
-        let started = match self.log.start(&mut cx) {
-            Ok(started) => started,
-            Err(error) => {
-                self.ledger.borrow_mut().start_error = Some(error.reason);
-                return SimWait::Idle;
+        if !self.started {
+            match self.log.start(&mut cx) {
+                Ok(started) => self.started = started == Started::Ready,
+                Err(error) => {
+                    self.ledger.borrow_mut().start_error = Some(error.reason);
+                    return SimWait::Idle;
+                }
             }
-        };
+        }
         self.log.poll(&mut cx);
-        if started == Started::Ready {
+        if self.started {
             self.life(now_ns);
         }
         if self.finished() && self.plan.stop {
