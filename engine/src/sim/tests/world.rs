@@ -325,6 +325,53 @@ fn what_a_turn_does_after_its_node_went_down_has_no_effect() {
 }
 
 #[test]
+fn a_crash_by_a_call_from_outside_drops_the_shards_too() {
+    let (world, mut driver) = world_with_file(1, 1);
+    let turns = Rc::new(Cell::new(0));
+    world.add_shard(NODE, SHARD, counting(&turns, SimWait::Idle));
+    let file = driver.open(Path::new("log"), DURABLE).unwrap();
+    world.crash_at_io(NODE, 0);
+    world.cancel_crash(NODE);
+    submit(&mut driver, 1, file, write_op(0, &[1; 4096]));
+    assert!(driver.is_alive());
+    world.crash_at_io(NODE, 0);
+    submit(&mut driver, 2, file, write_op(0, &[1; 4096]));
+    assert!(!driver.is_alive());
+    world.add_shard(NODE, SHARD, counting(&turns, SimWait::Idle));
+    assert_eq!(Rc::strong_count(&turns), 2);
+}
+
+#[test]
+fn a_shard_that_was_taken_back_turns_no_more() {
+    let world = SimWorld::new(SimOptions::seeded(1));
+    let turns = Rc::new(Cell::new(0));
+    world.add_shard(NODE, SHARD, counting(&turns, SimWait::Now));
+    world.run_for(SECOND / 1000);
+    let before = turns.get();
+    assert!(world.remove_shard(NODE, SHARD).is_some());
+    world.run_for(SECOND);
+    assert_eq!(turns.get(), before);
+    world.add_shard(NODE, SHARD, counting(&turns, SimWait::Idle));
+    world.run_for(SECOND);
+    assert_eq!(turns.get(), before + 1);
+}
+
+#[test]
+fn a_power_loss_starts_the_monotonic_clock_anew_and_a_kill_does_not() {
+    let world = SimWorld::new(SimOptions::seeded(1));
+    let first_ns = world.driver(NODE, SHARD).now_ns();
+    world.run_for(10 * SECOND);
+    world.kill(NODE);
+    assert!(world.driver(NODE, SHARD).now_ns() >= first_ns + 10 * SECOND);
+    world.crash(NODE);
+    let mut driver = world.driver(NODE, SHARD);
+    assert!(driver.now_ns() < first_ns + SECOND);
+    let deadline_ns = driver.now_ns() + SECOND;
+    driver.park(Some(deadline_ns));
+    assert!((0..1000).contains(&(driver.now_ns() - deadline_ns)));
+}
+
+#[test]
 fn the_wall_clock_jumps_without_the_other() {
     let world = SimWorld::new(SimOptions::seeded(1));
     let mut driver: SimDriver = world.driver(NODE, SHARD);
