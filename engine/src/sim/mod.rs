@@ -24,7 +24,7 @@
 //!
 //! let world = SimWorld::new(SimOptions::seeded(1));
 //! let ticks = Rc::new(Cell::new(0));
-//! world.add_shard(NodeId(0), ShardId(0), Box::new(Ticker(ticks.clone())));
+//! world.add_shard(NodeId::new(0), ShardId::new(0), Box::new(Ticker(ticks.clone())));
 //! assert!(world.run_until(|_| ticks.get() == 10, 1_000_000_000));
 //! assert!(world.now_ns() < 20_000_000);
 //! ```

@@ -103,7 +103,7 @@ impl Network {
 
     /// When the copies of a datagram that `from` sends now arrive: none, one or two times.
     pub(super) fn route(&mut self, from: NodeId, datagram: &Datagram, now_ns: u64) -> Vec<u64> {
-        let stream = || SimRandom::stream(self.seed, "network", &[u64::from(from.0)]);
+        let stream = || SimRandom::stream(self.seed, "network", &[u64::from(from.get())]);
         let random = self.randoms.entry(from).or_insert_with(stream);
         let options = &self.options;
         let lost = random.chance(options.loss_ppm);
@@ -145,6 +145,6 @@ fn arrival_ns(options: &NetworkOptions, random: &mut SimRandom, latest_ns: &mut 
 
 /// The address that an unspecified bind of `node` gets.
 pub(super) fn node_ip(node: NodeId) -> IpAddr {
-    let [_, high, middle, low] = (node.0 + 1).to_be_bytes();
+    let [_, high, middle, low] = (node.get() + 1).to_be_bytes();
     IpAddr::from([10, high, middle, low])
 }

@@ -163,7 +163,7 @@ impl State {
         }
         let boot = node.boot;
         let options = &self.options;
-        let indexes = [u64::from(seat.node.0), u64::from(seat.shard.0), boot];
+        let indexes = [u64::from(seat.node.get()), u64::from(seat.shard.get()), boot];
         self.seats.entry(seat).or_insert_with(|| SeatState {
             random: SimRandom::stream(options.seed, "shard", &indexes),
             schedule: SimRandom::stream(options.seed, "schedule", &indexes),
@@ -353,7 +353,7 @@ impl State {
         let in_flight = self.end_disk_calls(node, power);
         let boot = self.node_mut(node).boot;
         let kind = if power { TraceKind::Crash } else { TraceKind::Kill };
-        self.log.record(self.now_ns, Seat { node, shard: ShardId(0) }, kind, boot, in_flight as u64);
+        self.log.record(self.now_ns, Seat { node, shard: ShardId::new(0) }, kind, boot, in_flight as u64);
         let state = self.node_mut(node);
         state.boot += 1;
         state.rebooted |= power;
@@ -383,7 +383,7 @@ impl State {
 
 impl NodeState {
     fn new(options: &SimOptions, node: NodeId) -> Self {
-        let stream = |name| SimRandom::stream(options.seed, name, &[u64::from(node.0)]);
+        let stream = |name| SimRandom::stream(options.seed, name, &[u64::from(node.get())]);
         let mut clock = stream("clock");
         let drift_ppm = i64::from(options.drift_ppm.min(500_000));
         let drawn = clock.below(2 * drift_ppm.unsigned_abs() + 1).cast_signed();

@@ -13,9 +13,9 @@ mod disk;
 mod network;
 mod world;
 
-const NODE: NodeId = NodeId(0);
-const OTHER: NodeId = NodeId(1);
-const SHARD: ShardId = ShardId(0);
+const NODE: NodeId = NodeId::new(0);
+const OTHER: NodeId = NodeId::new(1);
+const SHARD: ShardId = ShardId::new(0);
 const SECOND: u64 = 1_000_000_000;
 const SECTOR: usize = 512;
 

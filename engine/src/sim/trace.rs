@@ -44,12 +44,12 @@ pub(super) struct Trace {
 impl Trace {
     /// Adds one entry.
     pub(super) fn record(&mut self, now_ns: u64, seat: Seat, kind: TraceKind, first: u64, second: u64) {
-        let place = u64::from(seat.node.0) << 32 | u64::from(seat.shard.0) << 8 | kind as u64;
+        let place = u64::from(seat.node.get()) << 32 | u64::from(seat.shard.get()) << 8 | kind as u64;
         for word in [now_ns, place, first, second] {
             self.hash = mix(self.hash ^ word);
         }
         if let Some(lines) = &mut self.lines {
-            lines.push(format!("{now_ns} n{} s{} {kind:?} {first} {second}", seat.node.0, seat.shard.0));
+            lines.push(format!("{now_ns} n{} s{} {kind:?} {first} {second}", seat.node.get(), seat.shard.get()));
         }
     }
 

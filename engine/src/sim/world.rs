@@ -82,7 +82,7 @@ impl SimWorld {
         self.drop_fallen();
         let mut state = self.state();
         state.sit(seat);
-        assert!(!state.seat_mut(seat).attached, "a shard already runs on node {} shard {}", node.0, shard.0);
+        assert!(!state.seat_mut(seat).attached, "a shard already runs on node {} shard {}", node.get(), shard.get());
         state.seat_mut(seat).attached = true;
         state.wake_later(seat);
         drop(state);

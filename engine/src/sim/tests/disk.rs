@@ -295,7 +295,7 @@ fn the_disk_refuses_what_a_real_one_refuses() {
     assert_eq!(kind(driver.open(Path::new("/"), BUFFERED)), ErrorKind::IsADirectory);
     let locked = OpenOptions { lock: true, ..BUFFERED };
     let lock = driver.open(path, locked).unwrap();
-    assert_eq!(kind(world.driver(NODE, ShardId(1)).open(path, locked)), ErrorKind::WouldBlock);
+    assert_eq!(kind(world.driver(NODE, ShardId::new(1)).open(path, locked)), ErrorKind::WouldBlock);
     driver.close(lock);
     driver.open(path, locked).unwrap();
     let direct = open(&mut driver, DURABLE);

@@ -51,11 +51,11 @@ fn chat(options: SimOptions, pairs: u32) -> (u64, Vec<String>) {
     let world = SimWorld::new(options);
     world.trace_lines(true);
     for id in 0..2 * pairs {
-        let node = NodeId(id);
+        let node = NodeId::new(id);
         let mut driver = world.driver(node, SHARD);
         let (socket, _) = driver.bind(SocketAddr::from(([0, 0, 0, 0], 4000))).unwrap();
         let file = driver.open(Path::new("log"), OpenOptions { create_new: true, ..BUFFERED }).unwrap();
-        let peer = SocketAddr::new(SimWorld::node_ip(NodeId(id ^ 1)), 4000);
+        let peer = SocketAddr::new(SimWorld::node_ip(NodeId::new(id ^ 1)), 4000);
         let batch = DatagramBatch::new(4);
         world.add_shard(node, SHARD, Box::new(Chatter { socket, peer, file, sent: 0, written: 0, batch }));
     }
@@ -165,7 +165,7 @@ fn a_busy_shard_lets_its_own_time_pass_and_stalls_no_other() {
         SimWait::Now
     });
     world.add_shard(NODE, SHARD, Box::new(shard));
-    world.add_shard(NODE, ShardId(1), counting(&light, SimWait::Now));
+    world.add_shard(NODE, ShardId::new(1), counting(&light, SimWait::Now));
     world.run_for(SECOND);
     assert!((90..=100).contains(&busy.get()), "{}", busy.get());
     assert!(light.get() > 100_000, "{}", light.get());
