@@ -121,6 +121,31 @@ fn an_idle_shard_turns_when_woken_from_anywhere_and_only_then() {
 }
 
 #[test]
+fn a_shard_that_left_datagrams_behind_turns_again() {
+    let mut options = SimOptions::seeded(1);
+    options.network.delay_ns = 50_000..=50_000;
+    let world = SimWorld::new(options);
+    let (mut sender, mut receiver) = (world.driver(NODE, SHARD), world.driver(OTHER, SHARD));
+    let any = SocketAddr::from(([0, 0, 0, 0], 0));
+    let (from, _) = sender.bind(any).unwrap();
+    let (to, destination) = receiver.bind(any).unwrap();
+    let received = Rc::new(Cell::new(0));
+    let (count, mut batch) = (received.clone(), DatagramBatch::new(1));
+    let shard = Turns(move |driver: &mut dyn Driver| {
+        count.set(count.get() + driver.receive(to, &mut batch).unwrap());
+        SimWait::Idle
+    });
+    world.add_shard(OTHER, SHARD, Box::new(shard));
+    world.run_for(SECOND);
+    for _ in 0..10 {
+        let transmit = Transmit { destination, source: None, ecn: 0, segment_bytes: None, payload: &[1] };
+        sender.send(from, &transmit).unwrap();
+    }
+    world.run_for(SECOND);
+    assert_eq!(received.get(), 10);
+}
+
+#[test]
 fn spurious_wakes_happen_when_asked_for() {
     let world = SimWorld::new(SimOptions { spurious_wake_ppm: 900_000, ..SimOptions::seeded(1) });
     let turns = Rc::new(Cell::new(0));
