@@ -49,6 +49,15 @@ pub const SIM_FIRST_PORT: u16 = 49_152;
 /// Latest spurious wake after a simulated shard went idle, ns: early enough to hit code that is still waiting.
 pub const SIM_SPURIOUS_WAKE_NS: u64 = 1_000_000;
 
+/// Largest datagram payload that a simulated network passes by default, bytes: Ethernet, as on most paths.
+pub const SIM_MTU_BYTES: usize = 1500;
+
+/// Datagrams that a simulated socket holds by default: what the usual 200 KiB-4 MiB of a real one hold.
+pub const SIM_SOCKET_DATAGRAMS: usize = 2048;
+
+/// Segments of one simulated send by default: what a 16 KiB batch of Ethernet-sized datagrams needs.
+pub const SIM_MAX_SEGMENTS: usize = 12;
+
 const _: () = assert!(SIM_PAGE_BYTES.is_multiple_of(SIM_SECTOR_BYTES));
 const _: () = assert!(SIM_CLOCK_START_NS > 0);
 /// Data calls that one shard's ring carries at a time, operations; the rest wait inside the driver. Half of the

@@ -7,6 +7,10 @@
 //! A [`SimWorld`] owns shards ([`SimShard`]) and picks which of them turns next. Each stands on a [`SimDriver`]. The disk
 //! assumes nothing that a real one does not promise: see [`SimWorld::crash`] for what a power loss takes.
 //!
+//! Each shard has its own time within a turn: it begins at the world's and grows with turn cost, clock reads and messages,
+//! and the shard's next turn waits until the world has caught up. So a long turn stalls nobody else, and the clocks of two
+//! shards of a node may be apart by the length of a turn: elapsed times across shards must saturate at zero.
+//!
 //! ```
 //! use shardstage::port::driver::Driver;
 //! use shardstage::sim::{SimOptions, SimShard, SimWait, SimWorld};

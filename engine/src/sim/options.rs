@@ -5,6 +5,8 @@
 
 use std::ops::RangeInclusive;
 
+use crate::limits::{SIM_MAX_SEGMENTS, SIM_MTU_BYTES, SIM_SOCKET_DATAGRAMS};
+
 use super::random::{MILLION, SimRandom};
 
 /// How the network between the nodes of a world behaves.
@@ -82,9 +84,9 @@ impl Default for NetworkOptions {
             duplicate_ppm: 0,
             reorder_ppm: 0,
             reorder_ns: 100_000..=5_000_000,
-            mtu_bytes: Some(1500),
-            socket_datagrams: 4096,
-            max_segments: 10,
+            mtu_bytes: Some(SIM_MTU_BYTES),
+            socket_datagrams: SIM_SOCKET_DATAGRAMS,
+            max_segments: SIM_MAX_SEGMENTS,
         }
     }
 }

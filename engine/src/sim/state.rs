@@ -81,7 +81,12 @@ pub(super) struct NodeState {
     pub(super) paused_until_ns: u64,
     pub(super) wall_jump_ns: i64,
     drift_ppm: i64,
+    /// What the clock shows when the machine boots.
     clock_start_ns: u64,
+    /// World time at which the machine booted last.
+    booted_ns: u64,
+    /// The power failed and nothing was started since.
+    rebooted: bool,
 }
 
 /// What dies with a node's process.
@@ -113,6 +118,8 @@ pub(super) struct State {
     pub(super) next_op: u64,
     pub(super) log: Trace,
     pub(super) in_turn: bool,
+    /// Set when a node went down: its shards are still to be dropped.
+    pub(super) fallen: bool,
     nodes: BTreeMap<NodeId, NodeState>,
     seats: BTreeMap<Seat, SeatState>,
     queue: BTreeMap<Key, Event>,
@@ -132,6 +139,7 @@ impl State {
             next_op: 0,
             log: Trace::default(),
             in_turn: false,
+            fallen: false,
             nodes: BTreeMap::new(),
             seats: BTreeMap::new(),
             queue: BTreeMap::new(),
@@ -148,7 +156,12 @@ impl State {
 
     /// The node's boot number, and a seat in it for the shard.
     pub(super) fn sit(&mut self, seat: Seat) -> u64 {
-        let boot = self.node_mut(seat.node).boot;
+        let now_ns = self.now_ns;
+        let node = self.node_mut(seat.node);
+        if std::mem::take(&mut node.rebooted) {
+            node.booted_ns = now_ns;
+        }
+        let boot = node.boot;
         let options = &self.options;
         let indexes = [u64::from(seat.node.get()), u64::from(seat.shard.get()), boot];
         self.seats.entry(seat).or_insert_with(|| SeatState {
@@ -218,6 +231,15 @@ impl State {
         }
         let key = self.schedule(at_ns, Event::Turn(seat));
         self.seat_mut(seat).turn = Some(key);
+    }
+
+    /// The world gave the seat's shard away: no turn is due any more.
+    pub(super) fn detach(&mut self, seat: Seat) {
+        let state = self.seat_mut(seat);
+        state.attached = false;
+        if let Some(key) = state.turn.take() {
+            self.queue.remove(&key);
+        }
     }
 
     /// Something is there for the seat: its shard turns after a wake delay.
@@ -332,7 +354,10 @@ impl State {
         let boot = self.node_mut(node).boot;
         let kind = if power { TraceKind::Crash } else { TraceKind::Kill };
         self.log.record(self.now_ns, Seat { node, shard: ShardId::new(0) }, kind, boot, in_flight as u64);
-        self.node_mut(node).boot += 1;
+        let state = self.node_mut(node);
+        state.boot += 1;
+        state.rebooted |= power;
+        self.fallen = true;
         self.network.unbind_node(node);
         let queue = &mut self.queue;
         self.seats.retain(|seat, state| {
@@ -375,12 +400,15 @@ impl NodeState {
             wall_jump_ns: 0,
             drift_ppm: drawn - drift_ppm,
             clock_start_ns: SIM_CLOCK_START_NS + clock.below(options.skew_ns.saturating_add(1)),
+            booted_ns: 0,
+            rebooted: false,
         }
     }
 
-    /// What the node's monotonic clock shows at world time `world_ns`.
+    /// What the node's monotonic clock shows at world time `world_ns`; a power loss starts it anew.
     pub(super) fn clock_ns(&self, world_ns: u64) -> u64 {
-        let elapsed = i128::from(world_ns) * (i128::from(MILLION) + i128::from(self.drift_ppm)) / i128::from(MILLION);
+        let elapsed = i128::from(world_ns.saturating_sub(self.booted_ns));
+        let elapsed = elapsed * (i128::from(MILLION) + i128::from(self.drift_ppm)) / i128::from(MILLION);
         self.clock_start_ns.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX))
     }
 
@@ -388,12 +416,12 @@ impl NodeState {
     pub(super) fn world_ns(&self, clock_ns: u64) -> u64 {
         let elapsed = i128::from(clock_ns.saturating_sub(self.clock_start_ns)) * i128::from(MILLION);
         let rate = i128::from(MILLION) + i128::from(self.drift_ppm);
-        u64::try_from((elapsed + rate - 1) / rate).unwrap_or(u64::MAX)
+        let elapsed = u64::try_from((elapsed + rate - 1) / rate).unwrap_or(u64::MAX);
+        self.booted_ns.saturating_add(elapsed)
     }
 
     /// What the node's wall clock shows at world time `world_ns`.
     pub(super) fn wall_ns(&self, world_ns: u64) -> u64 {
-        let elapsed = self.clock_ns(world_ns) - self.clock_start_ns;
-        SIM_WALL_START_NS.saturating_add(elapsed).saturating_add_signed(self.wall_jump_ns)
+        SIM_WALL_START_NS.saturating_add(world_ns).saturating_add_signed(self.wall_jump_ns)
     }
 }

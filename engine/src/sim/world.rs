@@ -79,6 +79,7 @@ impl SimWorld {
     /// When one already runs there.
     pub fn add_shard(&self, node: NodeId, shard: ShardId, value: Box<dyn SimShard>) {
         let seat = Seat { node, shard };
+        self.drop_fallen();
         let mut state = self.state();
         state.sit(seat);
         assert!(!state.seat_mut(seat).attached, "a shard already runs on node {} shard {}", node.get(), shard.get());
@@ -94,7 +95,7 @@ impl SimWorld {
     pub fn remove_shard(&self, node: NodeId, shard: ShardId) -> Option<Box<dyn SimShard>> {
         let seat = Seat { node, shard };
         let value = self.0.shards.borrow_mut().remove(&seat)?;
-        self.state().seat_mut(seat).attached = false;
+        self.state().detach(seat);
         Some(value)
     }
 
@@ -162,6 +163,12 @@ impl SimWorld {
 
     /// The next event until `until_ns`; without one the clock moves there (unless there is no limit) and it is `false`.
     pub(super) fn step_until(&self, until_ns: u64) -> bool {
+        let happened = self.happen(until_ns);
+        self.drop_fallen();
+        happened
+    }
+
+    fn happen(&self, until_ns: u64) -> bool {
         let mut state = self.state();
         let now_ns = state.now_ns;
         state.take_wakes(now_ns);
@@ -171,11 +178,7 @@ impl SimWorld {
                 self.turn(seat);
             }
             Some(Event::Arrive(datagram)) => state.arrive(datagram),
-            Some(Event::DiskDone(id)) => {
-                state.disk_done(id);
-                drop(state);
-                self.drop_fallen();
-            }
+            Some(Event::DiskDone(id)) => state.disk_done(id),
             None => {
                 if until_ns != u64::MAX {
                     state.now_ns = state.now_ns.max(until_ns);
@@ -206,7 +209,6 @@ impl SimWorld {
         } else {
             drop(state);
             drop(shard);
-            self.drop_fallen();
         }
     }
 
@@ -214,7 +216,10 @@ impl SimWorld {
     fn drop_fallen(&self) {
         let mut fallen = Vec::new();
         {
-            let state = self.state();
+            let mut state = self.state();
+            if !std::mem::take(&mut state.fallen) {
+                return;
+            }
             let mut shards = self.0.shards.borrow_mut();
             let gone: Vec<Seat> = shards.keys().filter(|seat| !state.attached(**seat)).copied().collect();
             fallen.extend(gone.iter().filter_map(|seat| shards.remove(seat)));
@@ -227,8 +232,8 @@ impl SimWorld {
 impl SimWorld {
     /// Power loss: shards and sockets are gone, data calls in flight never complete, and each 512-byte sector and each
     /// directory entry that was not made durable is independently kept, dropped or (sectors) torn; a file that grew may
-    /// have any length that it had since it was durable. [`driver`](Self::driver) or [`add_shard`](Self::add_shard) starts
-    /// the node again on the same disk.
+    /// have any length that it had since it was durable. The monotonic clock starts anew. [`driver`](Self::driver) or
+    /// [`add_shard`](Self::add_shard) starts the node again on the same disk.
     pub fn crash(&self, node: NodeId) {
         self.state().crash(node, true);
         self.drop_fallen();

@@ -76,7 +76,7 @@ fn a_sync_covers_what_was_completed_when_it_was_submitted() {
 
 #[test]
 fn a_durable_write_survives_once_completed_and_not_before() {
-    let mut lost_in_flight = 0;
+    let (mut lost_in_flight, mut landed) = (0, 0);
     for seed in 0..SEEDS {
         let (world, mut driver) = world_with_file(seed, 2);
         let file = open(&mut driver, DURABLE);
@@ -87,8 +87,9 @@ fn a_durable_write_survives_once_completed_and_not_before() {
         let after = sectors(&world);
         assert_eq!(after[..8], [1; 8]);
         lost_in_flight += usize::from(after[8..] != [2; 8]);
+        landed += usize::from(after[8..].contains(&2));
     }
-    assert!(lost_in_flight > 0);
+    assert!(lost_in_flight > 0 && landed > 0, "{lost_in_flight} {landed}");
 }
 
 #[test]
@@ -294,7 +295,7 @@ fn the_disk_refuses_what_a_real_one_refuses() {
     assert_eq!(kind(driver.open(Path::new("/"), BUFFERED)), ErrorKind::IsADirectory);
     let locked = OpenOptions { lock: true, ..BUFFERED };
     let lock = driver.open(path, locked).unwrap();
-    assert_eq!(kind(world.driver(NODE, ShardId(1)).open(path, locked)), ErrorKind::WouldBlock);
+    assert_eq!(kind(world.driver(NODE, ShardId::new(1)).open(path, locked)), ErrorKind::WouldBlock);
     driver.close(lock);
     driver.open(path, locked).unwrap();
     let direct = open(&mut driver, DURABLE);
@@ -310,4 +311,25 @@ fn the_disk_refuses_what_a_real_one_refuses() {
     let mut again = world.driver(NODE, SHARD);
     again.open(path, locked).expect("a lock ends with its process");
     assert!(driver.open(path, BUFFERED).is_err(), "the driver of an earlier start is dead");
+}
+
+#[test]
+fn chance_brings_each_kind_of_error() {
+    let mut options = SimOptions::seeded(1);
+    (options.disk.error_ppm, options.disk.short_write_ppm, options.disk.no_space_ppm) = (100_000, 100_000, 100_000);
+    let world = SimWorld::new(options);
+    let mut driver = world.driver(NODE, SHARD);
+    let file = driver.open(Path::new("log"), OpenOptions { create_new: true, ..BUFFERED }).unwrap();
+    let outcomes: BTreeSet<Option<String>> = (0..200)
+        .map(|_| run(&mut driver, file, write_op(0, &[1; 4096])).err().map(|error| error.to_string()))
+        .collect();
+    assert_eq!(outcomes.len(), 4, "{outcomes:?}");
+}
+
+#[test]
+fn a_node_that_is_down_can_get_another_disk() {
+    let (world, _) = world_with_file(1, 1);
+    world.crash(NODE);
+    world.wipe_disk(NODE);
+    assert!(world.driver(NODE, SHARD).list(Path::new("/")).unwrap().is_empty());
 }

@@ -51,11 +51,11 @@ fn chat(options: SimOptions, pairs: u32) -> (u64, Vec<String>) {
     let world = SimWorld::new(options);
     world.trace_lines(true);
     for id in 0..2 * pairs {
-        let node = NodeId(id);
+        let node = NodeId::new(id);
         let mut driver = world.driver(node, SHARD);
         let (socket, _) = driver.bind(SocketAddr::from(([0, 0, 0, 0], 4000))).unwrap();
         let file = driver.open(Path::new("log"), OpenOptions { create_new: true, ..BUFFERED }).unwrap();
-        let peer = SocketAddr::new(SimWorld::node_ip(NodeId(id ^ 1)), 4000);
+        let peer = SocketAddr::new(SimWorld::node_ip(NodeId::new(id ^ 1)), 4000);
         let batch = DatagramBatch::new(4);
         world.add_shard(node, SHARD, Box::new(Chatter { socket, peer, file, sent: 0, written: 0, batch }));
     }
@@ -121,6 +121,31 @@ fn an_idle_shard_turns_when_woken_from_anywhere_and_only_then() {
 }
 
 #[test]
+fn a_shard_that_left_datagrams_behind_turns_again() {
+    let mut options = SimOptions::seeded(1);
+    options.network.delay_ns = 50_000..=50_000;
+    let world = SimWorld::new(options);
+    let (mut sender, mut receiver) = (world.driver(NODE, SHARD), world.driver(OTHER, SHARD));
+    let any = SocketAddr::from(([0, 0, 0, 0], 0));
+    let (from, _) = sender.bind(any).unwrap();
+    let (to, destination) = receiver.bind(any).unwrap();
+    let received = Rc::new(Cell::new(0));
+    let (count, mut batch) = (received.clone(), DatagramBatch::new(1));
+    let shard = Turns(move |driver: &mut dyn Driver| {
+        count.set(count.get() + driver.receive(to, &mut batch).unwrap());
+        SimWait::Idle
+    });
+    world.add_shard(OTHER, SHARD, Box::new(shard));
+    world.run_for(SECOND);
+    for _ in 0..10 {
+        let transmit = Transmit { destination, source: None, ecn: 0, segment_bytes: None, payload: &[1] };
+        sender.send(from, &transmit).unwrap();
+    }
+    world.run_for(SECOND);
+    assert_eq!(received.get(), 10);
+}
+
+#[test]
 fn spurious_wakes_happen_when_asked_for() {
     let world = SimWorld::new(SimOptions { spurious_wake_ppm: 900_000, ..SimOptions::seeded(1) });
     let turns = Rc::new(Cell::new(0));
@@ -165,7 +190,7 @@ fn a_busy_shard_lets_its_own_time_pass_and_stalls_no_other() {
         SimWait::Now
     });
     world.add_shard(NODE, SHARD, Box::new(shard));
-    world.add_shard(NODE, ShardId(1), counting(&light, SimWait::Now));
+    world.add_shard(NODE, ShardId::new(1), counting(&light, SimWait::Now));
     world.run_for(SECOND);
     assert!((90..=100).contains(&busy.get()), "{}", busy.get());
     assert!(light.get() > 100_000, "{}", light.get());
@@ -322,6 +347,53 @@ fn what_a_turn_does_after_its_node_went_down_has_no_effect() {
     assert_eq!(Rc::strong_count(&turns), 1);
     assert_eq!(peer.receive(heard, &mut DatagramBatch::new(1)).unwrap(), 0);
     assert_eq!(world.driver(NODE, SHARD).list(Path::new("/")).unwrap(), ["log"]);
+}
+
+#[test]
+fn a_crash_by_a_call_from_outside_drops_the_shards_too() {
+    let (world, mut driver) = world_with_file(1, 1);
+    let turns = Rc::new(Cell::new(0));
+    world.add_shard(NODE, SHARD, counting(&turns, SimWait::Idle));
+    let file = driver.open(Path::new("log"), DURABLE).unwrap();
+    world.crash_at_io(NODE, 0);
+    world.cancel_crash(NODE);
+    submit(&mut driver, 1, file, write_op(0, &[1; 4096]));
+    assert!(driver.is_alive());
+    world.crash_at_io(NODE, 0);
+    submit(&mut driver, 2, file, write_op(0, &[1; 4096]));
+    assert!(!driver.is_alive());
+    world.add_shard(NODE, SHARD, counting(&turns, SimWait::Idle));
+    assert_eq!(Rc::strong_count(&turns), 2);
+}
+
+#[test]
+fn a_shard_that_was_taken_back_turns_no_more() {
+    let world = SimWorld::new(SimOptions::seeded(1));
+    let turns = Rc::new(Cell::new(0));
+    world.add_shard(NODE, SHARD, counting(&turns, SimWait::Now));
+    world.run_for(SECOND / 1000);
+    let before = turns.get();
+    assert!(world.remove_shard(NODE, SHARD).is_some());
+    world.run_for(SECOND);
+    assert_eq!(turns.get(), before);
+    world.add_shard(NODE, SHARD, counting(&turns, SimWait::Idle));
+    world.run_for(SECOND);
+    assert_eq!(turns.get(), before + 1);
+}
+
+#[test]
+fn a_power_loss_starts_the_monotonic_clock_anew_and_a_kill_does_not() {
+    let world = SimWorld::new(SimOptions::seeded(1));
+    let first_ns = world.driver(NODE, SHARD).now_ns();
+    world.run_for(10 * SECOND);
+    world.kill(NODE);
+    assert!(world.driver(NODE, SHARD).now_ns() >= first_ns + 10 * SECOND);
+    world.crash(NODE);
+    let mut driver = world.driver(NODE, SHARD);
+    assert!(driver.now_ns() < first_ns + SECOND);
+    let deadline_ns = driver.now_ns() + SECOND;
+    driver.park(Some(deadline_ns));
+    assert!((0..1000).contains(&(driver.now_ns() - deadline_ns)));
 }
 
 #[test]
