@@ -354,7 +354,7 @@ pub fn append_frame<T: WireValue>(
     key: &str,
     value: &T,
 ) -> Result<usize, EncodeError> {
-    append_with(out, header, key, |out| encode(value, out))
+    append_frame_with(out, header, key, |out| encode(value, out))
 }
 
 /// Appends one whole frame whose payload is `payload` as it stands, and returns its padded length.
@@ -372,7 +372,7 @@ pub fn append_frame_bytes(
     key: &str,
     payload: &[u8],
 ) -> Result<usize, EncodeError> {
-    append_with(out, header, key, |out| {
+    append_frame_with(out, header, key, |out| {
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(EncodeError::TooLarge {
                 limit: PAYLOAD_BYTES_MAX,
@@ -383,8 +383,18 @@ pub fn append_frame_bytes(
     })
 }
 
-/// Appends header room, key and whatever `write_payload` appends, then fills in the header.
-pub(crate) fn append_with(
+/// Appends one whole frame whose payload is whatever `write_payload` appends, and returns its padded length.
+///
+/// `write_payload` returns how many bytes it appended.
+///
+/// # Errors
+///
+/// See [`EncodeError`]; `out` is as it was.
+///
+/// # Panics
+///
+/// If `header` contradicts itself, as [`FrameHeader::encode`].
+pub fn append_frame_with(
     out: &mut AlignedBytes,
     header: FrameHeader,
     key: &str,
