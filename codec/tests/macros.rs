@@ -169,7 +169,7 @@ fn the_fingerprint_covers_the_reply() {
 
 #[test]
 fn the_shape_covers_names_order_and_types_of_fields() {
-    /// Six ways to have two fields, five of them different.
+    /// Ways to have two fields, all but one different.
     mod ways {
         use shardstage_macros::wire;
 
@@ -203,11 +203,16 @@ fn the_shape_covers_names_order_and_types_of_fields() {
             A { x: u32, y: u32 },
         }
         #[wire]
+        pub(super) enum OtherVariant {
+            B { x: u32, y: u32 },
+        }
+        #[wire]
         pub(super) struct Tuple(pub(super) u32, pub(super) u32);
     }
     use ways::*;
     let (_, _) = (A { x: 1, y: 2 }.x, Renamed { x: 1, y: 2 }.y);
     let (_, _) = (OtherField { x: 1, z: 2 }.z, OtherOrder { y: 1, x: 2 }.x);
+    let _ = OtherVariant::B { x: 1, y: 2 };
     let (_, _, _) = (
         OtherType { x: 1, y: 2.0 }.y,
         AsEnum::A { x: 1, y: 2 },
@@ -220,6 +225,7 @@ fn the_shape_covers_names_order_and_types_of_fields() {
         OtherOrder::SHAPE,
         OtherType::SHAPE,
         AsEnum::SHAPE,
+        OtherVariant::SHAPE,
         Tuple::SHAPE,
     ];
     for (index, shape) in different.iter().enumerate() {
