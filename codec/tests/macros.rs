@@ -15,37 +15,11 @@ use shardstage_codec::{
     AlignedBytes, MessageId, Wire, WireValue, access, decode, encode, fingerprint,
     fingerprint_with_reply,
 };
-use shardstage_macros::{message, wire};
 
-/// What the macros reach through the engine.
-pub mod __private {
-    pub use shardstage_codec as codec;
-    pub use shardstage_codec::rkyv;
-}
+#[path = "cage/engine.rs"]
+mod engine;
 
-/// The engine's message trait, as far as the macros touch it.
-pub trait Message: Sized {
-    /// The answer's type.
-    type Reply;
-    /// How the type goes over the wire, where it can.
-    const WIRE: Option<WireOps<Self>> = None;
-}
-
-/// The engine's wire functions, as far as the macros touch them.
-#[derive(Debug)]
-pub struct WireOps<M>(core::marker::PhantomData<M>);
-
-impl<M: Message<Reply: WireValue> + Wire> WireOps<M> {
-    /// The functions of `M`.
-    #[expect(clippy::new_without_default, reason = "a const fn, as in the engine")]
-    #[must_use]
-    pub const fn new() -> Self {
-        Self(core::marker::PhantomData)
-    }
-}
-
-/// The engine's marker of wire messages.
-pub trait WireMessage: Message<Reply: WireValue> + Wire {}
+pub use engine::{__private, Message, WireMessage, WireOps, message, wire};
 
 /// A message that stays inside: it holds what no wire could carry.
 #[message(reply = i64)]
@@ -77,7 +51,7 @@ pub use parts::Part;
 /// Apart, as rkyv writes one undocumented item for a public enum with named fields.
 #[allow(missing_docs)]
 mod parts {
-    use shardstage_macros::wire;
+    use crate::wire;
     /// A part, as an enum of all forms.
     #[wire]
     #[derive(Clone, Debug, PartialEq)]
@@ -171,7 +145,7 @@ fn the_fingerprint_covers_the_reply() {
 fn the_shape_covers_names_order_and_types_of_fields() {
     /// Ways to have two fields, all but one different.
     mod ways {
-        use shardstage_macros::wire;
+        use crate::wire;
 
         #[wire]
         pub(super) struct A {
