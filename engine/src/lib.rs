@@ -1,1 +1,6 @@
-//! Engine.
+//! Shardstage: a shard-per-core actor engine.
+
+pub mod driver;
+pub mod limits;
+pub mod port;
+pub mod sim;
