@@ -26,7 +26,7 @@
 use core::fmt;
 
 use crate::{
-    frame::{FrameHeader, FrameKind, append_with},
+    frame::{FrameHeader, FrameKind, append_frame_with},
     ids::{FNV_BASIS, MessageId, NodeId, ShardId, fnv1a},
     limits::{
         NAME_BYTES_MAX, PLACEMENT_HASH_VERSION, PROTOCOL_VERSION, SCHEMA_COUNT_MAX, SLOT_COUNT,
@@ -98,7 +98,7 @@ impl Hello {
         schemas: &[Schema<'_>],
         out: &mut AlignedBytes,
     ) -> Result<usize, EncodeError> {
-        append_with(out, FrameHeader::new(FrameKind::Hello), "", |out| {
+        append_frame_with(out, FrameHeader::new(FrameKind::Hello), "", |out| {
             Ok(self.encode(schemas, out))
         })
     }

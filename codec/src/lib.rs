@@ -20,7 +20,8 @@ pub mod shape;
 pub mod wire;
 
 pub use frame::{
-    FrameHeader, FrameKind, HeaderError, ReplyStatus, append_frame, append_frame_bytes, frame_len,
+    FrameHeader, FrameKind, HeaderError, ReplyStatus, append_frame, append_frame_bytes, append_frame_with,
+    frame_len,
 };
 pub use hello::{Disagreement, Hello, HelloError, HelloRefusal, Schema, Schemas};
 pub use ids::{ActorTypeId, Epoch, GroupId, MessageId, NodeId, ShardId, Slot, slot_of};

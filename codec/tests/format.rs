@@ -260,6 +260,77 @@ fn a_mebibyte_passes_and_more_is_refused_at_the_sender() {
 }
 
 #[test]
+fn an_archive_is_aligned_and_bounded_wherever_the_buffer_ends() {
+    let mut out = AlignedBytes::new();
+    out.extend_from_slice(&[1; 1001]);
+    let len = encode(&order(), &mut out).expect("it fits");
+    let start = out.len() - len;
+    assert_eq!(start, 1008, "padded to a multiple of 16");
+    assert_eq!(decode::<Order>(&out[start..]), Ok(order()));
+
+    // The list's own 8 bytes fill the bound exactly, whatever lies in front.
+    let largest = vec![7u8; PAYLOAD_BYTES_MAX - 8];
+    assert_eq!(encode(&largest, &mut out), Ok(PAYLOAD_BYTES_MAX));
+    out.resize(1001, 0);
+    let larger = vec![7u8; PAYLOAD_BYTES_MAX - 7];
+    let refused = encode(&larger, &mut out);
+    assert_eq!(
+        refused,
+        Err(EncodeError::TooLarge {
+            limit: PAYLOAD_BYTES_MAX
+        })
+    );
+    assert_eq!(
+        out.len(),
+        1001,
+        "a refused value leaves the buffer as it was"
+    );
+}
+
+#[test]
+fn a_forged_greeting_says_what_is_wrong() {
+    let hello = Hello::new("test", NodeId::new(3), 9, ShardId::new(1), 2);
+    let mut out = AlignedBytes::new();
+    hello.encode(&[Schema::of::<Order>()], &mut out);
+    let forged = |change: fn(&mut [u8])| {
+        let mut bytes = out.to_vec();
+        change(&mut bytes);
+        Hello::decode(&bytes).map(|_| ())
+    };
+    assert_eq!(forged(|_| ()), Ok(()));
+    assert!(matches!(
+        forged(|h| h[30] = 0),
+        Err(HelloError::Trailing { len: 30 })
+    ));
+    assert!(matches!(
+        forged(|h| h[30] = 2),
+        Err(HelloError::Short { what: "a schema" })
+    ));
+    assert!(matches!(
+        forged(|h| h[31] = 0xff),
+        Err(HelloError::TooManySchemas { count: 0xff01 })
+    ));
+    assert!(matches!(
+        forged(|h| h[32] ^= 1),
+        Err(HelloError::NotItsName { .. })
+    ));
+    assert!(matches!(
+        forged(|h| h[50] = 129),
+        Err(HelloError::NameTooLong { name_len: 129 })
+    ));
+    assert!(matches!(
+        forged(|h| h[50] = 11),
+        Err(HelloError::Short {
+            what: "a schema's name"
+        })
+    ));
+    assert!(matches!(
+        forged(|h| h[52] = 0xff),
+        Err(HelloError::NameText)
+    ));
+}
+
+#[test]
 fn a_used_buffer_is_not_allocated_again() {
     let mut out = AlignedBytes::new();
     encode(&order(), &mut out).expect("it fits");

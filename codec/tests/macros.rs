@@ -15,37 +15,11 @@ use shardstage_codec::{
     AlignedBytes, MessageId, Wire, WireValue, access, decode, encode, fingerprint,
     fingerprint_with_reply,
 };
-use shardstage_macros::{message, wire};
 
-/// What the macros reach through the engine.
-pub mod __private {
-    pub use shardstage_codec as codec;
-    pub use shardstage_codec::rkyv;
-}
+#[path = "cage/engine.rs"]
+mod engine;
 
-/// The engine's message trait, as far as the macros touch it.
-pub trait Message: Sized {
-    /// The answer's type.
-    type Reply;
-    /// How the type goes over the wire, where it can.
-    const WIRE: Option<WireOps<Self>> = None;
-}
-
-/// The engine's wire functions, as far as the macros touch them.
-#[derive(Debug)]
-pub struct WireOps<M>(core::marker::PhantomData<M>);
-
-impl<M: Message<Reply: WireValue> + Wire> WireOps<M> {
-    /// The functions of `M`.
-    #[expect(clippy::new_without_default, reason = "a const fn, as in the engine")]
-    #[must_use]
-    pub const fn new() -> Self {
-        Self(core::marker::PhantomData)
-    }
-}
-
-/// The engine's marker of wire messages.
-pub trait WireMessage: Message<Reply: WireValue> + Wire {}
+pub use engine::{__private, Message, WireMessage, WireOps, message, wire};
 
 /// A message that stays inside: it holds what no wire could carry.
 #[message(reply = i64)]
@@ -77,7 +51,7 @@ pub use parts::Part;
 /// Apart, as rkyv writes one undocumented item for a public enum with named fields.
 #[allow(missing_docs)]
 mod parts {
-    use shardstage_macros::wire;
+    use crate::wire;
     /// A part, as an enum of all forms.
     #[wire]
     #[derive(Clone, Debug, PartialEq)]
@@ -169,9 +143,9 @@ fn the_fingerprint_covers_the_reply() {
 
 #[test]
 fn the_shape_covers_names_order_and_types_of_fields() {
-    /// Six ways to have two fields, five of them different.
+    /// Ways to have two fields, all but one different.
     mod ways {
-        use shardstage_macros::wire;
+        use crate::wire;
 
         #[wire]
         pub(super) struct A {
@@ -203,11 +177,16 @@ fn the_shape_covers_names_order_and_types_of_fields() {
             A { x: u32, y: u32 },
         }
         #[wire]
+        pub(super) enum OtherVariant {
+            B { x: u32, y: u32 },
+        }
+        #[wire]
         pub(super) struct Tuple(pub(super) u32, pub(super) u32);
     }
     use ways::*;
     let (_, _) = (A { x: 1, y: 2 }.x, Renamed { x: 1, y: 2 }.y);
     let (_, _) = (OtherField { x: 1, z: 2 }.z, OtherOrder { y: 1, x: 2 }.x);
+    let _ = OtherVariant::B { x: 1, y: 2 };
     let (_, _, _) = (
         OtherType { x: 1, y: 2.0 }.y,
         AsEnum::A { x: 1, y: 2 },
@@ -220,6 +199,7 @@ fn the_shape_covers_names_order_and_types_of_fields() {
         OtherOrder::SHAPE,
         OtherType::SHAPE,
         AsEnum::SHAPE,
+        OtherVariant::SHAPE,
         Tuple::SHAPE,
     ];
     for (index, shape) in different.iter().enumerate() {

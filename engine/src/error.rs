@@ -101,7 +101,7 @@ impl<M> TellError<M> {
             Rejected::Closed | Rejected::Expired => Self::Closed(message),
             Rejected::NoHandler => Self::NoHandler(message),
             Rejected::Unavailable => Self::Unavailable(message),
-            Rejected::TooLarge => Self::TooLarge { message, limit: shardstage_codec::limits::MAX_PAYLOAD_BYTES },
+            Rejected::TooLarge => Self::TooLarge { message, limit: shardstage_codec::limits::PAYLOAD_BYTES_MAX },
         }
     }
 }

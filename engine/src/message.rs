@@ -18,11 +18,7 @@ pub trait Message: Sized + Send + 'static {
 }
 
 /// A message with a stable id, which may cross nodes. Implemented by `#[message(id = "...")]`.
-pub trait WireMessage: Message + Wire
-where
-    Self::Reply: WireValue,
-{
-}
+pub trait WireMessage: Message<Reply: WireValue> + Wire {}
 
 /// The codec of one wire message and of its reply, as function pointers that need no trait bounds to be called.
 #[doc(hidden)]

@@ -104,7 +104,7 @@ impl<R: Send + 'static> ForeignAsker for ForeignReply<R> {
             group,
             incarnation: 0,
         };
-        shard.core.borrow_mut().replies.insert(new).ok_or(Rejected::Full)
+        shard.core.borrow_mut().replies.insert(new).map_err(|(reason, _)| reason)
     }
 
     fn fail(&self, error: AskError) {

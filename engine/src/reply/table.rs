@@ -10,6 +10,7 @@ use shardstage_codec::{GroupId, NodeId};
 use super::{ReplyAddress, ReplyOps};
 use crate::envelope::{GENERATION_MAX, PackedAddress, VTable};
 use crate::erased::Erased;
+use crate::error::Rejected;
 
 const NONE: u32 = u32::MAX;
 
@@ -70,6 +71,12 @@ impl ReplySlot {
         self.closure.take().expect("made with a closure")
     }
 
+    /// What the slot was made of, when its message could not be sent.
+    pub(crate) fn into_new(self) -> NewSlot {
+        let Self { deadline_ns, ops, waiter, peer, group, incarnation, closure, .. } = self;
+        NewSlot { deadline_ns, ops, waiter, closure, peer, group, incarnation }
+    }
+
     /// The closure and the value of a ready slot.
     pub(crate) fn into_parts(mut self) -> (Option<Erased>, Erased) {
         (self.closure.take(), self.value.take().expect("ready slots have a value"))
@@ -100,8 +107,11 @@ impl ReplyTable {
         self.live
     }
 
-    /// Opens a slot; `None` when the table is at its limit.
-    pub(crate) fn insert(&mut self, new: NewSlot) -> Option<ReplyAddress> {
+    /// Opens a slot; it comes back when the table is at its limit.
+    pub(crate) fn insert(&mut self, new: NewSlot) -> Result<ReplyAddress, (Rejected, NewSlot)> {
+        if self.free == NONE && self.slots.len() >= crate::limits::ASKS_PER_SHARD as usize {
+            return Err((Rejected::Full, new));
+        }
         self.next_deadline_ns = self.next_deadline_ns.min(new.deadline_ns);
         let NewSlot { deadline_ns, ops, waiter, closure, peer, group, incarnation } = new;
         let index = if self.free != NONE {
@@ -115,7 +125,7 @@ impl ReplyTable {
             };
             index
         } else {
-            let index = u32::try_from(self.slots.len()).ok().filter(|index| *index < crate::limits::ASKS_PER_SHARD)?;
+            let index = u32::try_from(self.slots.len()).expect("bounded above");
             self.slots.push(ReplySlot {
                 generation: 1, live: true, ready: false, next_free: NONE, deadline_ns, ops, waiter, peer, group, incarnation,
                 closure, value: None,
@@ -123,7 +133,7 @@ impl ReplyTable {
             index
         };
         self.live += 1;
-        Some(ReplyAddress(PackedAddress::new(self.shard, index, self.slots[index as usize].generation)))
+        Ok(ReplyAddress(PackedAddress::new(self.shard, index, self.slots[index as usize].generation)))
     }
 
     fn get(&mut self, address: ReplyAddress) -> Option<&mut ReplySlot> {
