@@ -299,6 +299,7 @@ impl QuicTransport {
             let Some(conn) = &mut self.conns[index] else { continue };
             any = true;
             conn.quic.handle_timeout(self.clock.instant(self.now_ns));
+            conn.hold_ns = u64::MAX;
             let late = conn.deadline_ns <= self.now_ns;
             self.touch(index);
             if late {
@@ -344,11 +345,19 @@ impl QuicTransport {
             if let Some(conn) = &mut self.conns[index] {
                 conn.in_service = false;
             }
-            self.serve_endpoint_events(index);
+            // What the engine must hear comes first: a drained connection is gone after its endpoint events.
             self.serve_events(index, events);
             self.serve_streams(index, events);
+            self.serve_endpoint_events(index);
+            self.note_deadline(index);
         }
         any
+    }
+
+    fn note_deadline(&mut self, index: usize) {
+        let Some(conn) = &mut self.conns[index] else { return };
+        let timeout = conn.quic.poll_timeout().map_or(u64::MAX, |instant| self.clock.ns(instant));
+        self.deadlines[index] = timeout.min(conn.deadline_ns).min(conn.hold_ns);
     }
 
     fn serve_endpoint_events(&mut self, index: usize) {
@@ -381,8 +390,6 @@ impl QuicTransport {
                 Event::Stream(_) | Event::HandshakeDataReady | Event::DatagramReceived | Event::DatagramsUnblocked => {}
             }
         }
-        // A drained connection may still have had its end to report.
-        self.serve_endpoint_events(index);
     }
 
     fn violation(&mut self, index: usize, why: &str, events: &mut dyn TransportEvents) {
@@ -525,9 +532,8 @@ impl QuicTransport {
             let more = !self.unstall(driver) || self.send_datagrams(driver, index);
             if let Some(conn) = &mut self.conns[index] {
                 conn.in_transmit = more;
-                let timeout = conn.quic.poll_timeout().map_or(u64::MAX, |instant| self.clock.ns(instant));
-                self.deadlines[index] = timeout.min(conn.deadline_ns).min(conn.hold_ns);
             }
+            self.note_deadline(index);
             more && self.conns[index].is_some()
         });
         // Nothing can have been added meanwhile: only `touch` adds, and sending touches nothing.

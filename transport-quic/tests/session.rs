@@ -71,7 +71,7 @@ fn a_stalled_peer_fills_the_lane_and_loses_nothing() {
     world.shards[1].stalled = true;
     let (mut sent, mut full) = (0, false);
     world.run_until(5 * SECOND, "Full", |world| {
-        for _ in 0..100 {
+        for _ in 0..5000 {
             match world.shards[0].try_send(1, Lane::User, &frame(sent, 4096)) {
                 Ok(()) => sent += 1,
                 Err(error) => {
