@@ -52,19 +52,9 @@ pub(crate) fn down(error: &ConnectionError) -> PeerDown {
         ConnectionError::TimedOut => PeerDown::TimedOut,
         ConnectionError::Reset => PeerDown::Failed("the peer does not know the session: it was started anew".to_owned()),
         ConnectionError::ApplicationClosed(close) => closed(close.error_code, &String::from_utf8_lossy(&close.reason)),
-        ConnectionError::ConnectionClosed(close) => transport(u64::from(close.error_code), &close.reason_text(), "the peer refused this node's"),
+        ConnectionError::ConnectionClosed(close) => transport(u64::from(close.error_code), &printable(&close.to_string()), "the peer refused this node's"),
         ConnectionError::TransportError(error) => transport(u64::from(error.code), &error.to_string(), "this node refused the peer's"),
         other => PeerDown::Failed(other.to_string()),
-    }
-}
-
-trait ReasonText {
-    fn reason_text(&self) -> String;
-}
-
-impl ReasonText for quinn_proto::ConnectionClose {
-    fn reason_text(&self) -> String {
-        printable(&self.to_string())
     }
 }
 
@@ -73,9 +63,14 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
+/// What our verifier said, without the wrapping that the TLS library's error type puts around it.
+fn own_words(reason: &str) -> &str {
+    reason.split_once("OtherError(").map_or(reason, |(_, words)| words.trim_end_matches(')'))
+}
+
 fn transport(code: u64, reason: &str, who: &str) -> PeerDown {
     if is_certificate_alert(code) {
-        return PeerDown::CertificateRefused(format!("{who}: {reason}"));
+        return PeerDown::CertificateRefused(format!("{who}: {}", own_words(reason)));
     }
     if code == NO_COMMON_PROTOCOL {
         return PeerDown::Incompatible(format!("no common protocol: {reason}"));
@@ -94,5 +89,24 @@ fn closed(code: VarInt, reason: &str) -> PeerDown {
         PeerDown::CertificateRefused(format!("the peer refused this node's: {reason}"))
     } else {
         PeerDown::Failed(format!("the peer ended the session: {reason}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifiers_words_are_found_in_the_wrapping() {
+        let wrapped = "the cryptographic handshake failed: error 46: invalid peer certificate: Other(OtherError(it is expired))";
+        assert_eq!(transport(0x100 | 46, wrapped, "here"), PeerDown::CertificateRefused("here: it is expired".to_owned()));
+        assert_eq!(transport(0x100 | 120, "x", "here"), PeerDown::Incompatible("no common protocol: x".to_owned()));
+        assert_eq!(closed(VarInt::from_u32(2), "bad\u{1b}[0m"), PeerDown::Failed("the peer ended the session: bad?[0m".to_owned()));
+    }
+
+    #[test]
+    fn long_reasons_are_cut_between_characters() {
+        let reason = "ä".repeat(MAX_REASON_BYTES);
+        assert!(cut(&reason).len() <= MAX_REASON_BYTES && cut("short") == "short");
     }
 }

@@ -70,6 +70,18 @@ fn refused(why: String) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refusal(why)))))
 }
 
+/// The chain verifier's refusals in words that stay the same from attempt to attempt.
+fn in_words(error: Error) -> Error {
+    match error {
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => refused("it is expired".to_owned()),
+        Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => refused("it is not valid yet".to_owned()),
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            refused("it was not issued by an authority of this cluster".to_owned())
+        }
+        other => other,
+    }
+}
+
 fn only_tls13<T>() -> Result<T, Error> {
     Err(Error::PeerIncompatible(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig))
 }
@@ -93,7 +105,7 @@ impl ServerCertVerifier for DialledVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all).map_err(in_words)?;
         self.rules.check(end_entity, Some(&self.expected))?;
         Ok(ServerCertVerified::assertion())
     }
@@ -124,7 +136,7 @@ impl ClientCertVerifier for AcceptedVerifier {
     }
 
     fn verify_client_cert(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now: UnixTime) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        let verified = self.chain.verify_client_cert(end_entity, intermediates, now).map_err(in_words)?;
         self.rules.check(end_entity, None)?;
         Ok(verified)
     }

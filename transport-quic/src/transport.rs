@@ -79,6 +79,8 @@ pub(crate) struct QuicTransport {
     deadlines: Vec<u64>,
     service: Vec<usize>,
     transmit: Vec<usize>,
+    /// Attempts that failed at their first datagram: from where, and why.
+    stillborn: Vec<(SocketAddr, PeerDown)>,
     stalled: Option<Stalled>,
     scratch: Vec<u8>,
     now_ns: u64,
@@ -113,6 +115,7 @@ impl QuicTransport {
             deadlines: Vec::new(),
             service: Vec::new(),
             transmit: Vec::new(),
+            stillborn: Vec::new(),
             stalled: None,
             scratch: Vec::new(),
             now_ns: 0,
@@ -242,6 +245,7 @@ impl QuicTransport {
         let now = self.clock.instant(self.now_ns);
         let waiting = |conn: &&Box<Conn>| conn.dialled.is_none() && matches!(conn.phase, Phase::Handshake | Phase::Greeting { .. });
         let pending = self.conns.iter().flatten().filter(waiting).count();
+        let remote = incoming.remote_address();
         let Some(running) = &mut self.running else { return };
         self.scratch.clear();
         let response = if self.stopping != Stopping::No || pending >= limits::PENDING_HANDSHAKES {
@@ -255,7 +259,12 @@ impl QuicTransport {
                     self.insert(handle, quic, None);
                     None
                 }
-                Err(error) => error.response,
+                Err(error) => {
+                    if self.stillborn.len() < limits::PENDING_HANDSHAKES {
+                        self.stillborn.push((remote, reason::down(&error.cause)));
+                    }
+                    error.response
+                }
             }
         };
         if let Some(transmit) = response {
@@ -483,16 +492,28 @@ impl QuicTransport {
         match (phase, conn.dialled) {
             (Phase::Ended, _) => {}
             (Phase::Open { link, .. }, _) | (Phase::Handshake | Phase::Greeting { .. }, Some(link)) => self.end_link(link, down, events),
-            (Phase::Greeting { peer }, None) => self.note_refusal(|link| link.peer == peer, down, events),
-            (Phase::Handshake, None) => {
-                // Who it was is not proven; the address is good enough for an explanation, and never ends a session.
-                let remote = conn.remote;
-                if matches!(down, PeerDown::CertificateRefused(_) | PeerDown::Incompatible(_)) {
-                    let nodes = self.seat.cluster.nodes.clone();
-                    let from = |link: &Link| address_of(&nodes[link.peer.get() as usize], link.peer_shard) == remote;
-                    self.note_refusal(from, down, events);
+            (Phase::Greeting { peer }, None) => {
+                if let Some(link) = self.links.iter().position(|link| !link.up && link.primary && link.peer == peer) {
+                    self.note_refusal(link, down, events);
                 }
             }
+            (Phase::Handshake, None) => {
+                let remote = conn.remote;
+                self.note_stranger(remote, down, events);
+            }
+        }
+    }
+
+    /// An attempt failed before its certificate was known. Who it was is not proven; the address is good enough for an
+    /// explanation, and never ends a session.
+    fn note_stranger(&mut self, remote: SocketAddr, down: &PeerDown, events: &mut dyn TransportEvents) {
+        if !matches!(down, PeerDown::CertificateRefused(_) | PeerDown::Incompatible(_)) {
+            return;
+        }
+        let nodes = &self.seat.cluster.nodes;
+        let from = |link: &Link| !link.up && link.primary && address_of(&nodes[link.peer.get() as usize], link.peer_shard) == remote;
+        if let Some(index) = self.links.iter().position(from) {
+            self.note_refusal(index, down, events);
         }
     }
 
@@ -505,8 +526,8 @@ impl QuicTransport {
     }
 
     /// An attempt of a peer failed at our side.
-    fn note_refusal(&mut self, from: impl Fn(&Link) -> bool, down: &PeerDown, events: &mut dyn TransportEvents) {
-        let Some(link) = self.links.iter_mut().find(|link| !link.up && link.primary && from(link)) else { return };
+    fn note_refusal(&mut self, link: usize, down: &PeerDown, events: &mut dyn TransportEvents) {
+        let link = &mut self.links[link];
         if link.refused(down, false) {
             events.peer_down(link.peer, down);
         }
@@ -658,6 +679,9 @@ impl Transport for QuicTransport {
     fn poll(&mut self, driver: &mut dyn Driver, events: &mut dyn TransportEvents) -> bool {
         self.update_time(driver);
         let received = self.receive(driver);
+        for (remote, down) in std::mem::take(&mut self.stillborn) {
+            self.note_stranger(remote, &down, events);
+        }
         let fired = self.fire_timers(events);
         let dialled = self.dial_due(events);
         let served = self.serve(events);
