@@ -255,6 +255,10 @@ pub trait Driver {
     /// How many segments one transmit on this socket may have, at least 1.
     fn max_segments(&self, socket: SocketId) -> usize;
 
+    /// Tells the driver that `count` messages were handled since the last call; the shard calls it after each batch. The
+    /// simulator charges virtual time for them; real time passes by itself, so other drivers do nothing.
+    fn charge_messages(&mut self, _count: u32) {}
+
     /// The wake handle for this shard.
     fn waker(&self) -> Arc<dyn Wake>;
 
