@@ -60,3 +60,27 @@ pub const SIM_MAX_SEGMENTS: usize = 12;
 
 const _: () = assert!(SIM_PAGE_BYTES.is_multiple_of(SIM_SECTOR_BYTES));
 const _: () = assert!(SIM_CLOCK_START_NS > 0);
+
+/// Data calls that one shard's ring carries at a time, operations; the rest wait inside the driver. Half of the
+/// completion queue (twice [`URING_ENTRIES`]), so that polls and wakes never overflow it.
+pub const URING_FILE_OPERATIONS: usize = URING_ENTRIES as usize;
+
+/// The largest payload of one segmented send, bytes: IPv4 and UDP headers count towards the 65,535 that the kernel
+/// accepts; a larger one is refused as a whole (`EMSGSIZE`).
+pub const GSO_CALL_BYTES: usize = GSO_BATCH_BYTES - 20 - 8;
+
+/// Send and receive buffer asked of the kernel for a datagram socket, bytes: a few milliseconds of a fast link. The
+/// kernel caps it (`net.core.rmem_max`), which is fine.
+pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// How often the poll driver tries a socket that had nothing, nanoseconds: an empty receive costs about 0.3 us.
+pub const POLL_RECHECK_NS: u64 = 10_000;
+
+/// How often an interrupted read or write is started again before its error is reported.
+pub const FILE_ATTEMPTS: u32 = 16;
+
+/// Random bytes fetched from the kernel at a time: 64 draws for one system call.
+pub const RANDOM_POOL_BYTES: usize = 512;
+
+const _: () = assert!(URING_FILE_OPERATIONS <= URING_ENTRIES as usize);
+const _: () = assert!(RANDOM_POOL_BYTES.is_multiple_of(8));
