@@ -107,6 +107,7 @@ pub const SIM_MAX_SEGMENTS: usize = 12;
 
 const _: () = assert!(SIM_PAGE_BYTES.is_multiple_of(SIM_SECTOR_BYTES));
 const _: () = assert!(SIM_CLOCK_START_NS > 0);
+
 /// Data calls that one shard's ring carries at a time, operations; the rest wait inside the driver. Half of the
 /// completion queue (twice [`URING_ENTRIES`]), so that polls and wakes never overflow it.
 pub const URING_FILE_OPERATIONS: usize = URING_ENTRIES as usize;
