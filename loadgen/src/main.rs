@@ -1,2 +1,3 @@
-//! loadgen
+//! The `loadgen` binary; see the library.
+
 fn main() {}
