@@ -6,7 +6,10 @@
 
 pub mod clock;
 pub mod data;
+pub mod generator;
 pub mod geo;
+pub mod in_flight;
+pub mod ledger;
 pub mod limits;
 pub mod schedule;
 pub mod stats;
