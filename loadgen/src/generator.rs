@@ -25,7 +25,7 @@ pub trait Client {
 }
 
 /// Where a phase stands, once a second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Whole seconds since the start.
     pub second: u64,

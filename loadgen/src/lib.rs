@@ -5,12 +5,16 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod cluster;
 pub mod data;
 pub mod generator;
 pub mod geo;
 pub mod in_flight;
 pub mod ledger;
 pub mod limits;
+pub mod protocol;
+pub mod report;
+pub mod run;
 pub mod schedule;
 pub mod stats;
 pub mod verdict;

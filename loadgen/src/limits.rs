@@ -95,3 +95,15 @@ pub const SHARD_NICE: i32 = 10;
 const _: () = assert!(MAIN_RATE_PERCENT < 100 && KILL_RATE_PERCENT < MAIN_RATE_PERCENT);
 const _: () = assert!(HISTORY_PAGE_EVENTS <= AREA_HISTORY_EVENTS);
 const _: () = assert!(SEARCH_GRACE.as_nanos() * 10 < SEARCH_STEP.as_nanos());
+
+/// From an order to the start of its phase, so that both nodes have read it.
+pub const LEAD_TIME: Duration = Duration::from_millis(50);
+
+/// Beyond the drain time, what a node may take to say its statistics.
+pub const SETTLE: Duration = Duration::from_secs(10);
+
+/// How long laying out a plan or reading all histories may take.
+pub const PLAN: Duration = Duration::from_secs(30);
+
+/// How long the nodes may take to shut down before they are killed.
+pub const STOP: Duration = Duration::from_secs(5);
