@@ -1,3 +1,4 @@
 //! The `loadgen` binary; see the library.
+#![forbid(unsafe_code)]
 
 fn main() {}

@@ -161,7 +161,7 @@ pub fn screen(measured: &Measured, flaws: &[Flaw]) -> String {
     );
     writeln!(
         out,
-        "\nschedule lag (really sent - wanted): p50 {}, p99 {}, max {}; the generator's own lateness, part of response time",
+        "\nschedule lag (the generator's own lateness, part of response time): p50 {}, p99 {}, max {}",
         time(stats.lag.percentile_ns(50.0)),
         time(stats.lag.percentile_ns(99.0)),
         time(stats.lag.max_ns())
