@@ -144,14 +144,19 @@ impl DatagramBatch {
     #[must_use]
     pub fn new(slots: usize) -> Self {
         Self {
-            buffers: (0..slots).map(|_| vec![0; crate::limits::DATAGRAM_SLOT_BYTES]).collect(),
+            buffers: (0..slots)
+                .map(|_| vec![0; crate::limits::DATAGRAM_SLOT_BYTES])
+                .collect(),
             metas: Vec::with_capacity(slots),
         }
     }
 
     /// The datagrams of the last receive, each with its meta data.
     pub fn iter(&self) -> impl Iterator<Item = (&DatagramMeta, &[u8])> {
-        self.metas.iter().zip(&self.buffers).map(|(meta, buffer)| (meta, &buffer[..meta.len]))
+        self.metas
+            .iter()
+            .zip(&self.buffers)
+            .map(|(meta, buffer)| (meta, &buffer[..meta.len]))
     }
 }
 
@@ -254,6 +259,10 @@ pub trait Driver {
 
     /// How many segments one transmit on this socket may have, at least 1.
     fn max_segments(&self, socket: SocketId) -> usize;
+
+    /// Tells the driver that `count` messages were handled since the last call; the shard calls it after each batch. The
+    /// simulator charges virtual time for them; real time passes by itself, so other drivers do nothing.
+    fn charge_messages(&mut self, _count: u32) {}
 
     /// The wake handle for this shard.
     fn waker(&self) -> Arc<dyn Wake>;

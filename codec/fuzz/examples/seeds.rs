@@ -1,0 +1,160 @@
+//! Writes the seed corpora: valid bytes of every kind, so that a fuzz run begins behind the first checks.
+
+use std::{fs, io, path::Path};
+
+use shardstage_codec::{
+    ActorTypeId, AlignedBytes, FrameHeader, FrameKind, Hello, MessageId, NodeId, ReplyStatus,
+    Schema, ShardId, append_frame_bytes, encode,
+};
+use shardstage_codec_fuzz::{Part, Value};
+
+fn main() -> io::Result<()> {
+    frame_headers()?;
+    hellos()?;
+    wire_values()
+}
+
+fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(target);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(name), bytes)
+}
+
+fn frame_headers() -> io::Result<()> {
+    let message = MessageId::of("fuzz.value");
+    let tell = FrameHeader {
+        message_id: message,
+        message_version: 1,
+        actor_type: ActorTypeId::of("fuzz.actor"),
+        correlation: 7,
+        ttl_ns: 5_000_000_000,
+        ..FrameHeader::new(FrameKind::Tell)
+    };
+    let seeds = [
+        (
+            "hello",
+            FrameHeader::new(FrameKind::Hello),
+            "",
+            &b"greeting"[..],
+        ),
+        ("tell", tell, "alice", b"payload"),
+        (
+            "ask",
+            FrameHeader {
+                kind: FrameKind::Ask,
+                ..tell
+            },
+            "",
+            b"",
+        ),
+        (
+            "reply",
+            FrameHeader {
+                kind: FrameKind::Reply,
+                ..tell
+            },
+            "",
+            b"answer",
+        ),
+        (
+            "rejection",
+            FrameHeader {
+                kind: FrameKind::Reply,
+                status: ReplyStatus::Full,
+                ..tell
+            },
+            "",
+            b"",
+        ),
+        (
+            "bounce",
+            FrameHeader {
+                kind: FrameKind::Bounce,
+                status: ReplyStatus::Closed,
+                ..tell
+            },
+            "alice",
+            b"",
+        ),
+    ];
+    for (name, header, key, payload) in seeds {
+        let mut out = AlignedBytes::new();
+        append_frame_bytes(&mut out, header, key, payload).expect("a seed fits");
+        write("frame_header", name, &out)?;
+    }
+    Ok(())
+}
+
+fn hellos() -> io::Result<()> {
+    let hello = Hello::new("fuzz", NodeId::new(1), 2, ShardId::new(0), 2);
+    let other = Schema {
+        id: MessageId::of("b"),
+        version: 2,
+        fingerprint: 3,
+        name: "b",
+    };
+    for (name, schemas) in [
+        ("none", &[][..]),
+        ("one", &[Schema::of::<Value>()]),
+        ("two", &[Schema::of::<Value>(), other]),
+    ] {
+        let mut out = AlignedBytes::new();
+        hello.encode(schemas, &mut out);
+        write("hello", name, &out)?;
+    }
+    Ok(())
+}
+
+fn wire_values() -> io::Result<()> {
+    let part = |id| Part {
+        id,
+        tag: Some('ß'),
+        text: "longer than inline".into(),
+        bytes: vec![1, 2, 3],
+    };
+    let seeds = [
+        ("nothing", Value::Nothing),
+        (
+            "scalars",
+            Value::Scalars(1, -2, 3, -4, 5, 6.0, -7.0, true, 'x'),
+        ),
+        (
+            "text_short",
+            Value::Text {
+                name: "short".into(),
+                note: None,
+            },
+        ),
+        (
+            "text_long",
+            Value::Text {
+                name: "longer than inline".into(),
+                note: Some(String::new()),
+            },
+        ),
+        (
+            "lists",
+            Value::Lists {
+                numbers: vec![1, 2, 3],
+                lines: vec![vec!["a".into(), "longer than inline".into()], vec![]],
+                fixed: [1, 2, 3, 4, 5],
+            },
+        ),
+        (
+            "parts_ok",
+            Value::Parts(vec![part(1), part(2)], Ok(part(3)), (4, Some(part(5)))),
+        ),
+        (
+            "parts_err",
+            Value::Parts(vec![], Err("longer than inline".into()), (0, None)),
+        ),
+    ];
+    for (name, value) in seeds {
+        let mut out = AlignedBytes::new();
+        encode(&value, &mut out).expect("a seed fits");
+        write("wire_value", name, &out)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! What the fuzz targets, the seeds and their test share: one wire type of all forms, and the oracles.
+//!
+//! Invariant: each oracle takes any bytes whatever and returns whether they were valid.
+#![forbid(unsafe_code)]
+
+extern crate self as shardstage;
+
+use shardstage_codec::{AlignedBytes, FrameHeader, Hello, access, decode, encode, wire::rebuild};
+use shardstage_macros::wire;
+
+/// What the macros reach through the engine.
+pub mod __private {
+    pub use shardstage_codec as codec;
+    pub use shardstage_codec::rkyv;
+}
+
+/// Every form a wire value can have.
+#[wire(id = "fuzz.value")]
+#[derive(Clone, Debug)]
+pub enum Value {
+    Nothing,
+    Scalars(u8, i16, u32, i64, u128, f32, f64, bool, char),
+    Text {
+        name: String,
+        note: Option<String>,
+    },
+    Lists {
+        numbers: Vec<u64>,
+        lines: Vec<Vec<String>>,
+        fixed: [u16; 5],
+    },
+    Parts(Vec<Part>, Result<Part, String>, (u8, Option<Part>)),
+}
+
+/// A part of a [`Value`].
+#[wire]
+#[derive(Clone, Debug)]
+pub struct Part {
+    pub id: u64,
+    pub tag: Option<char>,
+    pub text: String,
+    pub bytes: Vec<u8>,
+}
+
+/// Decodes a header; what passes must describe itself and come back bit by bit.
+pub fn frame_header(bytes: &[u8]) -> bool {
+    let Ok(header) = FrameHeader::decode(bytes) else {
+        return false;
+    };
+    assert!(header.unpadded_len() <= header.frame_len());
+    assert!(header.frame_len() <= shardstage_codec::MAX_FRAME_BYTES);
+    let mut again = [0; 64];
+    header.encode(&mut again);
+    assert_eq!(again, bytes[..64], "encode undoes decode");
+    let _ = header.key(bytes);
+    header.payload(bytes).is_ok()
+}
+
+/// The same with the checksum mended first, so that the checks behind it are reached.
+pub fn frame_header_with_checksum(bytes: &[u8]) -> bool {
+    let mut bytes = bytes.to_vec();
+    if let Some(header) = bytes.first_chunk_mut::<64>() {
+        header[4..8].fill(0);
+        let crc = shardstage_codec::checksum::crc32c(header);
+        header[4..8].copy_from_slice(&crc.to_le_bytes());
+    }
+    frame_header(&bytes)
+}
+
+/// Decodes a greeting; what passes must come back byte by byte.
+pub fn hello(bytes: &[u8]) -> bool {
+    let Ok((hello, schemas)) = Hello::decode(bytes) else {
+        return false;
+    };
+    let schemas: Vec<_> = schemas.collect();
+    let mut again = AlignedBytes::new();
+    hello.encode(&schemas, &mut again);
+    assert_eq!(again[..], *bytes, "encode undoes decode");
+    true
+}
+
+/// Decodes an archive; what passes must survive another trip, and not take many times its bytes.
+pub fn wire_value(bytes: &[u8]) -> bool {
+    let mut aligned = AlignedBytes::new();
+    aligned.extend_from_slice(bytes);
+    let Ok(view) = access::<Value>(&aligned) else {
+        return false;
+    };
+    let value = rebuild::<Value>(view).expect("what is valid can be rebuilt");
+    let mut again = AlignedBytes::new();
+    encode(&value, &mut again).expect("what came in a frame fits one");
+    let value_again = decode::<Value>(&again).expect("what was encoded is valid");
+    // Text, as a NaN is not equal to itself.
+    assert_eq!(format!("{value:?}"), format!("{value_again:?}"));
+    true
+}

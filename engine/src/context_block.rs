@@ -1,0 +1,57 @@
+//! The optional context block of an envelope: what most messages do not need.
+//!
+//! Invariant: whoever takes the block answers its asker exactly once, or hands it on; dropping it unanswered rejects the ask.
+
+use shardstage_codec::{Epoch, NodeId};
+
+use crate::error::{AskError, Rejected};
+use crate::key::Key;
+use crate::envelope::PackedAddress;
+use crate::reply::{ForeignAsker, ReplyAddress};
+
+/// Who waits for the answer.
+pub(crate) enum Asker {
+    /// Nobody: a tell.
+    None,
+    /// A reply slot on some shard of this process.
+    Slot(ReplyAddress),
+    /// A thread or task outside the shards; the receiving shard makes a slot for it.
+    Foreign(std::sync::Arc<dyn ForeignAsker>),
+}
+
+/// A virtual actor as target: resolved to a cell on the shard that owns its slot.
+pub(crate) struct VirtualTarget {
+    /// The type's place in the registry.
+    pub(crate) position: usize,
+    pub(crate) key: Key,
+    /// The group epoch under which the sender resolved the owner.
+    pub(crate) epoch: Epoch,
+}
+
+/// Deadline, asker, virtual target and sender of one message.
+pub(crate) struct ContextBlock {
+    pub(crate) asker: Asker,
+    /// On the shards' common clock; 0 for none.
+    pub(crate) deadline_ns: u64,
+    /// Time left when the ask was made outside the shards, which have no clock; 0 otherwise.
+    pub(crate) ttl_ns: u64,
+    pub(crate) sender: Option<PackedAddress>,
+    pub(crate) target: Option<VirtualTarget>,
+    /// The node that sent it, for one that came over the wire.
+    pub(crate) origin: Option<NodeId>,
+}
+
+impl ContextBlock {
+    pub(crate) fn new() -> Self {
+        Self { asker: Asker::None, deadline_ns: 0, ttl_ns: 0, sender: None, target: None, origin: None }
+    }
+
+    /// Answers whoever waits that the message was surely not executed.
+    pub(crate) fn reject(self, reason: Rejected) {
+        match self.asker {
+            Asker::None => {}
+            Asker::Slot(address) => crate::reply::fail_anywhere(address, AskError::Rejected(reason)),
+            Asker::Foreign(asker) => asker.fail(AskError::Rejected(reason)),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Answers to threads and tasks outside the shards.
+//!
+//! Invariant: the first completion wins; whoever waits is woken after the value is in place.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::thread::Thread;
+
+use shardstage_codec::GroupId;
+
+use super::table::NewSlot;
+use super::{ReplyAddress, ReplyOps, Waiter};
+use crate::erased::Erased;
+use crate::error::{AskError, Rejected};
+use crate::shard::ShardCell;
+
+/// The part of a foreign ask that does not need its reply type.
+pub(crate) trait ForeignAsker: Send + Sync {
+    /// Makes a slot on the receiving shard, so that the handler answers a slot like any other.
+    fn register(self: Arc<Self>, shard: &ShardCell, deadline_ns: u64, group: Option<GroupId>) -> Result<ReplyAddress, Rejected>;
+
+    /// Ends the ask without an answer.
+    fn fail(&self, error: AskError);
+}
+
+enum State<R> {
+    Waiting { waker: Option<Waker>, thread: Option<Thread> },
+    Ready(Result<R, AskError>),
+    Taken,
+}
+
+/// Where a foreign asker finds its answer.
+pub(crate) struct ForeignReply<R> {
+    state: Mutex<State<R>>,
+    ops: ReplyOps,
+}
+
+impl<R: Send + 'static> ForeignReply<R> {
+    pub(crate) fn new(ops: ReplyOps) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(State::Waiting { waker: None, thread: None }), ops })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State<R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn complete(&self, value: Result<R, AskError>) {
+        let mut state = self.lock();
+        if let State::Waiting { waker, thread } = &mut *state {
+            let (waker, thread) = (waker.take(), thread.take());
+            *state = State::Ready(value);
+            drop(state);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+            if let Some(thread) = thread {
+                thread.unpark();
+            }
+        }
+    }
+
+    /// The answer, or registers the waker.
+    pub(crate) fn poll(&self, cx: &mut TaskContext<'_>) -> Poll<Result<R, AskError>> {
+        let mut state = self.lock();
+        match &mut *state {
+            State::Waiting { waker, .. } => {
+                match waker {
+                    Some(old) if old.will_wake(cx.waker()) => {}
+                    other => *other = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            }
+            _ => Poll::Ready(Self::take(&mut state)),
+        }
+    }
+
+    /// The answer, or registers the calling thread to be unparked.
+    pub(crate) fn try_take(&self) -> Option<Result<R, AskError>> {
+        let mut state = self.lock();
+        if let State::Waiting { thread, .. } = &mut *state {
+            *thread = Some(std::thread::current());
+            return None;
+        }
+        Some(Self::take(&mut state))
+    }
+
+    fn take(state: &mut State<R>) -> Result<R, AskError> {
+        match std::mem::replace(state, State::Taken) {
+            State::Ready(value) => value,
+            _ => panic!("an ask was polled after it was ready"),
+        }
+    }
+}
+
+impl<R: Send + 'static> ForeignAsker for ForeignReply<R> {
+    fn register(self: Arc<Self>, shard: &ShardCell, deadline_ns: u64, group: Option<GroupId>) -> Result<ReplyAddress, Rejected> {
+        let ops = self.ops;
+        let new = NewSlot {
+            deadline_ns,
+            ops,
+            waiter: Waiter::Foreign,
+            closure: Some(Erased::new(self)),
+            peer: None,
+            group,
+            incarnation: 0,
+        };
+        shard.core.borrow_mut().replies.insert(new).map_err(|(reason, _)| reason)
+    }
+
+    fn fail(&self, error: AskError) {
+        self.complete(Err(error));
+    }
+}

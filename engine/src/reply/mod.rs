@@ -1,0 +1,240 @@
+//! Replies: where an answer goes and how it gets there. Ends the message path of an ask.
+//!
+//! Invariant: every ask has one slot in the reply table of one shard, and the slot is completed or freed exactly once;
+//! whatever arrives later finds another generation and is dropped. Answers to other shards travel in room that the ask
+//! reserved, so they are never refused.
+
+mod foreign;
+mod table;
+
+use std::marker::PhantomData;
+
+use shardstage_codec::{AlignedBytes, EncodeError, NodeId};
+
+pub(crate) use foreign::{ForeignAsker, ForeignReply};
+pub(crate) use table::{NewSlot, ReplySlot, ReplyTable, Waiter};
+
+use crate::engine_link::EngineLink;
+use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress};
+use crate::erased::Erased;
+use crate::error::{AskError, Panicked, Unknown};
+use crate::shard::{ShardCell, current};
+
+/// A reply slot somewhere in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReplyAddress(pub(crate) PackedAddress);
+
+/// The type-dependent parts of a slot, as plain functions.
+#[derive(Clone, Copy)]
+pub(crate) struct ReplyOps {
+    pub(crate) fail: fn(&ShardCell, ReplyAddress, AskError),
+    /// Decodes a reply that came over the wire and completes with it; `None` when the message is not a wire message.
+    pub(crate) complete_bytes: Option<fn(&ShardCell, ReplyAddress, &[u8])>,
+}
+
+impl ReplyOps {
+    pub(crate) const fn of<M: crate::Message>() -> Self {
+        Self {
+            fail: fail_typed::<M::Reply>,
+            complete_bytes: if M::WIRE.is_some() { Some(complete_bytes_typed::<M>) } else { None },
+        }
+    }
+}
+
+fn fail_typed<R: Send + 'static>(shard: &ShardCell, address: ReplyAddress, error: AskError) {
+    complete::<R>(shard, address, None, Err(error));
+}
+
+fn complete_bytes_typed<M: crate::Message>(shard: &ShardCell, address: ReplyAddress, bytes: &[u8]) {
+    let ops = const { M::WIRE };
+    let ops = ops.expect("only wire messages have this function");
+    let value = (ops.decode_reply)(bytes)
+        .map_err(|error| AskError::Failed(Panicked(format!("the reply to {} is malformed: {error}", ops.name).into())));
+    complete::<M::Reply>(shard, address, None, value);
+}
+
+/// How an answer to a remote asker becomes a frame.
+pub(crate) struct RemoteAsker<R> {
+    pub(crate) peer: NodeId,
+    pub(crate) correlation: u64,
+    pub(crate) group: shardstage_codec::GroupId,
+    pub(crate) epoch: shardstage_codec::Epoch,
+    pub(crate) message: (shardstage_codec::MessageId, u16),
+    pub(crate) encode: fn(&R, &mut AlignedBytes) -> Result<usize, EncodeError>,
+}
+
+/// An answer on its way to another shard; one slot of a control ring.
+pub(crate) struct CrossReply {
+    pub(crate) address: ReplyAddress,
+    pub(crate) epoch: Option<EpochTag>,
+    pub(crate) deliver: fn(&ShardCell, ReplyAddress, Option<EpochTag>, Erased),
+    pub(crate) value: Erased,
+}
+
+// SAFETY: the value is a reply (`Send` by `Message::Reply`'s bound) or an `AskError`.
+unsafe impl Send for CrossReply {}
+
+fn deliver_typed<R: Send + 'static>(shard: &ShardCell, address: ReplyAddress, epoch: Option<EpochTag>, value: Erased) {
+    // SAFETY: `answer::<R>` is the only one that pairs this function with a value, and it erased that type.
+    let value = unsafe { value.take::<Result<R, AskError>>() };
+    complete::<R>(shard, address, epoch, value);
+}
+
+fn deliver_failure(shard: &ShardCell, address: ReplyAddress, _epoch: Option<EpochTag>, value: Erased) {
+    // SAFETY: `fail_anywhere` is the only one that pairs this function with a value, and it erased an `AskError`.
+    let error = unsafe { value.take::<AskError>() };
+    fail_here(shard, address, error);
+}
+
+/// Completes a slot of this very shard: runs nothing of the asker's, only hands the value over or wakes it.
+pub(crate) fn complete<R: Send + 'static>(
+    shard: &ShardCell,
+    address: ReplyAddress,
+    epoch: Option<EpochTag>,
+    mut value: Result<R, AskError>,
+) {
+    let mut core = shard.core.borrow_mut();
+    let placement = &shard.link.engine().placement;
+    let Some(slot) = core.replies.waiting(address) else {
+        drop(core);
+        return;
+    };
+    if let (Some(group), Some(epoch)) = (slot.group, epoch)
+        && EpochTag::of(placement.epoch(group)) != epoch
+    {
+        value = Err(AskError::Unknown(Unknown::Fenced));
+    }
+    match &mut slot.waiter {
+        Waiter::Then { deliver, index, generation } => {
+            let (deliver, index, generation) = (*deliver, *index, *generation);
+            slot.set_ready(Erased::new(value));
+            // SAFETY: a `Then` waiter's vtable takes the reply address as its message.
+            let envelope = unsafe {
+                Envelope::new(index, generation, deliver, EpochTag::BY_GENERATION, Meta::None, address)
+            };
+            core.push_reserved(envelope);
+        }
+        Waiter::Task { waker } => {
+            let waker = waker.take();
+            slot.set_ready(Erased::new(value));
+            drop(core);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+        Waiter::Foreign => {
+            let slot = core.replies.free(address);
+            drop(core);
+            // SAFETY: a `Foreign` slot's closure is an `Arc<ForeignReply<R>>` of the ask's own reply type.
+            let asker = unsafe { slot.into_closure().take::<std::sync::Arc<ForeignReply<R>>>() };
+            asker.complete(value);
+        }
+        Waiter::Remote => {
+            let slot = core.replies.free(address);
+            drop(core);
+            // SAFETY: a `Remote` slot's closure is a `RemoteAsker<R>` of the ask's own reply type.
+            let asker = unsafe { slot.into_closure().take::<RemoteAsker<R>>() };
+            crate::cluster::outbound::send_reply(shard, &asker, value);
+        }
+    }
+}
+
+/// Fails a slot of this very shard.
+pub(crate) fn fail_here(shard: &ShardCell, address: ReplyAddress, error: AskError) {
+    let ops = shard.core.borrow_mut().replies.waiting(address).map(|slot| slot.ops);
+    if let Some(ops) = ops {
+        (ops.fail)(shard, address, error);
+    }
+}
+
+/// Answers from a shard to the slot at `address`, wherever in this process it is.
+pub(crate) fn answer<R: Send + 'static>(
+    shard: &ShardCell,
+    address: ReplyAddress,
+    epoch: Option<EpochTag>,
+    value: Result<R, AskError>,
+) {
+    if address.0.shard() == shard.link.shard().get() {
+        complete(shard, address, epoch, value);
+    } else {
+        let reply = CrossReply { address, epoch, deliver: deliver_typed::<R>, value: Erased::new(value) };
+        shard.core.borrow_mut().mesh.push_reply(reply);
+    }
+}
+
+/// Fails the slot at `address` from whatever thread holds it: a shard of the same engine, or none because queues are being
+/// torn down, in which case the asker ends by its deadline.
+pub(crate) fn fail_anywhere(address: ReplyAddress, error: AskError) {
+    current(|shard| {
+        if let Some(shard) = shard {
+            answer_failure(shard, address, error);
+        }
+    });
+}
+
+/// Fails the slot at `address`, of this shard or another.
+pub(crate) fn answer_failure(shard: &ShardCell, address: ReplyAddress, error: AskError) {
+    if address.0.shard() == shard.link.shard().get() {
+        fail_here(shard, address, error);
+    } else {
+        let reply = CrossReply { address, epoch: None, deliver: deliver_failure, value: Erased::new(error) };
+        shard.core.borrow_mut().mesh.push_reply(reply);
+    }
+}
+
+/// The place of one answer. A [`DeferredHandler`](crate::DeferredHandler) gets it and may answer later, from any thread.
+///
+/// Dropping it unanswered ends the ask as `Failed`. For a tell nobody waits and the answer is dropped.
+#[must_use = "dropping a reply unanswered fails the ask"]
+pub struct Reply<R: Send + 'static> {
+    address: Option<ReplyAddress>,
+    epoch: Option<EpochTag>,
+    engine: &'static EngineLink,
+    _reply: PhantomData<fn(R)>,
+}
+
+impl<R: Send + 'static> Reply<R> {
+    pub(crate) fn new(address: Option<ReplyAddress>, epoch: Option<EpochTag>, engine: &'static EngineLink) -> Self {
+        Self { address, epoch, engine, _reply: PhantomData }
+    }
+
+    /// Whether somebody waits for the answer.
+    #[must_use]
+    pub fn is_expected(&self) -> bool {
+        self.address.is_some()
+    }
+
+    /// Answers. An asker that has given up meanwhile is not told.
+    pub fn send(mut self, reply: R) {
+        self.finish(Ok(reply));
+    }
+
+    /// Ends the ask with an error instead of an answer.
+    pub fn fail(mut self, error: AskError) {
+        self.finish(Err(error));
+    }
+
+    fn finish(&mut self, value: Result<R, AskError>) {
+        let Some(address) = self.address.take() else { return };
+        let (epoch, engine) = (self.epoch, self.engine);
+        current(|shard| match shard {
+            Some(shard) if std::ptr::eq(shard.link.engine(), engine) => answer(shard, address, epoch, value),
+            _ => engine.link(address.0.shard()).run(Box::new(move |shard| answer(shard, address, epoch, value))),
+        });
+    }
+}
+
+impl<R: Send + 'static> Drop for Reply<R> {
+    fn drop(&mut self) {
+        if self.address.is_some() {
+            let why = if std::thread::panicking() { "the handler panicked" } else { "the handler dropped its reply unanswered" };
+            self.finish(Err(AskError::Failed(Panicked(why.into()))));
+        }
+    }
+}
+
+impl<R: Send + 'static> std::fmt::Debug for Reply<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Reply<{}>({})", std::any::type_name::<R>(), if self.address.is_some() { "expected" } else { "not expected" })
+    }
+}

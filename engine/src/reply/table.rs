@@ -1,0 +1,250 @@
+//! The reply table of one shard: a slab of slots with one common deadline sweep instead of a timer per ask.
+//!
+//! Invariant: a slot is free, waiting or ready; its generation rises when it is freed, and a slot whose generation would
+//! wrap is retired, so an old address never matches a new ask.
+
+use std::task::Waker;
+
+use shardstage_codec::{GroupId, NodeId};
+
+use super::{ReplyAddress, ReplyOps};
+use crate::envelope::{GENERATION_MAX, PackedAddress, VTable};
+use crate::erased::Erased;
+use crate::error::Rejected;
+
+const NONE: u32 = u32::MAX;
+
+/// What happens when the answer is there.
+pub(crate) enum Waiter {
+    /// `cx.ask(..).then(..)`: a turn of the asking actor. The closure is in the slot.
+    Then {
+        deliver: &'static VTable,
+        index: u32,
+        generation: u32,
+    },
+    /// A future polled on this shard.
+    Task { waker: Option<Waker> },
+    /// A thread or task outside the shards; its `Arc<ForeignReply<R>>` is the slot's closure.
+    Foreign,
+    /// Another node; its `RemoteAsker<R>` is the slot's closure.
+    Remote,
+}
+
+/// One outstanding ask.
+pub(crate) struct ReplySlot {
+    generation: u32,
+    live: bool,
+    ready: bool,
+    next_free: u32,
+    pub(crate) deadline_ns: u64,
+    pub(crate) ops: ReplyOps,
+    pub(crate) waiter: Waiter,
+    /// The peer that will answer, if it is another node.
+    pub(crate) peer: Option<NodeId>,
+    /// The group of a virtual target, for the epoch check.
+    pub(crate) group: Option<GroupId>,
+    /// Incarnation of the asking actor, so that a rebuilt one does not get its predecessor's answers.
+    pub(crate) incarnation: u16,
+    closure: Option<Erased>,
+    value: Option<Erased>,
+}
+
+/// What a new slot starts with.
+pub(crate) struct NewSlot {
+    pub(crate) deadline_ns: u64,
+    pub(crate) ops: ReplyOps,
+    pub(crate) waiter: Waiter,
+    pub(crate) closure: Option<Erased>,
+    pub(crate) peer: Option<NodeId>,
+    pub(crate) group: Option<GroupId>,
+    pub(crate) incarnation: u16,
+}
+
+impl ReplySlot {
+    pub(crate) fn set_ready(&mut self, value: Erased) {
+        debug_assert!(self.live && !self.ready);
+        self.value = Some(value);
+        self.ready = true;
+    }
+
+    pub(crate) fn into_closure(mut self) -> Erased {
+        self.closure.take().expect("made with a closure")
+    }
+
+    /// What the slot was made of, when its message could not be sent.
+    pub(crate) fn into_new(self) -> NewSlot {
+        let Self { deadline_ns, ops, waiter, peer, group, incarnation, closure, .. } = self;
+        NewSlot { deadline_ns, ops, waiter, closure, peer, group, incarnation }
+    }
+
+    /// The closure and the value of a ready slot.
+    pub(crate) fn into_parts(mut self) -> (Option<Erased>, Erased) {
+        (self.closure.take(), self.value.take().expect("ready slots have a value"))
+    }
+}
+
+/// All outstanding asks whose answer comes to this shard.
+pub(crate) struct ReplyTable {
+    shard: u16,
+    slots: Vec<ReplySlot>,
+    free: u32,
+    live: u32,
+    /// The earliest deadline of a waiting slot, or later; `u64::MAX` when none waits.
+    next_deadline_ns: u64,
+}
+
+impl ReplyTable {
+    pub(crate) fn new(shard: u16) -> Self {
+        Self { shard, slots: Vec::new(), free: NONE, live: 0, next_deadline_ns: u64::MAX }
+    }
+
+    pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
+        (self.next_deadline_ns != u64::MAX).then_some(self.next_deadline_ns)
+    }
+
+    /// How many asks are outstanding.
+    pub(crate) fn live(&self) -> u32 {
+        self.live
+    }
+
+    /// Opens a slot; it comes back when the table is at its limit.
+    pub(crate) fn insert(&mut self, new: NewSlot) -> Result<ReplyAddress, (Rejected, NewSlot)> {
+        if self.free == NONE && self.slots.len() >= crate::limits::ASKS_PER_SHARD as usize {
+            return Err((Rejected::Full, new));
+        }
+        self.next_deadline_ns = self.next_deadline_ns.min(new.deadline_ns);
+        let NewSlot { deadline_ns, ops, waiter, closure, peer, group, incarnation } = new;
+        let index = if self.free != NONE {
+            let index = self.free;
+            let slot = &mut self.slots[index as usize];
+            self.free = slot.next_free;
+            let generation = slot.generation;
+            *slot = ReplySlot {
+                generation, live: true, ready: false, next_free: NONE, deadline_ns, ops, waiter, peer, group, incarnation, closure,
+                value: None,
+            };
+            index
+        } else {
+            let index = u32::try_from(self.slots.len()).expect("bounded above");
+            self.slots.push(ReplySlot {
+                generation: 1, live: true, ready: false, next_free: NONE, deadline_ns, ops, waiter, peer, group, incarnation,
+                closure, value: None,
+            });
+            index
+        };
+        self.live += 1;
+        Ok(ReplyAddress(PackedAddress::new(self.shard, index, self.slots[index as usize].generation)))
+    }
+
+    fn get(&mut self, address: ReplyAddress) -> Option<&mut ReplySlot> {
+        debug_assert_eq!(address.0.shard(), self.shard);
+        let slot = self.slots.get_mut(address.0.index() as usize)?;
+        (slot.live && slot.generation == address.0.generation()).then_some(slot)
+    }
+
+    /// The slot, if it still waits.
+    pub(crate) fn waiting(&mut self, address: ReplyAddress) -> Option<&mut ReplySlot> {
+        self.get(address).filter(|slot| !slot.ready)
+    }
+
+    /// The deadline of a waiting slot.
+    pub(crate) fn deadline_ns(&mut self, address: ReplyAddress) -> Option<u64> {
+        self.waiting(address).map(|slot| slot.deadline_ns)
+    }
+
+    /// Updates the waker of a task's slot, or takes the slot when it is ready.
+    pub(crate) fn poll_task(&mut self, address: ReplyAddress, waker: &Waker) -> Option<ReplySlot> {
+        let slot = self.get(address).expect("a task's slot is freed by its future only");
+        if slot.ready {
+            return Some(self.free(address));
+        }
+        match &mut slot.waiter {
+            Waiter::Task { waker: Some(old) } if old.will_wake(waker) => {}
+            other => *other = Waiter::Task { waker: Some(waker.clone()) },
+        }
+        None
+    }
+
+    /// Takes a ready slot; `None` when it was freed.
+    pub(crate) fn take_ready(&mut self, address: ReplyAddress) -> Option<ReplySlot> {
+        self.get(address).filter(|slot| slot.ready)?;
+        Some(self.free(address))
+    }
+
+    /// Frees a slot in whatever state, and returns what it held. The caller drops that outside the shard's borrow.
+    ///
+    /// # Panics
+    /// When the address does not match a live slot.
+    pub(crate) fn free(&mut self, address: ReplyAddress) -> ReplySlot {
+        let index = address.0.index();
+        let free = self.free;
+        let slot = self.get(address).expect("the caller checked the address");
+        let retired = slot.generation == GENERATION_MAX;
+        let generation = slot.generation.saturating_add(1);
+        let empty = ReplySlot {
+            generation,
+            live: false,
+            ready: false,
+            next_free: free,
+            deadline_ns: u64::MAX,
+            ops: slot.ops,
+            waiter: Waiter::Foreign,
+            peer: None,
+            group: None,
+            incarnation: 0,
+            closure: None,
+            value: None,
+        };
+        let taken = std::mem::replace(slot, empty);
+        if !retired {
+            self.free = index;
+        }
+        self.live -= 1;
+        taken
+    }
+
+    /// Frees a slot if it is still there (a dropped future).
+    pub(crate) fn cancel(&mut self, address: ReplyAddress) -> Option<ReplySlot> {
+        self.get(address)?;
+        Some(self.free(address))
+    }
+
+    /// Collects the waiting slots whose deadline has passed. Costs nothing until the earliest deadline, then one pass.
+    pub(crate) fn expired(&mut self, now_ns: u64, out: &mut Vec<ReplyAddress>) {
+        if now_ns < self.next_deadline_ns {
+            return;
+        }
+        let mut next = u64::MAX;
+        for (index, slot) in (0_u32..).zip(&self.slots) {
+            if slot.live && !slot.ready {
+                if slot.deadline_ns <= now_ns {
+                    out.push(ReplyAddress(PackedAddress::new(self.shard, index, slot.generation)));
+                } else {
+                    next = next.min(slot.deadline_ns);
+                }
+            }
+        }
+        self.next_deadline_ns = next;
+    }
+
+    /// Collects the ready `Then` slots, with their actors, so that those of dead actors can be freed.
+    pub(crate) fn ready_callbacks(&self, out: &mut Vec<(ReplyAddress, u32, u32)>) {
+        for (index, slot) in (0_u32..).zip(&self.slots) {
+            if let Waiter::Then { index: actor, generation, .. } = slot.waiter
+                && slot.live
+                && slot.ready
+            {
+                out.push((ReplyAddress(PackedAddress::new(self.shard, index, slot.generation)), actor, generation));
+            }
+        }
+    }
+
+    /// Collects the waiting slots that the given peer should answer.
+    pub(crate) fn of_peer(&self, peer: NodeId, out: &mut Vec<ReplyAddress>) {
+        for (index, slot) in (0_u32..).zip(&self.slots) {
+            if slot.live && !slot.ready && slot.peer == Some(peer) {
+                out.push(ReplyAddress(PackedAddress::new(self.shard, index, slot.generation)));
+            }
+        }
+    }
+}
