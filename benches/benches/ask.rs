@@ -5,10 +5,7 @@ use shardstage_benches::suite::measure;
 use shardstage_benches::workload::{Place, Work};
 
 fn ask(criterion: &mut Criterion) {
-    measure(
-        criterion,
-        &[Work::Ask(Place::SameShard), Work::Ask(Place::OtherShard)],
-    );
+    measure(criterion, &[Work::Ask(Place::SameShard), Work::Ask(Place::OtherShard)]);
 }
 
 criterion_group!(benches, ask);

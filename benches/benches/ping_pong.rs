@@ -5,13 +5,7 @@ use shardstage_benches::suite::measure;
 use shardstage_benches::workload::{Place, Work};
 
 fn ping_pong(criterion: &mut Criterion) {
-    measure(
-        criterion,
-        &[
-            Work::PingPong(Place::SameShard),
-            Work::PingPong(Place::OtherShard),
-        ],
-    );
+    measure(criterion, &[Work::PingPong(Place::SameShard), Work::PingPong(Place::OtherShard)]);
 }
 
 criterion_group!(benches, ping_pong);

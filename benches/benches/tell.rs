@@ -5,10 +5,7 @@ use shardstage_benches::suite::measure;
 use shardstage_benches::workload::{Place, Work};
 
 fn tell(criterion: &mut Criterion) {
-    measure(
-        criterion,
-        &[Work::Tell(Place::SameShard), Work::Tell(Place::OtherShard)],
-    );
+    measure(criterion, &[Work::Tell(Place::SameShard), Work::Tell(Place::OtherShard)]);
 }
 
 criterion_group!(benches, tell);

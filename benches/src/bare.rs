@@ -20,27 +20,14 @@ use crate::workload::{Entry, Place, Role, Work};
 pub const ENTRIES: &[Entry] = &[
     entry(Work::Tell(Place::SameShard), "virtual call", virtual_tell),
     entry(Work::Ask(Place::SameShard), "virtual call", virtual_tell),
-    entry(
-        Work::PingPong(Place::SameShard),
-        "virtual call",
-        virtual_ping_pong,
-    ),
+    entry(Work::PingPong(Place::SameShard), "virtual call", virtual_ping_pong),
     entry(Work::Tell(Place::OtherShard), "bare ring", ring_tell),
     entry(Work::Ask(Place::OtherShard), "two bare rings", ring_ask),
-    entry(
-        Work::PingPong(Place::OtherShard),
-        "cache line",
-        line_ping_pong,
-    ),
+    entry(Work::PingPong(Place::OtherShard), "cache line", line_ping_pong),
 ];
 
 const fn entry(work: Work, name: &'static str, run: fn(u64) -> Duration) -> Entry {
-    Entry {
-        work,
-        name,
-        role: Role::Limit,
-        run,
-    }
+    Entry { work, name, role: Role::Limit, run }
 }
 
 trait Receive {

@@ -7,6 +7,7 @@
 pub mod bare;
 pub mod limits;
 pub mod message;
+pub mod ours;
 pub mod peers;
 pub mod place;
 pub mod suite;

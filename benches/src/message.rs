@@ -21,11 +21,7 @@ pub enum Either {
 #[must_use]
 pub fn numbered(number: u64) -> Either {
     let words = [number, 1, 2, 3];
-    if number.is_multiple_of(2) {
-        Either::Even(Even(words))
-    } else {
-        Either::Odd(Odd(words))
-    }
+    if number.is_multiple_of(2) { Either::Even(Even(words)) } else { Either::Odd(Odd(words)) }
 }
 
 const _: () = assert!(size_of::<Even>() == 32 && size_of::<Odd>() == 32);

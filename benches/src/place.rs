@@ -36,10 +36,7 @@ pub fn on_core<R: Send>(core: usize, work: impl FnOnce() -> R + Send) -> R {
 /// A tokio runtime whose only thread is the caller's.
 #[must_use]
 pub fn current_thread_runtime() -> Runtime {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime needs only an epoll descriptor")
+    Builder::new_current_thread().enable_all().build().expect("a runtime needs only an epoll descriptor")
 }
 
 /// One pinned thread that runs a current-thread tokio runtime.
@@ -58,19 +55,11 @@ impl Side {
         let thread = thread::spawn(move || {
             pin(core);
             let runtime = current_thread_runtime();
-            give_handle
-                .send(runtime.handle().clone())
-                .expect("the starter waits for the handle");
+            give_handle.send(runtime.handle().clone()).expect("the starter waits for the handle");
             let _closed = runtime.block_on(stopped);
         });
-        let handle = take_handle
-            .recv()
-            .expect("the thread sends its handle first");
-        Self {
-            handle,
-            stop: Some(stop),
-            thread: Some(thread),
-        }
+        let handle = take_handle.recv().expect("the thread sends its handle first");
+        Self { handle, stop: Some(stop), thread: Some(thread) }
     }
 
     /// For spawning tasks there.
@@ -108,10 +97,7 @@ impl Sides {
     /// Starts one or two pinned threads.
     #[must_use]
     pub fn start(place: Place) -> Self {
-        Self {
-            client: Side::start(0),
-            server: (place == Place::OtherShard).then(|| Side::start(1)),
-        }
+        Self { client: Side::start(0), server: (place == Place::OtherShard).then(|| Side::start(1)) }
     }
 
     /// Where the producer, the asker or the first of two actors lives.

@@ -90,17 +90,8 @@ pub struct Entry {
 #[must_use]
 pub fn entries(work: Work) -> Vec<Entry> {
     use crate::peers::{actix, kameo, ractor};
-    let all = [
-        kameo::ENTRIES,
-        ractor::ENTRIES,
-        actix::ENTRIES,
-        crate::bare::ENTRIES,
-    ];
-    all.into_iter()
-        .flatten()
-        .copied()
-        .filter(|entry| entry.work == work)
-        .collect()
+    let all = [kameo::ENTRIES, ractor::ENTRIES, actix::ENTRIES, crate::bare::ENTRIES];
+    all.into_iter().flatten().copied().filter(|entry| entry.work == work).collect()
 }
 
 #[cfg(test)]

@@ -12,10 +12,7 @@ pub fn now_ns() -> u64 {
 
 /// Sleeps until the clock shows `at_ns`; returns at once when it already does.
 pub fn sleep_until(at_ns: u64) {
-    let at = rustix::time::Timespec {
-        tv_sec: (at_ns / 1_000_000_000) as i64,
-        tv_nsec: (at_ns % 1_000_000_000) as _,
-    };
+    let at = rustix::time::Timespec { tv_sec: (at_ns / 1_000_000_000) as i64, tv_nsec: (at_ns % 1_000_000_000) as _ };
     while now_ns() < at_ns {
         // A signal may end the sleep early; the loop looks at the clock again.
         let _interrupted = clock_nanosleep_absolute(ClockId::Monotonic, &at);

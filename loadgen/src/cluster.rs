@@ -122,8 +122,7 @@ impl Cluster {
     }
 
     fn start_once(config: ClusterConfig) -> Result<Self, ClusterError> {
-        let addresses = free_addresses(config.shards)
-            .map_err(|error| ClusterError::Io("finding free ports", error))?;
+        let addresses = free_addresses(config.shards).map_err(|error| ClusterError::Io("finding free ports", error))?;
         let (sender, lines) = mpsc::channel();
         let mut cluster = Self {
             config,
@@ -157,14 +156,8 @@ impl Cluster {
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| ClusterError::Io("starting a node process", error))?;
-        let input = child
-            .stdin
-            .take()
-            .expect("standard input was asked for as a pipe");
-        let output = child
-            .stdout
-            .take()
-            .expect("standard output was asked for as a pipe");
+        let input = child.stdin.take().expect("standard input was asked for as a pipe");
+        let output = child.stdout.take().expect("standard output was asked for as a pipe");
         let (sender, life) = (self.sender.clone(), self.lives);
         self.nodes[node] = Some(Node { child, input, life });
         thread::spawn(move || {
@@ -181,9 +174,7 @@ impl Cluster {
     fn await_ready(&mut self, mut missing: usize) -> Result<(), ClusterError> {
         let deadline = Instant::now() + START;
         while missing > 0 {
-            let heard = self.hear(deadline)?.ok_or(ClusterError::Silent {
-                waiting_for: "ready",
-            })?;
+            let heard = self.hear(deadline)?.ok_or(ClusterError::Silent { waiting_for: "ready" })?;
             if let Said::Ready { driver } = heard.said {
                 self.drivers[heard.node] = driver;
                 missing -= 1;
@@ -198,12 +189,8 @@ impl Cluster {
     /// When the node is gone.
     pub fn order(&mut self, node: usize, command: &Command) -> Result<(), ClusterError> {
         let gone = |reason: String| ClusterError::Node { node, reason };
-        let process = self.nodes[node]
-            .as_mut()
-            .ok_or_else(|| gone("is not running".to_owned()))?;
-        writeln!(process.input, "{command}")
-            .and_then(|()| process.input.flush())
-            .map_err(|e| gone(e.to_string()))
+        let process = self.nodes[node].as_mut().ok_or_else(|| gone("is not running".to_owned()))?;
+        writeln!(process.input, "{command}").and_then(|()| process.input.flush()).map_err(|e| gone(e.to_string()))
     }
 
     /// The next thing that any running node says; `None` when the deadline passes first.
@@ -220,9 +207,7 @@ impl Cluster {
                     unreachable!("the cluster holds a sender itself")
                 }
             };
-            let current = self.nodes[node]
-                .as_ref()
-                .is_some_and(|node| node.life == life);
+            let current = self.nodes[node].as_ref().is_some_and(|node| node.life == life);
             match raw {
                 // What a node said before it was killed counts: it reached the pipe.
                 Raw::Line(line) => match line.parse() {
@@ -235,10 +220,7 @@ impl Cluster {
                     Err(bad) => return Err(ClusterError::Line(bad)),
                 },
                 Raw::Closed if current => {
-                    return Err(ClusterError::Node {
-                        node,
-                        reason: "the process ended".to_owned(),
-                    });
+                    return Err(ClusterError::Node { node, reason: "the process ended".to_owned() });
                 }
                 Raw::Closed => {}
             }
@@ -290,9 +272,7 @@ fn free_addresses(shards: u16) -> io::Result<Vec<SocketAddr>> {
         let first = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = first.local_addr()?;
         let rest: Vec<_> = (1..shards)
-            .map_while(|shard| {
-                UdpSocket::bind((Ipv4Addr::LOCALHOST, address.port().checked_add(shard)?)).ok()
-            })
+            .map_while(|shard| UdpSocket::bind((Ipv4Addr::LOCALHOST, address.port().checked_add(shard)?)).ok())
             .collect();
         if rest.len() + 1 == usize::from(shards) {
             addresses.push(address);
@@ -312,23 +292,15 @@ mod tests {
     fn every_shard_of_every_node_gets_a_port_of_its_own() {
         let addresses = free_addresses(3).expect("loopback has free ports");
         assert_eq!(addresses.len(), NODES);
-        let all: std::collections::BTreeSet<u16> = addresses
-            .iter()
-            .flat_map(|address| (0..3).map(|shard| address.port() + shard))
-            .collect();
+        let all: std::collections::BTreeSet<u16> =
+            addresses.iter().flat_map(|address| (0..3).map(|shard| address.port() + shard)).collect();
         assert_eq!(all.len(), 3 * NODES);
     }
 
     /// A "node" that is a line of shell.
     fn scripted(script: &str) -> ClusterConfig {
         let arguments = ["-c", script, "node"].map(str::to_owned).to_vec();
-        ClusterConfig {
-            program: "/bin/sh".into(),
-            arguments,
-            spin: false,
-            shards: 1,
-            directory: "/nowhere".into(),
-        }
+        ClusterConfig { program: "/bin/sh".into(), arguments, spin: false, shards: 1, directory: "/nowhere".into() }
     }
 
     fn soon() -> Instant {
@@ -343,24 +315,10 @@ mod tests {
         cluster.kill(1);
         assert!(cluster.order(1, &Command::Stop).is_err());
         cluster.restart(1).expect("a process can be started");
-        let heard = cluster
-            .hear(soon())
-            .expect("nothing is wrong")
-            .expect("it is ready in time");
-        assert_eq!(
-            (heard.node, heard.said),
-            (
-                1,
-                Said::Ready {
-                    driver: "fake".to_owned()
-                }
-            )
-        );
+        let heard = cluster.hear(soon()).expect("nothing is wrong").expect("it is ready in time");
+        assert_eq!((heard.node, heard.said), (1, Said::Ready { driver: "fake".to_owned() }));
         cluster.order(0, &Command::Stop).expect("it lives");
-        let why = cluster
-            .hear(soon())
-            .expect_err("it says an error")
-            .to_string();
+        let why = cluster.hear(soon()).expect_err("it says an error").to_string();
         assert_eq!(why, "node 0: stop");
     }
 
@@ -369,20 +327,11 @@ mod tests {
         let config = scripted("echo \"ready $$\"; exec sleep 1000");
         let cluster = Cluster::start(config).expect("both say ready");
         let pids: Vec<String> = cluster.drivers.clone();
-        assert!(
-            pids.iter()
-                .all(|pid| Path::new(&format!("/proc/{pid}")).exists())
-        );
+        assert!(pids.iter().all(|pid| Path::new(&format!("/proc/{pid}")).exists()));
         drop(cluster);
-        assert!(
-            pids.iter()
-                .all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
-        );
+        assert!(pids.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()));
         let config = scripted("exit 3");
-        let why = Cluster::start(config)
-            .map(|_| ())
-            .expect_err("no node says ready")
-            .to_string();
+        let why = Cluster::start(config).map(|_| ()).expect_err("no node says ready").to_string();
         assert!(why.contains("the process ended"), "{why}");
     }
 }

@@ -73,10 +73,7 @@ impl Day {
         let mut text = Vec::new();
         flate2::read::GzDecoder::new(FLIGHTS_CSV_GZ)
             .read_to_end(&mut text)
-            .map_err(|error| DataError {
-                place: "flights".to_owned(),
-                reason: error.to_string(),
-            })?;
+            .map_err(|error| DataError { place: "flights".to_owned(), reason: error.to_string() })?;
         Self::parse(AIRPORTS_CSV, &text)
     }
 
@@ -85,27 +82,17 @@ impl Day {
         let mut by_code = BTreeMap::new();
         for row in Rows::new("airports", airports_csv)? {
             let row = row?;
-            let position = Position {
-                latitude: row.number("latitude")?,
-                longitude: row.number("longitude")?,
-            };
+            let position = Position { latitude: row.number("latitude")?, longitude: row.number("longitude")? };
             let iata = row.text("iata")?.to_owned();
             by_code.insert(iata.clone(), airports.len());
-            airports.push(Airport {
-                iata,
-                position,
-                utc_offset_minutes: row.number("utc_offset_minutes")?,
-            });
+            airports.push(Airport { iata, position, utc_offset_minutes: row.number("utc_offset_minutes")? });
         }
         let mut flights = Vec::new();
         for row in Rows::new("flights", flights_csv)? {
             let row = row?;
             let index = |column| {
                 let code = row.text(column)?;
-                by_code
-                    .get(code)
-                    .copied()
-                    .ok_or_else(|| row.error(format!("{code} is no known airport")))
+                by_code.get(code).copied().ok_or_else(|| row.error(format!("{code} is no known airport")))
             };
             let (origin, destination) = (index("origin")?, index("destination")?);
             let (from, to) = (&airports[origin], &airports[destination]);
@@ -113,10 +100,8 @@ impl Day {
             let local: i32 = row.number("departure_minute")?;
             flights.push(Flight {
                 departure_utc_minute: local - from.utc_offset_minutes,
-                origin: u16::try_from(origin)
-                    .map_err(|_| row.error("too many airports".to_owned()))?,
-                destination: u16::try_from(destination)
-                    .map_err(|_| row.error("too many airports".to_owned()))?,
+                origin: u16::try_from(origin).map_err(|_| row.error("too many airports".to_owned()))?,
+                destination: u16::try_from(destination).map_err(|_| row.error("too many airports".to_owned()))?,
                 way,
                 duration_s: (way.miles() / CRUISE_MPH + GROUND_H) * 3600.0,
             });
@@ -136,18 +121,9 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn new(file: &'static str, text: &'a [u8]) -> Result<Self, DataError> {
         let mut reader = csv::Reader::from_reader(text);
-        let columns = reader
-            .headers()
-            .map_err(|error| DataError {
-                place: file.to_owned(),
-                reason: error.to_string(),
-            })?
-            .clone();
-        Ok(Self {
-            file,
-            columns,
-            records: reader.into_records(),
-        })
+        let columns =
+            reader.headers().map_err(|error| DataError { place: file.to_owned(), reason: error.to_string() })?.clone();
+        Ok(Self { file, columns, records: reader.into_records() })
     }
 }
 
@@ -158,15 +134,8 @@ impl Iterator for Rows<'_> {
         let record = self.records.next()?;
         Some(
             record
-                .map(|record| Row {
-                    file: self.file,
-                    columns: self.columns.clone(),
-                    record,
-                })
-                .map_err(|error| DataError {
-                    place: self.file.to_owned(),
-                    reason: error.to_string(),
-                }),
+                .map(|record| Row { file: self.file, columns: self.columns.clone(), record })
+                .map_err(|error| DataError { place: self.file.to_owned(), reason: error.to_string() }),
         )
     }
 }
@@ -180,23 +149,17 @@ struct Row {
 impl Row {
     fn error(&self, reason: String) -> DataError {
         let line = self.record.position().map_or(0, csv::Position::line);
-        DataError {
-            place: format!("{} line {line}", self.file),
-            reason,
-        }
+        DataError { place: format!("{} line {line}", self.file), reason }
     }
 
     fn text(&self, column: &str) -> Result<&str, DataError> {
         let index = self.columns.iter().position(|name| name == column);
-        index
-            .and_then(|index| self.record.get(index))
-            .ok_or_else(|| self.error(format!("there is no column {column}")))
+        index.and_then(|index| self.record.get(index)).ok_or_else(|| self.error(format!("there is no column {column}")))
     }
 
     fn number<N: std::str::FromStr>(&self, column: &str) -> Result<N, DataError> {
         let text = self.text(column)?;
-        text.parse()
-            .map_err(|_| self.error(format!("{column} is {text:?}, not a number")))
+        text.parse().map_err(|_| self.error(format!("{column} is {text:?}, not a number")))
     }
 }
 
@@ -208,17 +171,10 @@ mod tests {
     fn the_day_has_its_flights_in_utc_order() {
         let day = Day::load().expect("the files are part of the binary");
         assert_eq!((day.flights.len(), day.airports.len()), (16_663, 222));
-        assert!(
-            day.flights
-                .is_sorted_by_key(|flight| flight.departure_utc_minute)
-        );
+        assert!(day.flights.is_sorted_by_key(|flight| flight.departure_utc_minute));
         // 16,663 departures from five time zones: the first leaves just after midnight on the east coast.
         assert_eq!(day.flights[0].departure_utc_minute, 308);
-        let hours: f64 = day
-            .flights
-            .iter()
-            .map(|flight| flight.duration_s / 3600.0)
-            .sum();
+        let hours: f64 = day.flights.iter().map(|flight| flight.duration_s / 3600.0).sum();
         assert!((hours - 33_304.0).abs() < 10.0, "{hours}");
     }
 
@@ -235,11 +191,7 @@ mod tests {
     #[test]
     fn a_bad_row_is_named() {
         let airports = b"iata,latitude,longitude,utc_offset_minutes\nDEN,39.86,-104.67,-420\n";
-        let why = |flights: &[u8]| {
-            Day::parse(airports, flights)
-                .expect_err("must be refused")
-                .to_string()
-        };
+        let why = |flights: &[u8]| Day::parse(airports, flights).expect_err("must be refused").to_string();
         assert_eq!(
             why(b"departure_minute,origin,destination\n2,DEN,XXX\n"),
             "flight data, flights line 2: XXX is no known airport"

@@ -71,10 +71,7 @@ pub struct Phase<'a> {
 impl Phase<'_> {
     /// Runs the phase to its end: until everything sent was answered, or the drain time is over.
     pub fn run(&self, client: &mut dyn Client, listener: &mut dyn Listener) -> Stats {
-        let offered = self
-            .pace
-            .count(self.duration_ns)
-            .min(self.operations.len() as u64);
+        let offered = self.pace.count(self.duration_ns).min(self.operations.len() as u64);
         let end_ns = self.pace.start_ns + self.duration_ns;
         let mut tally = Tally::new(offered, end_ns);
         let mut in_flight = InFlight::default();
@@ -86,11 +83,7 @@ impl Phase<'_> {
             // A schedule that slipped past its end is cut off, and the verdict says so.
             while next < offered && self.pace.intended_ns(next) <= now && now <= tally.grace_ns {
                 let operation = &self.operations[next as usize];
-                let sent = Sent {
-                    kind: operation.kind(),
-                    intended_ns: self.pace.intended_ns(next),
-                    sent_ns: now_ns(),
-                };
+                let sent = Sent { kind: operation.kind(), intended_ns: self.pace.intended_ns(next), sent_ns: now_ns() };
                 tally.stats.sent(sent.intended_ns, sent.sent_ns);
                 if let Some((sent, outcome)) = in_flight.start(sent, client.send(operation)) {
                     tally.ended(sent, outcome, now_ns(), listener);
@@ -104,17 +97,10 @@ impl Phase<'_> {
                 listener.second(tally.progress(second));
             }
             let all_sent = next == offered || now > tally.grace_ns;
-            if now >= end_ns
-                && all_sent
-                && (in_flight.is_empty() || now > end_ns + DRAIN.as_nanos() as u64)
-            {
+            if now >= end_ns && all_sent && (in_flight.is_empty() || now > end_ns + DRAIN.as_nanos() as u64) {
                 break;
             }
-            let due = if all_sent {
-                u64::MAX
-            } else {
-                self.pace.intended_ns(next)
-            };
+            let due = if all_sent { u64::MAX } else { self.pace.intended_ns(next) };
             sleep_until(due.min(now + BURST_PERIOD.as_nanos() as u64));
         }
         in_flight.abandon();
@@ -130,24 +116,15 @@ struct Tally {
 
 impl Tally {
     fn new(offered: u64, end_ns: u64) -> Self {
-        let stats = Stats {
-            offered,
-            ..Stats::default()
-        };
-        Self {
-            stats,
-            grace_ns: end_ns + SEARCH_GRACE.as_nanos() as u64,
-            last_second: Times::default(),
-        }
+        let stats = Stats { offered, ..Stats::default() };
+        Self { stats, grace_ns: end_ns + SEARCH_GRACE.as_nanos() as u64, last_second: Times::default() }
     }
 
     fn ended(&mut self, sent: Sent, outcome: Outcome, at_ns: u64, listener: &mut dyn Listener) {
         match outcome {
             Outcome::Done(events) => {
-                self.stats
-                    .completed(sent.kind, sent.intended_ns, sent.sent_ns, at_ns);
-                self.last_second
-                    .record(at_ns.saturating_sub(sent.intended_ns));
+                self.stats.completed(sent.kind, sent.intended_ns, sent.sent_ns, at_ns);
+                self.last_second.record(at_ns.saturating_sub(sent.intended_ns));
                 self.stats.in_time += u64::from(at_ns <= self.grace_ns);
                 for event in events.into_iter().flatten() {
                     self.stats.events += 1;
@@ -184,13 +161,7 @@ mod tests {
     impl Client for Fake {
         fn send(&mut self, operation: &Operation) -> Pending<Outcome> {
             let id = FlightId { flight: 1, copy: 0 };
-            let event = AreaEvent {
-                square: Square { south: 1, west: 1 },
-                number: 1,
-                id,
-                step: 0,
-                entered: true,
-            };
+            let event = AreaEvent { square: Square { south: 1, west: 1 }, number: 1, id, step: 0, entered: true };
             let outcome = match operation {
                 Operation::Board { airport: 0 } => Outcome::Done([Some(event), None]),
                 Operation::Board { .. } => return Box::pin(std::future::pending()),
@@ -218,37 +189,18 @@ mod tests {
 
     fn report() -> Operation {
         let id = FlightId { flight: 1, copy: 0 };
-        Operation::Report {
-            id,
-            step: 0,
-            landed: false,
-            crosses: true,
-            latitude: 1.0,
-            longitude: 1.0,
-        }
+        Operation::Report { id, step: 0, landed: false, crosses: true, latitude: 1.0, longitude: 1.0 }
     }
 
     #[test]
     fn everything_is_sent_counted_and_reported() {
         let mut operations = vec![Operation::Board { airport: 0 }; 600];
         operations.extend([report(); 100]);
-        let pace = Pace {
-            start_ns: now_ns(),
-            rate: 700.0,
-            burst_ns: 1_000_000,
-        };
+        let pace = Pace { start_ns: now_ns(), rate: 700.0, burst_ns: 1_000_000 };
         let mut heard = Heard::default();
-        let stats = Phase {
-            operations: &operations,
-            pace,
-            duration_ns: 1_000_000_000,
-        }
-        .run(&mut Fake, &mut heard);
+        let stats = Phase { operations: &operations, pace, duration_ns: 1_000_000_000 }.run(&mut Fake, &mut heard);
         assert_eq!((stats.offered, stats.sent), (700, 700));
-        assert_eq!(
-            (stats.completions(), stats.in_time, stats.failures()),
-            (600, 600, 100)
-        );
+        assert_eq!((stats.completions(), stats.in_time, stats.failures()), (600, 600, 100));
         assert_eq!((stats.events, heard.acked), (600, 600));
         assert_eq!(stats.lag.count(), 700);
         assert_eq!(heard.seconds.len(), 1);
@@ -257,17 +209,9 @@ mod tests {
     #[test]
     fn a_schedule_that_starts_too_late_is_cut_off_not_compressed() {
         let operations = vec![Operation::Board { airport: 0 }; 100];
-        let pace = Pace {
-            start_ns: now_ns() - 10_000_000_000,
-            rate: 100.0,
-            burst_ns: 1_000_000,
-        };
-        let stats = Phase {
-            operations: &operations,
-            pace,
-            duration_ns: 1_000_000_000,
-        }
-        .run(&mut Fake, &mut Heard::default());
+        let pace = Pace { start_ns: now_ns() - 10_000_000_000, rate: 100.0, burst_ns: 1_000_000 };
+        let stats =
+            Phase { operations: &operations, pace, duration_ns: 1_000_000_000 }.run(&mut Fake, &mut Heard::default());
         assert_eq!((stats.offered, stats.sent), (100, 0));
     }
 }

@@ -19,11 +19,7 @@ pub struct Position {
 impl Position {
     fn unit(self) -> [f64; 3] {
         let (latitude, longitude) = (self.latitude.to_radians(), self.longitude.to_radians());
-        [
-            latitude.cos() * longitude.cos(),
-            latitude.cos() * longitude.sin(),
-            latitude.sin(),
-        ]
+        [latitude.cos() * longitude.cos(), latitude.cos() * longitude.sin(), latitude.sin()]
     }
 }
 
@@ -41,11 +37,7 @@ impl GreatCircle {
     pub fn new(from: Position, to: Position) -> Self {
         let (from, to) = (from.unit(), to.unit());
         let cosine: f64 = from.iter().zip(&to).map(|(a, b)| a * b).sum();
-        Self {
-            from,
-            to,
-            angle: cosine.clamp(-1.0, 1.0).acos(),
-        }
+        Self { from, to, angle: cosine.clamp(-1.0, 1.0).acos() }
     }
 
     /// Its length, miles.
@@ -61,16 +53,10 @@ impl GreatCircle {
         let [x, y, z] = if sine.abs() < 1e-9 {
             self.from
         } else {
-            let (a, b) = (
-                ((1.0 - fraction) * self.angle).sin() / sine,
-                (fraction * self.angle).sin() / sine,
-            );
+            let (a, b) = (((1.0 - fraction) * self.angle).sin() / sine, (fraction * self.angle).sin() / sine);
             [0, 1, 2].map(|axis| a * self.from[axis] + b * self.to[axis])
         };
-        Position {
-            latitude: z.clamp(-1.0, 1.0).asin().to_degrees(),
-            longitude: y.atan2(x).to_degrees(),
-        }
+        Position { latitude: z.clamp(-1.0, 1.0).asin().to_degrees(), longitude: y.atan2(x).to_degrees() }
     }
 }
 
@@ -88,10 +74,7 @@ impl Square {
     #[must_use]
     pub fn of(position: Position) -> Self {
         let west = (position.longitude.floor() as i16 + 180).rem_euclid(360) - 180;
-        Self {
-            south: (position.latitude.floor() as i16).clamp(-90, 89),
-            west,
-        }
+        Self { south: (position.latitude.floor() as i16).clamp(-90, 89), west }
     }
 
     /// The four squares that touch the corner nearest to a position: all within half a degree of it lie in them.
@@ -100,10 +83,7 @@ impl Square {
         let mut squares = [Self { south: 0, west: 0 }; 4];
         let offsets = [(-0.5, -0.5), (-0.5, 0.5), (0.5, -0.5), (0.5, 0.5)];
         for (square, (north, east)) in squares.iter_mut().zip(offsets) {
-            *square = Self::of(Position {
-                latitude: position.latitude + north,
-                longitude: position.longitude + east,
-            });
+            *square = Self::of(Position { latitude: position.latitude + north, longitude: position.longitude + east });
         }
         squares
     }
@@ -111,16 +91,8 @@ impl Square {
 
 impl fmt::Display for Square {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (ns, ew) = (
-            if self.south < 0 { 'S' } else { 'N' },
-            if self.west < 0 { 'W' } else { 'E' },
-        );
-        write!(
-            f,
-            "{ns}{:02}{ew}{:03}",
-            self.south.unsigned_abs(),
-            self.west.unsigned_abs()
-        )
+        let (ns, ew) = (if self.south < 0 { 'S' } else { 'N' }, if self.west < 0 { 'W' } else { 'E' });
+        write!(f, "{ns}{:02}{ew}{:03}", self.south.unsigned_abs(), self.west.unsigned_abs())
     }
 }
 
@@ -128,24 +100,15 @@ impl fmt::Display for Square {
 mod tests {
     use super::*;
 
-    const JFK: Position = Position {
-        latitude: 40.6398,
-        longitude: -73.7789,
-    };
-    const LAX: Position = Position {
-        latitude: 33.9425,
-        longitude: -118.4081,
-    };
+    const JFK: Position = Position { latitude: 40.6398, longitude: -73.7789 };
+    const LAX: Position = Position { latitude: 33.9425, longitude: -118.4081 };
 
     #[test]
     fn jfk_to_lax_is_about_2470_miles_and_bends_north() {
         let way = GreatCircle::new(JFK, LAX);
         assert!((way.miles() - 2_470.0).abs() < 10.0, "{}", way.miles());
         let middle = way.at(0.5);
-        assert!(
-            middle.latitude > 39.0,
-            "the great circle lies north of the mean latitude: {middle:?}"
-        );
+        assert!(middle.latitude > 39.0, "the great circle lies north of the mean latitude: {middle:?}");
     }
 
     #[test]
@@ -159,14 +122,7 @@ mod tests {
     #[test]
     fn squares_are_named_by_their_south_west_corner_and_wrap_at_the_date_line() {
         assert_eq!(Square::of(JFK).to_string(), "N40W074");
-        assert_eq!(
-            Square::of(Position {
-                latitude: -0.5,
-                longitude: 180.2
-            })
-            .to_string(),
-            "S01W180"
-        );
+        assert_eq!(Square::of(Position { latitude: -0.5, longitude: 180.2 }).to_string(), "S01W180");
     }
 
     #[test]

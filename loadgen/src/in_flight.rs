@@ -34,11 +34,7 @@ impl Wake for SlotWaker {
         // Pairs with the release store in `InFlight::collect`.
         if !self.listed.swap(true, Ordering::AcqRel) {
             let at_ns = now_ns();
-            self.woken
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push((self.slot, at_ns));
+            self.woken.0.lock().unwrap_or_else(PoisonError::into_inner).push((self.slot, at_ns));
         }
     }
 }
@@ -59,12 +55,7 @@ pub struct InFlight<K, T> {
 
 impl<K, T> Default for InFlight<K, T> {
     fn default() -> Self {
-        Self {
-            slots: Vec::new(),
-            free: Vec::new(),
-            woken: Arc::default(),
-            batch: Vec::new(),
-        }
+        Self { slots: Vec::new(), free: Vec::new(), woken: Arc::default(), batch: Vec::new() }
     }
 }
 
@@ -85,16 +76,8 @@ impl<K, T> InFlight<K, T> {
     pub fn start(&mut self, key: K, mut work: Pending<T>) -> Option<(K, T)> {
         let index = self.free.pop().unwrap_or_else(|| {
             let slot = self.slots.len();
-            let flag = Arc::new(SlotWaker {
-                slot,
-                listed: AtomicBool::new(false),
-                woken: Arc::clone(&self.woken),
-            });
-            self.slots.push(Slot {
-                work: None,
-                waker: Waker::from(Arc::clone(&flag)),
-                flag,
-            });
+            let flag = Arc::new(SlotWaker { slot, listed: AtomicBool::new(false), woken: Arc::clone(&self.woken) });
+            self.slots.push(Slot { work: None, waker: Waker::from(Arc::clone(&flag)), flag });
             slot
         });
         let slot = &mut self.slots[index];
@@ -113,10 +96,7 @@ impl<K, T> InFlight<K, T> {
     /// Hands out every answer that arrived, with the time at which it did.
     pub fn collect(&mut self, mut each: impl FnMut(K, T, u64)) {
         let mut batch = std::mem::take(&mut self.batch);
-        std::mem::swap(
-            &mut batch,
-            &mut *self.woken.0.lock().unwrap_or_else(PoisonError::into_inner),
-        );
+        std::mem::swap(&mut batch, &mut *self.woken.0.lock().unwrap_or_else(PoisonError::into_inner));
         for (index, at_ns) in batch.drain(..) {
             let slot = &mut self.slots[index];
             // Cleared before the poll: a wake during the poll lists the slot again. Pairs with the swap in `wake_by_ref`.
@@ -195,9 +175,7 @@ mod tests {
         let collected_from = now_ns();
         let mut answers = Vec::new();
         in_flight.collect(|key, answer, at_ns| answers.push((key, answer, at_ns)));
-        let [("key", 5, at_ns)] = answers[..] else {
-            panic!("{answers:?}")
-        };
+        let [("key", 5, at_ns)] = answers[..] else { panic!("{answers:?}") };
         assert!((before..=after).contains(&at_ns) && at_ns <= collected_from);
         assert!(in_flight.is_empty());
     }

@@ -31,12 +31,7 @@ impl fmt::Display for AreaEvent {
         write!(
             f,
             "{} {} {} {} {} {} {verb}",
-            self.square.south,
-            self.square.west,
-            self.number,
-            self.id.flight,
-            self.id.copy,
-            self.step
+            self.square.south, self.square.west, self.number, self.id.flight, self.id.copy, self.step
         )
     }
 }
@@ -57,15 +52,9 @@ impl FromStr for AreaEvent {
             return Err(NotAnEvent);
         };
         Ok(Self {
-            square: Square {
-                south: number(south)?,
-                west: number(west)?,
-            },
+            square: Square { south: number(south)?, west: number(west)? },
             number: number(place)?,
-            id: FlightId {
-                flight: number(flight)?,
-                copy: number(copy)?,
-            },
+            id: FlightId { flight: number(flight)?, copy: number(copy)? },
             step: number(step)?,
             entered: match verb {
                 "enter" => true,
@@ -129,13 +118,7 @@ impl Ledger {
     /// Takes an acknowledgement in.
     pub fn acked(&mut self, event: AreaEvent) {
         self.entries += 1;
-        if self
-            .squares
-            .entry(event.square)
-            .or_default()
-            .insert(event.number, event)
-            .is_some()
-        {
+        if self.squares.entry(event.square).or_default().insert(event.number, event).is_some() {
             self.breaches.push(Breach::AckedTwice(event));
         }
     }
@@ -160,10 +143,7 @@ impl Ledger {
             let mut seen = BTreeSet::new();
             for (expected, event) in (1..).zip(history) {
                 if event.number != expected {
-                    breaches.push(Breach::Gap {
-                        found: *event,
-                        expected,
-                    });
+                    breaches.push(Breach::Gap { found: *event, expected });
                     break;
                 }
                 if !seen.insert((event.id, event.step, event.entered)) {
@@ -173,10 +153,7 @@ impl Ledger {
             for event in acked.values() {
                 match history.get(event.number as usize - 1) {
                     Some(found) if found == event => {}
-                    Some(found) => breaches.push(Breach::Replaced {
-                        acked: *event,
-                        found: *found,
-                    }),
+                    Some(found) => breaches.push(Breach::Replaced { acked: *event, found: *found }),
                     None => breaches.push(Breach::Lost(*event)),
                 }
             }
@@ -189,19 +166,10 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    const SQUARE: Square = Square {
-        south: 40,
-        west: -74,
-    };
+    const SQUARE: Square = Square { south: 40, west: -74 };
 
     fn event(number: u64, flight: u32) -> AreaEvent {
-        AreaEvent {
-            square: SQUARE,
-            number,
-            id: FlightId { flight, copy: 0 },
-            step: 3,
-            entered: true,
-        }
+        AreaEvent { square: SQUARE, number, id: FlightId { flight, copy: 0 }, step: 3, entered: true }
     }
 
     fn breaches(acked: &[AreaEvent], history: &[AreaEvent]) -> Vec<Breach> {
@@ -212,10 +180,7 @@ mod tests {
 
     #[test]
     fn an_event_survives_the_pipe() {
-        let event = AreaEvent {
-            entered: false,
-            ..event(7, 16_000)
-        };
+        let event = AreaEvent { entered: false, ..event(7, 16_000) };
         assert_eq!(event.to_string(), "40 -74 7 16000 0 3 leave");
         assert_eq!(event.to_string().parse(), Ok(event));
         assert_eq!("40 -74 7".parse::<AreaEvent>(), Err(NotAnEvent));
@@ -223,34 +188,16 @@ mod tests {
 
     #[test]
     fn events_without_an_answer_may_be_there() {
-        assert_eq!(
-            breaches(&[event(2, 20)], &[event(1, 10), event(2, 20), event(3, 30)]),
-            []
-        );
+        assert_eq!(breaches(&[event(2, 20)], &[event(1, 10), event(2, 20), event(3, 30)]), []);
     }
 
     #[test]
     fn each_breach_is_found() {
         let (one, two) = (event(1, 10), event(2, 20));
         assert_eq!(breaches(&[one, two], &[one]), [Breach::Lost(two)]);
-        assert_eq!(
-            breaches(&[one], &[event(1, 99)]),
-            [Breach::Replaced {
-                acked: one,
-                found: event(1, 99)
-            }]
-        );
-        assert_eq!(
-            breaches(&[one], &[one, event(2, 10)]),
-            [Breach::Twice(event(2, 10))]
-        );
-        assert_eq!(
-            breaches(&[one], &[one, event(3, 30)]),
-            [Breach::Gap {
-                found: event(3, 30),
-                expected: 2
-            }]
-        );
+        assert_eq!(breaches(&[one], &[event(1, 99)]), [Breach::Replaced { acked: one, found: event(1, 99) }]);
+        assert_eq!(breaches(&[one], &[one, event(2, 10)]), [Breach::Twice(event(2, 10))]);
+        assert_eq!(breaches(&[one], &[one, event(3, 30)]), [Breach::Gap { found: event(3, 30), expected: 2 }]);
         assert_eq!(breaches(&[one, one], &[one]), [Breach::AckedTwice(one)]);
         let swapped = [event(1, 20), event(2, 10)];
         assert_eq!(breaches(&[one, two], &swapped).len(), 2, "order counts");

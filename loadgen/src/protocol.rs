@@ -79,9 +79,7 @@ impl ShardFacts {
     /// Share of the phase spent in turns, percent.
     #[must_use]
     pub fn busy_percent(&self) -> u64 {
-        (self.busy_ns * 100)
-            .checked_div(self.elapsed_ns)
-            .unwrap_or(0)
+        (self.busy_ns * 100).checked_div(self.elapsed_ns).unwrap_or(0)
     }
 }
 
@@ -122,11 +120,7 @@ pub struct BadLine(pub String);
 
 impl fmt::Display for BadLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "a line between the processes was not understood: {:?}",
-            self.0
-        )
+        write!(f, "a line between the processes was not understood: {:?}", self.0)
     }
 }
 
@@ -135,35 +129,15 @@ impl std::error::Error for BadLine {}
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Prepare {
-                phase,
-                density:
-                    Density {
-                        interval_s,
-                        copies,
-                        every,
-                    },
-                from_utc_s,
-            } => {
-                write!(
-                    f,
-                    "prepare {} {interval_s} {copies} {every} {from_utc_s}",
-                    phase.name()
-                )
+            Self::Prepare { phase, density: Density { interval_s, copies, every }, from_utc_s } => {
+                write!(f, "prepare {} {interval_s} {copies} {every} {from_utc_s}", phase.name())
             }
-            Self::Go {
-                start_ns,
-                rate,
-                duration_ns,
-                ledger,
-            } => {
+            Self::Go { start_ns, rate, duration_ns, ledger } => {
                 write!(f, "go {start_ns} {rate} {duration_ns} {ledger}")
             }
             Self::History(squares) => {
                 f.write_str("history")?;
-                squares
-                    .iter()
-                    .try_for_each(|square| write!(f, " {} {}", square.south, square.west))
+                squares.iter().try_for_each(|square| write!(f, " {} {}", square.south, square.west))
             }
             Self::Stop => f.write_str("stop"),
         }
@@ -182,9 +156,7 @@ fn parse_command(line: &str) -> Option<Command> {
     let words: Vec<&str> = line.split(' ').collect();
     Some(match words[..] {
         ["prepare", phase, interval_s, copies, every, from_utc_s] => Command::Prepare {
-            phase: [PhaseName::Search, PhaseName::Main, PhaseName::Kill]
-                .into_iter()
-                .find(|p| p.name() == phase)?,
+            phase: [PhaseName::Search, PhaseName::Main, PhaseName::Kill].into_iter().find(|p| p.name() == phase)?,
             density: Density {
                 interval_s: interval_s.parse().ok()?,
                 copies: copies.parse().ok()?,
@@ -201,10 +173,7 @@ fn parse_command(line: &str) -> Option<Command> {
         ["history", ref squares @ ..] => {
             let square = |pair: &[&str]| {
                 let [south, west] = pair else { return None };
-                Some(Square {
-                    south: south.parse().ok()?,
-                    west: west.parse().ok()?,
-                })
+                Some(Square { south: south.parse().ok()?, west: west.parse().ok()? })
             };
             Command::History(squares.chunks(2).map(square).collect::<Option<_>>()?)
         }
@@ -217,10 +186,7 @@ impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ready { driver } => write!(f, "ready {driver}"),
-            Self::Prepared {
-                operations,
-                flights,
-            } => write!(f, "prepared {operations} {flights}"),
+            Self::Prepared { operations, flights } => write!(f, "prepared {operations} {flights}"),
             Self::Second(p) => write!(
                 f,
                 "second {} {} {} {} {} {} {}",
@@ -228,11 +194,9 @@ impl fmt::Display for Said {
             ),
             Self::Acked(event) => write!(f, "acked {event}"),
             Self::Stats(line) => write!(f, "stats {line}"),
-            Self::Shard(shard, facts) => write!(
-                f,
-                "shard {shard} {} {} {} {}",
-                facts.messages, facts.busy_ns, facts.elapsed_ns, facts.events
-            ),
+            Self::Shard(shard, facts) => {
+                write!(f, "shard {shard} {} {} {} {}", facts.messages, facts.busy_ns, facts.elapsed_ns, facts.events)
+            }
             Self::Event(event) => write!(f, "event {event}"),
             Self::End => f.write_str("end"),
             Self::Error(why) => write!(f, "error {}", why.replace('\n', " / ")),
@@ -250,37 +214,20 @@ impl FromStr for Said {
 
 fn parse_said(line: &str) -> Option<Said> {
     let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
-    let numbers = || {
-        rest.split(' ')
-            .map(|number| number.parse().ok())
-            .collect::<Option<Vec<u64>>>()
-    };
+    let numbers = || rest.split(' ').map(|number| number.parse().ok()).collect::<Option<Vec<u64>>>();
     Some(match word {
-        "ready" => Said::Ready {
-            driver: rest.to_owned(),
-        },
+        "ready" => Said::Ready { driver: rest.to_owned() },
         "prepared" => {
             let [operations, flights] = numbers()?[..] else {
                 return None;
             };
-            Said::Prepared {
-                operations,
-                flights,
-            }
+            Said::Prepared { operations, flights }
         }
         "second" => {
             let [second, sent, completed, failed, events, p50_ns, p99_ns] = numbers()?[..] else {
                 return None;
             };
-            Said::Second(Progress {
-                second,
-                sent,
-                completed,
-                failed,
-                events,
-                p50_ns,
-                p99_ns,
-            })
+            Said::Second(Progress { second, sent, completed, failed, events, p50_ns, p99_ns })
         }
         "acked" => Said::Acked(rest.parse().ok()?),
         "stats" => Said::Stats(rest.to_owned()),
@@ -288,15 +235,7 @@ fn parse_said(line: &str) -> Option<Said> {
             let [shard, messages, busy_ns, elapsed_ns, events] = numbers()?[..] else {
                 return None;
             };
-            Said::Shard(
-                usize::try_from(shard).ok()?,
-                ShardFacts {
-                    messages,
-                    busy_ns,
-                    elapsed_ns,
-                    events,
-                },
-            )
+            Said::Shard(usize::try_from(shard).ok()?, ShardFacts { messages, busy_ns, elapsed_ns, events })
         }
         "event" => Said::Event(rest.parse().ok()?),
         "end" => Said::End,
@@ -312,33 +251,11 @@ mod tests {
 
     #[test]
     fn commands_survive_the_pipe() {
-        let density = Density {
-            interval_s: 63.25,
-            copies: 2,
-            every: 1,
-        };
+        let density = Density { interval_s: 63.25, copies: 2, every: 1 };
         for command in [
-            Command::Prepare {
-                phase: PhaseName::Kill,
-                density,
-                from_utc_s: 61_200.0,
-            },
-            Command::Go {
-                start_ns: u64::MAX,
-                rate: 1234.5,
-                duration_ns: 900_000_000,
-                ledger: true,
-            },
-            Command::History(vec![
-                Square {
-                    south: 40,
-                    west: -74,
-                },
-                Square {
-                    south: -1,
-                    west: 179,
-                },
-            ]),
+            Command::Prepare { phase: PhaseName::Kill, density, from_utc_s: 61_200.0 },
+            Command::Go { start_ns: u64::MAX, rate: 1234.5, duration_ns: 900_000_000, ledger: true },
+            Command::History(vec![Square { south: 40, west: -74 }, Square { south: -1, west: 179 }]),
             Command::History(vec![]),
             Command::Stop,
         ] {
@@ -351,45 +268,15 @@ mod tests {
     #[test]
     fn facts_survive_the_pipe() {
         let id = FlightId { flight: 7, copy: 1 };
-        let event = AreaEvent {
-            square: Square {
-                south: 40,
-                west: -74,
-            },
-            number: 3,
-            id,
-            step: 9,
-            entered: true,
-        };
-        let progress = Progress {
-            second: 1,
-            sent: 2,
-            completed: 3,
-            failed: 4,
-            events: 5,
-            p50_ns: 6,
-            p99_ns: 7,
-        };
+        let event = AreaEvent { square: Square { south: 40, west: -74 }, number: 3, id, step: 9, entered: true };
+        let progress = Progress { second: 1, sent: 2, completed: 3, failed: 4, events: 5, p50_ns: 6, p99_ns: 7 };
         for said in [
-            Said::Ready {
-                driver: "uring".to_owned(),
-            },
-            Said::Prepared {
-                operations: 5,
-                flights: 6,
-            },
+            Said::Ready { driver: "uring".to_owned() },
+            Said::Prepared { operations: 5, flights: 6 },
             Said::Second(progress),
             Said::Acked(event),
             Said::Stats("counts 1 2 3".to_owned()),
-            Said::Shard(
-                1,
-                ShardFacts {
-                    messages: 1,
-                    busy_ns: 2,
-                    elapsed_ns: 3,
-                    events: 4,
-                },
-            ),
+            Said::Shard(1, ShardFacts { messages: 1, busy_ns: 2, elapsed_ns: 3, events: 4 }),
             Said::Event(event),
             Said::End,
             Said::Error("port taken".to_owned()),
@@ -402,12 +289,7 @@ mod tests {
 
     #[test]
     fn busy_is_a_share_of_the_phase() {
-        let facts = ShardFacts {
-            messages: 0,
-            busy_ns: 30,
-            elapsed_ns: 100,
-            events: 0,
-        };
+        let facts = ShardFacts { messages: 0, busy_ns: 30, elapsed_ns: 100, events: 0 };
         assert_eq!(facts.busy_percent(), 30);
         assert_eq!(ShardFacts::default().busy_percent(), 0);
     }

@@ -22,11 +22,7 @@ impl Measured {
     /// Busy share of the busiest shard, percent.
     #[must_use]
     pub fn busiest_percent(&self) -> u64 {
-        self.shards
-            .iter()
-            .map(|(_, _, facts)| facts.busy_percent())
-            .max()
-            .unwrap_or(0)
+        self.shards.iter().map(|(_, _, facts)| facts.busy_percent()).max().unwrap_or(0)
     }
 }
 
@@ -52,11 +48,7 @@ pub fn time(ns: u64) -> String {
         1_000_000..1_000_000_000 => (ns as f64 / 1e6, "ms"),
         _ => (ns as f64 / 1e9, "s"),
     };
-    let decimals = if value < 10.0 {
-        2
-    } else {
-        usize::from(value < 100.0)
-    };
+    let decimals = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
     format!("{value:.decimals$} {unit}")
 }
 
@@ -80,24 +72,9 @@ fn times_row(out: &mut String, name: &str, times: &Times) {
         .into_iter()
         .map(|percent| times.percentile_ns(percent))
         .chain([times.max_ns()])
-        .map(|ns| {
-            format!(
-                "{:>10}",
-                if times.count() == 0 {
-                    "-".to_owned()
-                } else {
-                    time(ns)
-                }
-            )
-        })
+        .map(|ns| format!("{:>10}", if times.count() == 0 { "-".to_owned() } else { time(ns) }))
         .collect();
-    writeln!(
-        out,
-        "  {name:<20}{:>12}{}",
-        grouped(times.count()),
-        cells.concat()
-    )
-    .expect("a string takes all");
+    writeln!(out, "  {name:<20}{:>12}{}", grouped(times.count()), cells.concat()).expect("a string takes all");
 }
 
 fn times_table(out: &mut String, title: &str, by_kind: &[Times; 3], all: &Times) {
@@ -116,21 +93,14 @@ fn times_table(out: &mut String, title: &str, by_kind: &[Times; 3], all: &Times)
 /// The figures of the measured phase.
 #[must_use]
 pub fn screen(measured: &Measured, flaws: &[Flaw]) -> String {
-    let Measured {
-        stats,
-        seconds,
-        shards,
-    } = measured;
+    let Measured { stats, seconds, shards } = measured;
     let mut out = String::new();
     let per_second = |count: u64| grouped((count as f64 / seconds) as u64);
     let mut line = |text: String| {
         out.push_str(&text);
         out.push('\n');
     };
-    line(format!(
-        "operations        {:>12}{:>12}",
-        "count", "a second"
-    ));
+    line(format!("operations        {:>12}{:>12}", "count", "a second"));
     for (name, count) in [
         ("offered", stats.offered),
         ("sent", stats.sent),
@@ -138,11 +108,7 @@ pub fn screen(measured: &Measured, flaws: &[Flaw]) -> String {
         ("failed", stats.failures()),
         ("durable events", stats.events),
     ] {
-        line(format!(
-            "  {name:<16}{:>12}{:>12}",
-            grouped(count),
-            per_second(count)
-        ));
+        line(format!("  {name:<16}{:>12}{:>12}", grouped(count), per_second(count)));
     }
     for (reason, count) in &stats.failed {
         line(format!("    failed {}: {reason}", grouped(*count)));
@@ -153,12 +119,7 @@ pub fn screen(measured: &Measured, flaws: &[Flaw]) -> String {
         &stats.response,
         &stats.response_all(),
     );
-    times_table(
-        &mut out,
-        "service time: from when it was really sent",
-        &stats.service,
-        &stats.service_all(),
-    );
+    times_table(&mut out, "service time: from when it was really sent", &stats.service, &stats.service_all());
     writeln!(
         out,
         "\nschedule lag (the generator's own lateness, part of response time): p50 {}, p99 {}, max {}",
@@ -167,11 +128,9 @@ pub fn screen(measured: &Measured, flaws: &[Flaw]) -> String {
         time(stats.lag.max_ns())
     )
     .expect("a string takes all");
-    writeln!(out, "\nnode/shard   messages/s   busy   durable events/s")
-        .expect("a string takes all");
+    writeln!(out, "\nnode/shard   messages/s   busy   durable events/s").expect("a string takes all");
     for (node, shard, facts) in shards {
-        let rate =
-            |count: u64| grouped(count.saturating_mul(1_000_000_000) / facts.elapsed_ns.max(1));
+        let rate = |count: u64| grouped(count.saturating_mul(1_000_000_000) / facts.elapsed_ns.max(1));
         writeln!(
             out,
             "  {node}/{shard}      {:>12}  {:>4} %   {:>16}",
@@ -182,9 +141,7 @@ pub fn screen(measured: &Measured, flaws: &[Flaw]) -> String {
         .expect("a string takes all");
     }
     if flaws.is_empty() {
-        out.push_str(
-            "\nVALID: the schedule was kept, everything was answered, and the shards were loaded\n",
-        );
+        out.push_str("\nVALID: the schedule was kept, everything was answered, and the shards were loaded\n");
     } else {
         out.push_str("\nINVALID\n");
         for flaw in flaws {
@@ -200,53 +157,24 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped_and_times_get_a_unit() {
-        assert_eq!(
-            [0, 999, 1_000, 1_234_567].map(grouped),
-            ["0", "999", "1,000", "1,234,567"]
-        );
-        assert_eq!(
-            [1_234, 45_600, 456_000].map(time),
-            ["1.23 us", "45.6 us", "456 us"]
-        );
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([1_234, 45_600, 456_000].map(time), ["1.23 us", "45.6 us", "456 us"]);
         assert_eq!([1_500_000, 2_000_000_000].map(time), ["1.50 ms", "2.00 s"]);
     }
 
     #[test]
     fn the_screen_fits_and_says_why_it_is_invalid() {
-        let mut stats = Stats {
-            offered: 2,
-            ..Stats::default()
-        };
+        let mut stats = Stats { offered: 2, ..Stats::default() };
         stats.sent(0, 10);
         stats.completed(Kind::Board, 0, 10, 900_000);
         stats.failed("full".to_owned());
-        let facts = ShardFacts {
-            messages: 5_000,
-            busy_ns: 450_000_000,
-            elapsed_ns: 1_000_000_000,
-            events: 40,
-        };
-        let measured = Measured {
-            stats,
-            seconds: 1.0,
-            shards: vec![(0, 0, facts), (1, 1, facts)],
-        };
+        let facts = ShardFacts { messages: 5_000, busy_ns: 450_000_000, elapsed_ns: 1_000_000_000, events: 40 };
+        let measured = Measured { stats, seconds: 1.0, shards: vec![(0, 0, facts), (1, 1, facts)] };
         assert_eq!(measured.busiest_percent(), 45);
         let text = screen(&measured, &[Flaw::Failed { count: 1 }]);
-        assert!(
-            text.lines().count() <= 40,
-            "one screen: {}",
-            text.lines().count()
-        );
+        assert!(text.lines().count() <= 40, "one screen: {}", text.lines().count());
         assert!(text.lines().all(|line| line.chars().count() <= 120));
-        for part in [
-            "INVALID",
-            "1 operations failed",
-            "failed 1: full",
-            "45 %",
-            "5,000",
-            "board",
-        ] {
+        for part in ["INVALID", "1 operations failed", "failed 1: full", "45 %", "5,000", "board"] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
         assert!(screen(&measured, &[]).contains("\nVALID"));

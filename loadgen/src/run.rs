@@ -15,9 +15,8 @@ use crate::generator::Progress;
 use crate::geo::Square;
 use crate::ledger::{AreaEvent, Ledger};
 use crate::limits::{
-    ACHIEVED_PER_MILLE, BURST_PERIOD, DRAIN, KILL_AFTER, KILL_OUTAGE, KILL_RATE_PERCENT,
-    KILL_RECOVERED, LEAD_TIME, MAIN_RATE_PERCENT, NODES, PLAN, SEARCH_BISECTIONS, SEARCH_DOUBLINGS,
-    SEARCH_FIRST_RATE, SEARCH_STEP, SETTLE, STOP,
+    ACHIEVED_PER_MILLE, BURST_PERIOD, DRAIN, KILL_AFTER, KILL_OUTAGE, KILL_RATE_PERCENT, KILL_RECOVERED, LEAD_TIME,
+    MAIN_RATE_PERCENT, NODES, PLAN, SEARCH_BISECTIONS, SEARCH_DOUBLINGS, SEARCH_FIRST_RATE, SEARCH_STEP, SETTLE, STOP,
 };
 use crate::protocol::{Command, PhaseName, Said, ShardFacts};
 use crate::report::{self, Measured, grouped};
@@ -61,10 +60,7 @@ impl fmt::Display for RunError {
             Self::Data(error) => error.fmt(f),
             Self::Cluster(error) => error.fmt(f),
             Self::Directory(error) => write!(f, "making the data directory: {error}"),
-            Self::TooSlow => write!(
-                f,
-                "not even {SEARCH_FIRST_RATE} operations a second were answered in time"
-            ),
+            Self::TooSlow => write!(f, "not even {SEARCH_FIRST_RATE} operations a second were answered in time"),
         }
     }
 }
@@ -105,10 +101,7 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
         grouped(day.flights.len() as u64),
         day.airports.len()
     );
-    println!(
-        "data in {} (removed at the end)",
-        directory.path().display()
-    );
+    println!("data in {} (removed at the end)", directory.path().display());
     if spin {
         println!("idle shards spin: every shard and generator has a core");
     } else {
@@ -122,10 +115,7 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
         Some(rate) => rate * 100 / MAIN_RATE_PERCENT,
         None => parent.search()?,
     };
-    let measured = parent.measure(
-        options.rate.unwrap_or(highest * MAIN_RATE_PERCENT / 100),
-        options.length,
-    )?;
+    let measured = parent.measure(options.rate.unwrap_or(highest * MAIN_RATE_PERCENT / 100), options.length)?;
     let ledger_holds = parent.kill(highest * KILL_RATE_PERCENT / 100)?;
     parent.cluster.stop(STOP);
     let flaws = flaws(&measured.stats, measured.busiest_percent());
@@ -216,66 +206,31 @@ impl fmt::Display for KillResult {
             report::time(self.restart.as_nanos() as u64)
         )?;
         for (reason, count) in &self.failed {
-            writeln!(
-                f,
-                "  while it was away, {} operations of node 0 ended as: {reason}",
-                grouped(*count)
-            )?;
+            writeln!(f, "  while it was away, {} operations of node 0 ended as: {reason}", grouped(*count))?;
         }
         if !self.recovered {
-            writeln!(
-                f,
-                "  NOT RECOVERED: operations still failed in the last second"
-            )?;
+            writeln!(f, "  NOT RECOVERED: operations still failed in the last second")?;
         }
         let (acked, squares) = (grouped(self.acked), self.squares);
         if self.breaches == 0 {
-            write!(
-                f,
-                "  all {acked} acknowledged events of {squares} squares are there, once, in order"
-            )
+            write!(f, "  all {acked} acknowledged events of {squares} squares are there, once, in order")
         } else {
-            write!(
-                f,
-                "  BROKEN: {} contradictions among {acked} acknowledged events",
-                self.breaches
-            )
+            write!(f, "  BROKEN: {} contradictions among {acked} acknowledged events", self.breaches)
         }
     }
 }
 
 impl Parent {
     /// Lets both nodes lay out a plan; returns operations and flights in it, and the fewest operations of one node.
-    fn prepare(
-        &mut self,
-        phase: PhaseName,
-        density: Density,
-        from_utc_s: f64,
-    ) -> Result<Prepared, RunError> {
+    fn prepare(&mut self, phase: PhaseName, density: Density, from_utc_s: f64) -> Result<Prepared, RunError> {
         for node in 0..NODES {
-            self.cluster.order(
-                node,
-                &Command::Prepare {
-                    phase,
-                    density,
-                    from_utc_s,
-                },
-            )?;
+            self.cluster.order(node, &Command::Prepare { phase, density, from_utc_s })?;
         }
         let deadline = Instant::now() + PLAN;
-        let mut prepared = Prepared {
-            operations: 0,
-            flights: 0,
-        };
+        let mut prepared = Prepared { operations: 0, flights: 0 };
         for _ in 0..NODES {
-            let heard = self.cluster.hear(deadline)?.ok_or(ClusterError::Silent {
-                waiting_for: "prepared",
-            })?;
-            if let Said::Prepared {
-                operations,
-                flights,
-            } = heard.said
-            {
+            let heard = self.cluster.hear(deadline)?.ok_or(ClusterError::Silent { waiting_for: "prepared" })?;
+            if let Said::Prepared { operations, flights } = heard.said {
                 prepared.operations += operations;
                 prepared.flights += flights;
             }
@@ -290,15 +245,7 @@ impl Parent {
             // The generators' bursts fall between each other's.
             let start_ns = start_ns + node as u64 * BURST_PERIOD.as_nanos() as u64 / NODES as u64;
             let duration_ns = length.as_nanos() as u64;
-            self.cluster.order(
-                node,
-                &Command::Go {
-                    start_ns,
-                    rate: rate / NODES as f64,
-                    duration_ns,
-                    ledger,
-                },
-            )?;
+            self.cluster.order(node, &Command::Go { start_ns, rate: rate / NODES as f64, duration_ns, ledger })?;
         }
         Ok(start_ns)
     }
@@ -309,10 +256,7 @@ impl Parent {
         let mut heap = Heap::default();
         let mut running = NODES;
         while running > 0 {
-            let heard = self
-                .cluster
-                .hear(deadline)?
-                .ok_or(ClusterError::Silent { waiting_for: "end" })?;
+            let heard = self.cluster.hear(deadline)?.ok_or(ClusterError::Silent { waiting_for: "end" })?;
             running -= usize::from(heard.said == Said::End);
             heap.take(&heard, NODES, live)?;
         }
@@ -322,20 +266,12 @@ impl Parent {
 
     fn search(&mut self) -> Result<u64, RunError> {
         println!("\nlooking for the highest rate that is answered to 99 % in time");
-        let density = Density {
-            interval_s: crate::limits::REPORT_INTERVAL_MIN_S,
-            copies: 1,
-            every: 1,
-        };
+        let density = Density { interval_s: crate::limits::REPORT_INTERVAL_MIN_S, copies: 1, every: 1 };
         self.prepare(PhaseName::Search, density, BUSY_HOUR_S)?;
         let mut good = 0;
         let mut bad = None;
         for _ in 0..=SEARCH_DOUBLINGS {
-            let rate = if good == 0 {
-                SEARCH_FIRST_RATE
-            } else {
-                good * 2
-            };
+            let rate = if good == 0 { SEARCH_FIRST_RATE } else { good * 2 };
             if !self.step(rate)? {
                 bad = Some(rate);
                 break;
@@ -361,8 +297,7 @@ impl Parent {
 
     fn step(&mut self, rate: u64) -> Result<bool, RunError> {
         let stats = self.phase(rate as f64, SEARCH_STEP, false)?.stats();
-        let achieved =
-            stats.in_time * 1000 >= stats.offered * ACHIEVED_PER_MILLE && stats.failures() == 0;
+        let achieved = stats.in_time * 1000 >= stats.offered * ACHIEVED_PER_MILLE && stats.failures() == 0;
         let response = stats.response_all();
         println!(
             "  {:>9}/s   {:>5.1} % in time   failed {:>5}   p50 {:>8}   p99 {:>8}   {}",
@@ -391,42 +326,22 @@ impl Parent {
             "{} flights ({} {}), a report every {:.0} simulated seconds each; 1 in {} operations asks an airport's board",
             grouped(prepared.flights),
             density.copies,
-            if density.copies == 1 {
-                "copy of each, unshifted"
-            } else {
-                "time-shifted copies of each"
-            },
+            if density.copies == 1 { "copy of each, unshifted" } else { "time-shifted copies of each" },
             density.interval_s,
             crate::limits::BOARD_EVERY,
         );
         let heap = self.phase(rate, length, true)?;
-        Ok(Measured {
-            stats: heap.stats(),
-            seconds,
-            shards: heap.shards,
-        })
+        Ok(Measured { stats: heap.stats(), seconds, shards: heap.shards })
     }
 
     fn kill(&mut self, rate: u64) -> Result<KillResult, RunError> {
-        println!(
-            "\nkilling node 1 in mid-load (SIGKILL) at {} operations/s, then starting it again",
-            grouped(rate)
-        );
-        let density = Density {
-            interval_s: 120.0,
-            copies: 1,
-            every: 1,
-        };
+        println!("\nkilling node 1 in mid-load (SIGKILL) at {} operations/s, then starting it again", grouped(rate));
+        let density = Density { interval_s: 120.0, copies: 1, every: 1 };
         self.prepare(PhaseName::Kill, density, BUSY_HOUR_S)?;
         let length = KILL_AFTER + KILL_OUTAGE + KILL_RECOVERED;
         self.go(rate as f64, length, true)?;
-        let mut story = Story {
-            heap: Heap::default(),
-            ledger: Ledger::default(),
-            generators: NODES,
-            ready: false,
-            ended: false,
-        };
+        let mut story =
+            Story { heap: Heap::default(), ledger: Ledger::default(), generators: NODES, ready: false, ended: false };
         let start = Instant::now() + LEAD_TIME;
         self.listen_until(start + KILL_AFTER, &mut story)?;
         self.cluster.kill(1);
@@ -437,31 +352,20 @@ impl Parent {
         self.cluster.restart(1)?;
         let deadline = start + length + DRAIN + SETTLE;
         while !story.ready {
-            let heard = self.cluster.hear(deadline)?.ok_or(ClusterError::Silent {
-                waiting_for: "ready",
-            })?;
+            let heard = self.cluster.hear(deadline)?.ok_or(ClusterError::Silent { waiting_for: "ready" })?;
             story.take(&heard)?;
         }
         let restart = restarted.elapsed();
         println!("  node 1 serves again");
         while !story.ended {
-            let heard = self
-                .cluster
-                .hear(deadline)?
-                .ok_or(ClusterError::Silent { waiting_for: "end" })?;
+            let heard = self.cluster.hear(deadline)?.ok_or(ClusterError::Silent { waiting_for: "end" })?;
             story.take(&heard)?;
         }
         let squares: Vec<Square> = story.ledger.squares().collect();
-        println!(
-            "  comparing {} acknowledged events with what the squares recorded",
-            grouped(story.ledger.entries())
-        );
+        println!("  comparing {} acknowledged events with what the squares recorded", grouped(story.ledger.entries()));
         let histories = self.histories(squares.clone())?;
         let breaches = story.ledger.check(&histories);
-        breaches
-            .iter()
-            .take(SHOWN_BREACHES)
-            .for_each(|breach| println!("  {breach}"));
+        breaches.iter().take(SHOWN_BREACHES).for_each(|breach| println!("  {breach}"));
         Ok(KillResult {
             acked: story.ledger.entries(),
             squares: squares.len(),
@@ -479,18 +383,12 @@ impl Parent {
         Ok(())
     }
 
-    fn histories(
-        &mut self,
-        squares: Vec<Square>,
-    ) -> Result<BTreeMap<Square, Vec<AreaEvent>>, RunError> {
+    fn histories(&mut self, squares: Vec<Square>) -> Result<BTreeMap<Square, Vec<AreaEvent>>, RunError> {
         self.cluster.order(0, &Command::History(squares))?;
         let deadline = Instant::now() + PLAN;
         let mut histories: BTreeMap<Square, Vec<AreaEvent>> = BTreeMap::new();
         loop {
-            let heard = self
-                .cluster
-                .hear(deadline)?
-                .ok_or(ClusterError::Silent { waiting_for: "end" })?;
+            let heard = self.cluster.hear(deadline)?.ok_or(ClusterError::Silent { waiting_for: "end" })?;
             match heard.said {
                 Said::Event(event) => histories.entry(event.square).or_default().push(event),
                 Said::End => return Ok(histories),

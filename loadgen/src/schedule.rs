@@ -122,21 +122,13 @@ impl Density {
             let every = flights.div_ceil(wanted);
             let flying = flights.div_ceil(every);
             let inner = reports.saturating_sub(flying).max(1) as f64;
-            return Self {
-                interval_s: seconds / every as f64 / inner,
-                copies: 1,
-                every: every as usize,
-            };
+            return Self { interval_s: seconds / every as f64 / inner, copies: 1, every: every as usize };
         }
         // Each flight has one report more than it has intervals.
         let densest = (seconds / REPORT_INTERVAL_MIN_S) as u64 + flights;
         let copies = reports.div_ceil(densest);
         let inner = (reports - copies * flights).max(1) as f64;
-        Self {
-            interval_s: copies as f64 * seconds / inner,
-            copies,
-            every: 1,
-        }
+        Self { interval_s: copies as f64 * seconds / inner, copies, every: 1 }
     }
 }
 
@@ -158,24 +150,11 @@ impl Plan {
             for copy in (0..density.copies).filter(|copy| share.has(index / density.every, *copy)) {
                 // Spread over the minute, so that flights of one minute do not report in step.
                 let second = (index * 37 % 60) as f64;
-                let departure_s = f64::from(flight.departure_utc_minute) * 60.0
-                    + second
-                    + copy as f64 * COPY_SHIFT_S;
-                let id = FlightId {
-                    flight: index as u32,
-                    copy: copy as u16,
-                };
+                let departure_s = f64::from(flight.departure_utc_minute) * 60.0 + second + copy as f64 * COPY_SHIFT_S;
+                let id = FlightId { flight: index as u32, copy: copy as u16 };
                 let before = timed.len();
-                let reports = Reports {
-                    id,
-                    way: flight.way,
-                    duration_s: flight.duration_s,
-                    departure_s,
-                    density,
-                };
-                reports.lay_out(from_utc_s, |at_s, report| {
-                    timed.push((at_s, report, flight.destination))
-                });
+                let reports = Reports { id, way: flight.way, duration_s: flight.duration_s, departure_s, density };
+                reports.lay_out(from_utc_s, |at_s, report| timed.push((at_s, report, flight.destination)));
                 flights += u64::from(timed.len() > before);
             }
         }
@@ -184,15 +163,10 @@ impl Plan {
         for (_, report, destination) in timed {
             operations.push(report);
             if operations.len() as u64 % BOARD_EVERY == BOARD_EVERY - 1 {
-                operations.push(Operation::Board {
-                    airport: destination,
-                });
+                operations.push(Operation::Board { airport: destination });
             }
         }
-        Self {
-            operations,
-            flights,
-        }
+        Self { operations, flights }
     }
 
     /// In order.
@@ -213,9 +187,7 @@ struct Reports {
 
 impl Reports {
     fn lay_out(&self, from_utc_s: f64, mut each: impl FnMut(f64, Operation)) {
-        let steps = (self.duration_s / self.density.interval_s)
-            .round()
-            .clamp(1.0, f64::from(u16::MAX)) as u16;
+        let steps = (self.duration_s / self.density.interval_s).round().clamp(1.0, f64::from(u16::MAX)) as u16;
         let mut previous = None;
         for step in 0..=steps {
             let fraction = f64::from(step) / f64::from(steps);
@@ -226,24 +198,11 @@ impl Reports {
             let position = self.way.at(fraction);
             // What travels is rounded to 32 bits; the square is taken from what travels.
             let (latitude, longitude) = (position.latitude as f32, position.longitude as f32);
-            let square = Square::of(Position {
-                latitude: f64::from(latitude),
-                longitude: f64::from(longitude),
-            });
+            let square = Square::of(Position { latitude: f64::from(latitude), longitude: f64::from(longitude) });
             let landed = step == steps;
             let crosses = landed || previous != Some(square);
             previous = Some(square);
-            each(
-                at_s,
-                Operation::Report {
-                    id: self.id,
-                    step,
-                    landed,
-                    crosses,
-                    latitude,
-                    longitude,
-                },
-            );
+            each(at_s, Operation::Report { id: self.id, step, landed, crosses, latitude, longitude });
         }
     }
 }
@@ -285,10 +244,7 @@ mod tests {
 
     fn plan_all(day: &Day, operations: u64) -> (Density, [Plan; 2]) {
         let density = Density::for_operations(day, operations);
-        (
-            density,
-            [0, 1].map(|index| Plan::new(day, Share { index, of: 2 }, density, 0.0)),
-        )
+        (density, [0, 1].map(|index| Plan::new(day, Share { index, of: 2 }, density, 0.0)))
     }
 
     #[test]
@@ -298,10 +254,7 @@ mod tests {
             let (density, plans) = plan_all(&day, operations);
             let planned: usize = plans.iter().map(|plan| plan.operations().len()).sum();
             let ratio = planned as f64 / operations as f64;
-            assert!(
-                (0.97..1.03).contains(&ratio),
-                "{operations}: {planned} with {density:?}"
-            );
+            assert!((0.97..1.03).contains(&ratio), "{operations}: {planned} with {density:?}");
         }
     }
 
@@ -314,10 +267,7 @@ mod tests {
         let (density, plans) = plan_all(&day, 5_000_000);
         assert_eq!(density.copies, 3);
         assert!(density.interval_s >= REPORT_INTERVAL_MIN_S);
-        assert_eq!(
-            plans.iter().map(|plan| plan.flights).sum::<u64>(),
-            3 * 16_663
-        );
+        assert_eq!(plans.iter().map(|plan| plan.flights).sum::<u64>(), 3 * 16_663);
         let (density, plans) = plan_all(&day, 20_000);
         assert!(density.every > 1 && plans.iter().map(|plan| plan.flights).sum::<u64>() < 16_663);
     }
@@ -330,10 +280,7 @@ mod tests {
         for (generator, plan) in plans.iter().enumerate() {
             let mut next = BTreeMap::new();
             for operation in plan.operations() {
-                let Operation::Report {
-                    id, step, landed, ..
-                } = *operation
-                else {
+                let Operation::Report { id, step, landed, .. } = *operation else {
                     continue;
                 };
                 assert_eq!(*owner.entry(id).or_insert(generator), generator);
@@ -353,21 +300,10 @@ mod tests {
         let mut kinds = [0_u64; 3];
         for operation in plans[0].operations() {
             kinds[operation.kind() as usize] += 1;
-            let Operation::Report {
-                id,
-                landed,
-                crosses,
-                latitude,
-                longitude,
-                ..
-            } = *operation
-            else {
+            let Operation::Report { id, landed, crosses, latitude, longitude, .. } = *operation else {
                 continue;
             };
-            let square = Square::of(Position {
-                latitude: f64::from(latitude),
-                longitude: f64::from(longitude),
-            });
+            let square = Square::of(Position { latitude: f64::from(latitude), longitude: f64::from(longitude) });
             let before = squares.insert(id, square);
             assert_eq!(crosses, landed || before != Some(square));
         }
@@ -379,11 +315,7 @@ mod tests {
     #[test]
     fn a_late_start_skips_what_flew_before() {
         let day = day();
-        let density = Density {
-            interval_s: 120.0,
-            copies: 1,
-            every: 1,
-        };
+        let density = Density { interval_s: 120.0, copies: 1, every: 1 };
         let all = Plan::new(&day, Share { index: 0, of: 1 }, density, 0.0);
         let late = Plan::new(&day, Share { index: 0, of: 1 }, density, 17.0 * 3600.0);
         assert!(late.operations().len() < all.operations().len() * 3 / 4);
@@ -392,16 +324,9 @@ mod tests {
 
     #[test]
     fn the_pace_is_even_in_bursts_and_never_late() {
-        let pace = Pace {
-            start_ns: 1_000,
-            rate: 2_500.0,
-            burst_ns: 1_000_000,
-        };
+        let pace = Pace { start_ns: 1_000, rate: 2_500.0, burst_ns: 1_000_000 };
         let times: Vec<u64> = (0..6).map(|index| pace.intended_ns(index)).collect();
-        assert_eq!(
-            times,
-            [1_000, 1_000, 1_000, 1_001_000, 1_001_000, 2_001_000]
-        );
+        assert_eq!(times, [1_000, 1_000, 1_000, 1_001_000, 1_001_000, 2_001_000]);
         assert_eq!(pace.count(1_000_000_000), 2_500);
         assert!(pace.intended_ns(2_499) < 1_000 + 1_000_000_000);
     }

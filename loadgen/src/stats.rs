@@ -29,9 +29,7 @@ impl Times {
 
     /// Adds all of another.
     pub fn add(&mut self, other: &Self) {
-        self.0
-            .add(&other.0)
-            .expect("all histograms have the same bounds");
+        self.0.add(&other.0).expect("all histograms have the same bounds");
     }
 
     /// How many.
@@ -69,10 +67,7 @@ impl Times {
         let mut times = Self::default();
         for pair in text.split_ascii_whitespace() {
             let (value, count) = pair.split_once(':')?;
-            times
-                .0
-                .record_n(value.parse().ok()?, count.parse().ok()?)
-                .ok()?;
+            times.0.record_n(value.parse().ok()?, count.parse().ok()?).ok()?;
         }
         Some(times)
     }
@@ -172,11 +167,7 @@ impl Stats {
             "counts {} {} {report} {cross} {board} {} {}",
             self.offered, self.sent, self.in_time, self.events
         )];
-        lines.extend(
-            self.failed
-                .iter()
-                .map(|(reason, count)| format!("failed {count} {reason}")),
-        );
+        lines.extend(self.failed.iter().map(|(reason, count)| format!("failed {count} {reason}")));
         for kind in 0..Kind::ALL.len() {
             lines.push(format!("response {kind} {}", self.response[kind].to_text()));
             lines.push(format!("service {kind} {}", self.service[kind].to_text()));
@@ -190,15 +181,11 @@ impl Stats {
         let (word, rest) = line.split_once(' ')?;
         match word {
             "counts" => {
-                let numbers: Vec<u64> = rest
-                    .split(' ')
-                    .map(|number| number.parse().ok())
-                    .collect::<Option<_>>()?;
+                let numbers: Vec<u64> = rest.split(' ').map(|number| number.parse().ok()).collect::<Option<_>>()?;
                 let [offered, sent, report, cross, board, in_time, events] = numbers[..] else {
                     return None;
                 };
-                (self.offered, self.sent, self.in_time, self.events) =
-                    (offered, sent, in_time, events);
+                (self.offered, self.sent, self.in_time, self.events) = (offered, sent, in_time, events);
                 self.completed = [report, cross, board];
             }
             "failed" => {
@@ -208,11 +195,7 @@ impl Stats {
             "response" | "service" => {
                 let (kind, text) = rest.split_once(' ')?;
                 let kind: usize = kind.parse().ok()?;
-                let times = if word == "response" {
-                    &mut self.response
-                } else {
-                    &mut self.service
-                };
+                let times = if word == "response" { &mut self.response } else { &mut self.service };
                 *times.get_mut(kind)? = Times::from_text(text)?;
             }
             "lag" => self.lag = Times::from_text(rest)?,
@@ -233,12 +216,7 @@ mod tests {
     use super::*;
 
     fn example() -> Stats {
-        let mut stats = Stats {
-            offered: 3,
-            in_time: 1,
-            events: 2,
-            ..Stats::default()
-        };
+        let mut stats = Stats { offered: 3, in_time: 1, events: 2, ..Stats::default() };
         stats.sent(1_000_000, 1_100_000);
         stats.sent(2_000_000, 2_000_500);
         stats.completed(Kind::Cross, 1_000_000, 1_100_000, 3_000_000);
@@ -250,16 +228,8 @@ mod tests {
     fn response_counts_from_the_intended_send_and_service_from_the_actual_one() {
         let stats = example();
         let close = |times: &Times, ns: u64| times.max_ns().abs_diff(ns) <= ns / 200;
-        assert!(
-            close(&stats.response[1], 2_000_000),
-            "{}",
-            stats.response[1].max_ns()
-        );
-        assert!(
-            close(&stats.service[1], 1_900_000),
-            "{}",
-            stats.service[1].max_ns()
-        );
+        assert!(close(&stats.response[1], 2_000_000), "{}", stats.response[1].max_ns());
+        assert!(close(&stats.service[1], 1_900_000), "{}", stats.service[1].max_ns());
         assert!(close(&stats.lag, 100_000), "{}", stats.lag.max_ns());
     }
 
@@ -279,16 +249,7 @@ mod tests {
     fn two_generators_add_up() {
         let mut both = example();
         both.add(&example());
-        assert_eq!(
-            (
-                both.offered,
-                both.sent,
-                both.completions(),
-                both.failures(),
-                both.events
-            ),
-            (6, 4, 2, 2, 4)
-        );
+        assert_eq!((both.offered, both.sent, both.completions(), both.failures(), both.events), (6, 4, 2, 2, 4));
         assert_eq!(both.response_all().count(), 2);
         assert_eq!(both.service_all().count(), 2);
         assert_eq!(both.lag.count(), 4);

@@ -49,16 +49,10 @@ impl fmt::Display for Flaw {
                 p50_ns / 1000
             ),
             Self::NotSent { sent, offered } => {
-                write!(
-                    f,
-                    "only {sent} of {offered} operations were sent; {SENT_PERCENT_MIN} % are needed"
-                )
+                write!(f, "only {sent} of {offered} operations were sent; {SENT_PERCENT_MIN} % are needed")
             }
             Self::Idle { busiest_percent } => {
-                write!(
-                    f,
-                    "the busiest shard was {busiest_percent} % busy; {BUSY_PERCENT_MIN} % are needed"
-                )
+                write!(f, "the busiest shard was {busiest_percent} % busy; {BUSY_PERCENT_MIN} % are needed")
             }
             Self::Failed { count } => write!(f, "{count} operations failed"),
             Self::Unanswered { count } => write!(f, "{count} operations were never answered"),
@@ -70,30 +64,20 @@ impl fmt::Display for Flaw {
 #[must_use]
 pub fn flaws(stats: &Stats, busiest_percent: u64) -> Vec<Flaw> {
     let mut flaws = Vec::new();
-    let (p99_ns, p50_ns) = (
-        stats.lag.percentile_ns(99.0),
-        stats.response_all().percentile_ns(50.0),
-    );
+    let (p99_ns, p50_ns) = (stats.lag.percentile_ns(99.0), stats.response_all().percentile_ns(50.0));
     if p99_ns * 100 > p50_ns * LAG_PERCENT_OF_P50 {
         flaws.push(Flaw::Lag { p99_ns, p50_ns });
     }
     if stats.sent * 100 < stats.offered * SENT_PERCENT_MIN {
-        flaws.push(Flaw::NotSent {
-            sent: stats.sent,
-            offered: stats.offered,
-        });
+        flaws.push(Flaw::NotSent { sent: stats.sent, offered: stats.offered });
     }
     if busiest_percent < BUSY_PERCENT_MIN {
         flaws.push(Flaw::Idle { busiest_percent });
     }
     if stats.failures() > 0 {
-        flaws.push(Flaw::Failed {
-            count: stats.failures(),
-        });
+        flaws.push(Flaw::Failed { count: stats.failures() });
     }
-    let unanswered = stats
-        .sent
-        .saturating_sub(stats.completions() + stats.failures());
+    let unanswered = stats.sent.saturating_sub(stats.completions() + stats.failures());
     if unanswered > 0 {
         flaws.push(Flaw::Unanswered { count: unanswered });
     }
@@ -107,19 +91,11 @@ mod tests {
 
     /// 1,000 operations with the given lag and a response of 1 ms.
     fn run(offered: u64, lag_ns: u64) -> Stats {
-        let mut stats = Stats {
-            offered,
-            ..Stats::default()
-        };
+        let mut stats = Stats { offered, ..Stats::default() };
         for index in 0..1_000 {
             let intended = index * 1_000_000;
             stats.sent(intended, intended + lag_ns);
-            stats.completed(
-                Kind::Report,
-                intended,
-                intended + lag_ns,
-                intended + 1_000_000,
-            );
+            stats.completed(Kind::Report, intended, intended + lag_ns, intended + 1_000_000);
         }
         stats
     }
@@ -131,35 +107,15 @@ mod tests {
 
     #[test]
     fn each_rule_fires_alone() {
-        assert!(matches!(
-            flaws(&run(1_000, 120_000), 31)[..],
-            [Flaw::Lag { .. }]
-        ));
-        assert!(matches!(
-            flaws(&run(1_020, 90_000), 31)[..],
-            [Flaw::NotSent {
-                sent: 1_000,
-                offered: 1_020
-            }]
-        ));
-        assert!(matches!(
-            flaws(&run(1_000, 90_000), 29)[..],
-            [Flaw::Idle {
-                busiest_percent: 29
-            }]
-        ));
+        assert!(matches!(flaws(&run(1_000, 120_000), 31)[..], [Flaw::Lag { .. }]));
+        assert!(matches!(flaws(&run(1_020, 90_000), 31)[..], [Flaw::NotSent { sent: 1_000, offered: 1_020 }]));
+        assert!(matches!(flaws(&run(1_000, 90_000), 29)[..], [Flaw::Idle { busiest_percent: 29 }]));
         let mut failed = run(1_000, 90_000);
         failed.failed("full".to_owned());
         failed.sent(0, 0);
-        assert!(matches!(
-            flaws(&failed, 31)[..],
-            [Flaw::Failed { count: 1 }]
-        ));
+        assert!(matches!(flaws(&failed, 31)[..], [Flaw::Failed { count: 1 }]));
         let mut lost = run(1_000, 90_000);
         lost.sent(0, 0);
-        assert!(matches!(
-            flaws(&lost, 31)[..],
-            [Flaw::Unanswered { count: 1 }]
-        ));
+        assert!(matches!(flaws(&lost, 31)[..], [Flaw::Unanswered { count: 1 }]));
     }
 }

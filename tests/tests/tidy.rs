@@ -44,12 +44,7 @@ const RULES: &[Rule] = &[
         says: "files are reached through a driver",
         words: &["std::fs", "tokio::fs", "File::open", "File::create"],
         part: Part::Production,
-        except: &[
-            "engine/src/driver/",
-            "transport-quic/src/certs.rs",
-            "loadgen/",
-            "benches/",
-        ],
+        except: &["engine/src/driver/", "transport-quic/src/certs.rs", "loadgen/", "benches/"],
     },
     Rule {
         says: "time comes from a driver",
@@ -70,12 +65,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         says: "bytes are validated in codec and nowhere else",
-        words: &[
-            "rkyv::access",
-            "rkyv::from_bytes",
-            "rkyv::api",
-            "access_unchecked",
-        ],
+        words: &["rkyv::access", "rkyv::from_bytes", "rkyv::api", "access_unchecked"],
         part: Part::All,
         except: &["codec/"],
     },
@@ -94,12 +84,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// Roots of crates without `unsafe`.
-const SAFE_CRATES: &[&str] = &[
-    "codec/src/lib.rs",
-    "transport-quic/src/lib.rs",
-    "loadgen/src/",
-    "tests/",
-];
+const SAFE_CRATES: &[&str] = &["codec/src/lib.rs", "transport-quic/src/lib.rs", "loadgen/src/", "tests/"];
 
 const LINES_MAX: usize = 600;
 
@@ -107,10 +92,7 @@ const LINES_MAX: usize = 600;
 const LONG_FILE_WORDS: &str = "One file because";
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the crate lies in the workspace")
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
 }
 
 /// `(path from the root, text)` of every source file.
@@ -121,19 +103,12 @@ fn sources() -> Vec<(String, String)> {
     while let Some(directory) = open.pop() {
         for entry in fs::read_dir(&directory).expect("a directory of the workspace is readable") {
             let path = entry.expect("its entries too").path();
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if path.is_dir() && name != "target" && !name.starts_with('.') {
                 open.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).expect("sources are UTF-8");
-                let short = path
-                    .strip_prefix(&root)
-                    .expect("found below the root")
-                    .to_string_lossy()
-                    .into_owned();
+                let short = path.strip_prefix(&root).expect("found below the root").to_string_lossy().into_owned();
                 found.push((short, text));
             }
         }
@@ -143,10 +118,7 @@ fn sources() -> Vec<(String, String)> {
 }
 
 fn is_test_file(path: &str) -> bool {
-    path.starts_with("tests/")
-        || path.contains("/tests/")
-        || path.ends_with("/tests.rs")
-        || path.contains("/fuzz/")
+    path.starts_with("tests/") || path.contains("/tests/") || path.ends_with("/tests.rs") || path.contains("/fuzz/")
 }
 
 /// The lines of `part`, numbered from 1, without comments. Unit tests stand at the end of a file.
@@ -156,10 +128,8 @@ fn lines<'a>(path: &str, text: &'a str, part: Part) -> Vec<(usize, &'a str)> {
     let tests_from = if is_test_file(path) {
         0
     } else {
-        let starts = |at: &usize| {
-            all[*at].starts_with("#[cfg(test)]")
-                && all.get(at + 1).is_some_and(|next| is_module(next))
-        };
+        let starts =
+            |at: &usize| all[*at].starts_with("#[cfg(test)]") && all.get(at + 1).is_some_and(|next| is_module(next));
         (0..all.len()).find(starts).unwrap_or(all.len())
     };
     let range = match part {
@@ -172,11 +142,7 @@ fn lines<'a>(path: &str, text: &'a str, part: Part) -> Vec<(usize, &'a str)> {
 
 fn without_comment(line: &str) -> &str {
     let trimmed = line.trim_start();
-    if trimmed.starts_with("//") {
-        ""
-    } else {
-        line.split(" // ").next().unwrap_or(line)
-    }
+    if trimmed.starts_with("//") { "" } else { line.split(" // ").next().unwrap_or(line) }
 }
 
 fn offences(rule: &Rule, path: &str, text: &str) -> Vec<String> {
@@ -211,31 +177,18 @@ fn is_long_without_reason(text: &str) -> bool {
 #[test]
 fn the_house_is_tidy() {
     let sources = sources();
-    assert!(
-        sources.len() > 50,
-        "the workspace has more files than {}",
-        sources.len()
-    );
+    assert!(sources.len() > 50, "the workspace has more files than {}", sources.len());
     let mut found = Vec::new();
     for (path, text) in &sources {
         found.extend(RULES.iter().flat_map(|rule| offences(rule, path, text)));
         if lacks_forbid(path, text) {
-            found.push(format!(
-                "{path}: a crate without unsafe code says #![forbid(unsafe_code)]"
-            ));
+            found.push(format!("{path}: a crate without unsafe code says #![forbid(unsafe_code)]"));
         }
         if is_long_without_reason(text) {
-            found.push(format!(
-                "{path}: over {LINES_MAX} lines, and no {LONG_FILE_WORDS:?} in its head comment"
-            ));
+            found.push(format!("{path}: over {LINES_MAX} lines, and no {LONG_FILE_WORDS:?} in its head comment"));
         }
     }
-    assert!(
-        found.is_empty(),
-        "{} offences:\n{}",
-        found.len(),
-        found.join("\n")
-    );
+    assert!(found.is_empty(), "{} offences:\n{}", found.len(), found.join("\n"));
 }
 
 #[test]
@@ -243,18 +196,10 @@ fn every_rule_fires() {
     for rule in RULES {
         for word in rule.words {
             let planted = format!("//! Head.\nfn f() {{\n    let x = {word}();\n}}\n");
-            let path = if rule.part == Part::Tests {
-                "engine/src/tests.rs"
-            } else {
-                "engine/src/planted.rs"
-            };
+            let path = if rule.part == Part::Tests { "engine/src/tests.rs" } else { "engine/src/planted.rs" };
             assert_eq!(offences(rule, path, &planted).len(), 1, "{word}");
             for except in rule.except {
-                assert_eq!(
-                    offences(rule, &format!("{except}x.rs"), &planted).len(),
-                    0,
-                    "{word} in {except}"
-                );
+                assert_eq!(offences(rule, &format!("{except}x.rs"), &planted).len(), 0, "{word} in {except}");
             }
             let said = format!("//! Head.\n    // {word} in a comment\nfn f() {{}} // {word}\n");
             assert_eq!(offences(rule, path, &said).len(), 0, "{word} in a comment");
@@ -267,16 +212,9 @@ fn unit_tests_are_told_from_production_code() {
     let text = "fn f() {}\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n";
     let files = &RULES[2];
     assert_eq!(offences(files, "engine/src/a.rs", text).len(), 0);
-    assert_eq!(
-        offences(
-            files,
-            "engine/src/a.rs",
-            "#[cfg(test)]\nfn f() {}\nuse std::fs;\n"
-        )
-        .len(),
-        1
-    );
-    let sleeps = "fn f() { std::thread::sleep(d) }\n#[cfg(test)]\nmod tests {\n    fn g() { std::thread::sleep(d) }\n}\n";
+    assert_eq!(offences(files, "engine/src/a.rs", "#[cfg(test)]\nfn f() {}\nuse std::fs;\n").len(), 1);
+    let sleeps =
+        "fn f() { std::thread::sleep(d) }\n#[cfg(test)]\nmod tests {\n    fn g() { std::thread::sleep(d) }\n}\n";
     let found = offences(&RULES[5], "engine/src/a.rs", sleeps);
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("engine/src/a.rs:4"), "{found:?}");
@@ -284,25 +222,14 @@ fn unit_tests_are_told_from_production_code() {
 
 #[test]
 fn missing_forbid_and_long_files_are_found() {
-    for path in [
-        "codec/src/lib.rs",
-        "loadgen/src/main.rs",
-        "tests/tests/x.rs",
-        "transport-quic/src/lib.rs",
-    ] {
+    for path in ["codec/src/lib.rs", "loadgen/src/main.rs", "tests/tests/x.rs", "transport-quic/src/lib.rs"] {
         assert!(lacks_forbid(path, "//! Head.\n"), "{path}");
-        assert!(
-            !lacks_forbid(path, "//! Head.\n#![forbid(unsafe_code)]\n"),
-            "{path}"
-        );
+        assert!(!lacks_forbid(path, "//! Head.\n#![forbid(unsafe_code)]\n"), "{path}");
     }
     assert!(!lacks_forbid("engine/src/lib.rs", ""));
     assert!(!lacks_forbid("loadgen/src/geo.rs", ""));
     let long = "//! Head.\n".to_owned() + &"x\n".repeat(LINES_MAX);
     assert!(is_long_without_reason(&long));
-    assert!(!is_long_without_reason(&long.replace(
-        "Head.",
-        "One file because its parts share one invariant."
-    )));
+    assert!(!is_long_without_reason(&long.replace("Head.", "One file because its parts share one invariant.")));
     assert!(!is_long_without_reason("x\n"));
 }

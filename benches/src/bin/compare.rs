@@ -42,41 +42,23 @@ fn parse(words: &mut Vec<String>) -> Result<Arguments, String> {
             return Ok(None);
         };
         words.remove(at);
-        if at < words.len() {
-            Ok(Some(words.remove(at)))
-        } else {
-            Err(format!("{flag} needs a value"))
-        }
+        if at < words.len() { Ok(Some(words.remove(at))) } else { Err(format!("{flag} needs a value")) }
     };
     let out = take("--out")?;
     let rounds = match take("--rounds")? {
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|rounds| *rounds > 0)
-            .ok_or("--rounds needs a number from 1")?,
+        Some(text) => text.parse().ok().filter(|rounds| *rounds > 0).ok_or("--rounds needs a number from 1")?,
         None => ROUNDS,
     };
     match words.as_slice() {
-        [] => Ok(Arguments {
-            rounds,
-            out,
-            filter: String::new(),
-        }),
-        [filter] if !filter.starts_with("--") => Ok(Arguments {
-            rounds,
-            out,
-            filter: filter.clone(),
-        }),
+        [] => Ok(Arguments { rounds, out, filter: String::new() }),
+        [filter] if !filter.starts_with("--") => Ok(Arguments { rounds, out, filter: filter.clone() }),
         _ => Err("usage: compare [--rounds N] [--out FILE.md] [FILTER]".to_owned()),
     }
 }
 
 /// The child: one measurement, its nanoseconds an operation on standard output.
 fn measure_one(work: &str, name: &str) -> ExitCode {
-    let found = Work::ALL
-        .into_iter()
-        .find(|candidate| candidate.to_string() == work);
+    let found = Work::ALL.into_iter().find(|candidate| candidate.to_string() == work);
     let entry = found.and_then(|work| entries(work).into_iter().find(|entry| entry.name == name));
     let Some(entry) = entry else {
         eprintln!("compare: no entry {name:?} in {work:?}");
@@ -84,18 +66,13 @@ fn measure_one(work: &str, name: &str) -> ExitCode {
     };
     let operations = entry.work.operations();
     (entry.run)(operations / 10);
-    println!(
-        "{}",
-        (entry.run)(operations).as_secs_f64() * 1e9 / operations as f64
-    );
+    println!("{}", (entry.run)(operations).as_secs_f64() * 1e9 / operations as f64);
     ExitCode::SUCCESS
 }
 
 fn compare(arguments: &Arguments) -> Result<(), String> {
     let me = std::env::current_exe().map_err(|error| format!("own path: {error}"))?;
-    let works = Work::ALL
-        .into_iter()
-        .filter(|work| work.to_string().contains(&arguments.filter));
+    let works = Work::ALL.into_iter().filter(|work| work.to_string().contains(&arguments.filter));
     let mut rows: Vec<Row> = works.map(Row::new).collect();
     for round in 1..=arguments.rounds {
         eprintln!("round {round} of {}", arguments.rounds);
@@ -107,12 +84,7 @@ fn compare(arguments: &Arguments) -> Result<(), String> {
                     .map_err(|error| format!("starting a measurement: {error}"))?;
                 let text = String::from_utf8_lossy(&output.stdout);
                 let ns: f64 = text.trim().parse().map_err(|_| {
-                    format!(
-                        "{} on {}: {}",
-                        cell.name,
-                        row.work,
-                        String::from_utf8_lossy(&output.stderr)
-                    )
+                    format!("{} on {}: {}", cell.name, row.work, String::from_utf8_lossy(&output.stderr))
                 })?;
                 cell.rounds_ns.push(ns);
                 cell.rounds_ns.sort_by(f64::total_cmp);

@@ -13,28 +13,15 @@ use crate::workload::{Entry, Place, Role, Work};
 /// actix' share of the table.
 pub const ENTRIES: &[Entry] = &[
     entry(Work::Tell(Place::SameShard), |n| tell(Place::SameShard, n)),
-    entry(Work::Tell(Place::OtherShard), |n| {
-        tell(Place::OtherShard, n)
-    }),
+    entry(Work::Tell(Place::OtherShard), |n| tell(Place::OtherShard, n)),
     entry(Work::Ask(Place::SameShard), |n| ask(Place::SameShard, 1, n)),
-    entry(Work::Ask(Place::OtherShard), |n| {
-        ask(Place::OtherShard, ASKS_IN_FLIGHT, n)
-    }),
-    entry(Work::PingPong(Place::SameShard), |n| {
-        ping_pong(Place::SameShard, n)
-    }),
-    entry(Work::PingPong(Place::OtherShard), |n| {
-        ping_pong(Place::OtherShard, n)
-    }),
+    entry(Work::Ask(Place::OtherShard), |n| ask(Place::OtherShard, ASKS_IN_FLIGHT, n)),
+    entry(Work::PingPong(Place::SameShard), |n| ping_pong(Place::SameShard, n)),
+    entry(Work::PingPong(Place::OtherShard), |n| ping_pong(Place::OtherShard, n)),
 ];
 
 const fn entry(work: Work, run: fn(u64) -> Duration) -> Entry {
-    Entry {
-        work,
-        name: "actix",
-        role: Role::Peer,
-        run,
-    }
+    Entry { work, name: "actix", role: Role::Peer, run }
 }
 
 struct Counter {
@@ -97,12 +84,8 @@ where
             arbiter
         });
         let elapsed = system.block_on(async {
-            let server = other
-                .as_ref()
-                .map_or_else(Arbiter::current, Arbiter::handle);
-            actix::spawn(client(server))
-                .await
-                .expect("a workload does not panic")
+            let server = other.as_ref().map_or_else(Arbiter::current, Arbiter::handle);
+            actix::spawn(client(server)).await.expect("a workload does not panic")
         });
         if let Some(arbiter) = other {
             arbiter.stop();
@@ -114,14 +97,7 @@ where
 
 fn counter(server: &ArbiterHandle, n: u64) -> (Addr<Counter>, oneshot::Receiver<()>) {
     let (done, finished) = oneshot::channel();
-    (
-        Counter::start_in_arbiter(server, move |_| Counter {
-            sum: 0,
-            remaining: n,
-            done: Some(done),
-        }),
-        finished,
-    )
+    (Counter::start_in_arbiter(server, move |_| Counter { sum: 0, remaining: n, done: Some(done) }), finished)
 }
 
 fn tell(place: Place, n: u64) -> Duration {
@@ -217,10 +193,7 @@ impl Handler<Back> for Client {
             return;
         }
         self.remaining -= 1;
-        self.peer.do_send(Ping {
-            from: cx.address(),
-            words: [back.0[0], 1, 2],
-        });
+        self.peer.do_send(Ping { from: cx.address(), words: [back.0[0], 1, 2] });
     }
 }
 
@@ -228,12 +201,7 @@ fn ping_pong(place: Place, n: u64) -> Duration {
     with_arbiters(place, move |server| async move {
         let pong = Pong::start_in_arbiter(&server, |_| Pong);
         let (done, finished) = oneshot::channel();
-        let client = Client {
-            peer: pong,
-            remaining: n,
-            done: Some(done),
-        }
-        .start();
+        let client = Client { peer: pong, remaining: n, done: Some(done) }.start();
         let start = Instant::now();
         client.do_send(Back([0; 4]));
         finished.await.expect("the actors finish");

@@ -18,28 +18,15 @@ use crate::workload::{Entry, Place, Role, Work};
 /// kameo's share of the table.
 pub const ENTRIES: &[Entry] = &[
     entry(Work::Tell(Place::SameShard), |n| tell(Place::SameShard, n)),
-    entry(Work::Tell(Place::OtherShard), |n| {
-        tell(Place::OtherShard, n)
-    }),
+    entry(Work::Tell(Place::OtherShard), |n| tell(Place::OtherShard, n)),
     entry(Work::Ask(Place::SameShard), |n| ask(Place::SameShard, 1, n)),
-    entry(Work::Ask(Place::OtherShard), |n| {
-        ask(Place::OtherShard, ASKS_IN_FLIGHT, n)
-    }),
-    entry(Work::PingPong(Place::SameShard), |n| {
-        ping_pong(Place::SameShard, n)
-    }),
-    entry(Work::PingPong(Place::OtherShard), |n| {
-        ping_pong(Place::OtherShard, n)
-    }),
+    entry(Work::Ask(Place::OtherShard), |n| ask(Place::OtherShard, ASKS_IN_FLIGHT, n)),
+    entry(Work::PingPong(Place::SameShard), |n| ping_pong(Place::SameShard, n)),
+    entry(Work::PingPong(Place::OtherShard), |n| ping_pong(Place::OtherShard, n)),
 ];
 
 const fn entry(work: Work, run: fn(u64) -> Duration) -> Entry {
-    Entry {
-        work,
-        name: "kameo",
-        role: Role::Peer,
-        run,
-    }
+    Entry { work, name: "kameo", role: Role::Peer, run }
 }
 
 /// Counts, answers with the sum, and says when it has seen everything.
@@ -86,17 +73,7 @@ fn spawn_on<A: kameo::Actor<Args = A>>(side: &Side, actor: A) -> ActorRef<A> {
 
 fn counter(sides: &Sides, n: u64) -> (ActorRef<Counter>, oneshot::Receiver<()>) {
     let (done, finished) = oneshot::channel();
-    (
-        spawn_on(
-            sides.server(),
-            Counter {
-                sum: 0,
-                remaining: n,
-                done: Some(done),
-            },
-        ),
-        finished,
-    )
+    (spawn_on(sides.server(), Counter { sum: 0, remaining: n, done: Some(done) }), finished)
 }
 
 async fn send<A, M>(actor: &ActorRef<A>, message: M)
@@ -171,9 +148,7 @@ impl Message<Ping> for Pong {
 
     async fn handle(&mut self, ping: Ping, _cx: &mut Context<Self, ()>) {
         let Ping { from, words } = ping;
-        from.tell(Back([words[0], 1, 2, 3]))
-            .try_send()
-            .expect("one message in flight fits");
+        from.tell(Back([words[0], 1, 2, 3])).try_send().expect("one message in flight fits");
     }
 }
 
@@ -197,14 +172,8 @@ impl Message<Back> for Client {
             return;
         }
         self.remaining -= 1;
-        let ping = Ping {
-            from: cx.actor_ref().clone(),
-            words: [back.0[0], 1, 2],
-        };
-        self.peer
-            .tell(ping)
-            .try_send()
-            .expect("one message in flight fits");
+        let ping = Ping { from: cx.actor_ref().clone(), words: [back.0[0], 1, 2] };
+        self.peer.tell(ping).try_send().expect("one message in flight fits");
     }
 }
 
@@ -212,21 +181,10 @@ fn ping_pong(place: Place, n: u64) -> Duration {
     let sides = Sides::start(place);
     let pong = spawn_on(sides.server(), Pong);
     let (done, finished) = oneshot::channel();
-    let client = spawn_on(
-        sides.client(),
-        Client {
-            peer: pong,
-            remaining: n,
-            done: Some(done),
-        },
-    );
+    let client = spawn_on(sides.client(), Client { peer: pong, remaining: n, done: Some(done) });
     sides.client().run(async move {
         let start = Instant::now();
-        client
-            .tell(Back([0; 4]))
-            .send()
-            .await
-            .expect("the actor lives");
+        client.tell(Back([0; 4])).send().await.expect("the actor lives");
         finished.await.expect("the actors finish");
         start.elapsed()
     })

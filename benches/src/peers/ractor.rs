@@ -15,28 +15,15 @@ use crate::workload::{Entry, Place, Role, Work};
 /// ractor's share of the table.
 pub const ENTRIES: &[Entry] = &[
     entry(Work::Tell(Place::SameShard), |n| tell(Place::SameShard, n)),
-    entry(Work::Tell(Place::OtherShard), |n| {
-        tell(Place::OtherShard, n)
-    }),
+    entry(Work::Tell(Place::OtherShard), |n| tell(Place::OtherShard, n)),
     entry(Work::Ask(Place::SameShard), |n| ask(Place::SameShard, 1, n)),
-    entry(Work::Ask(Place::OtherShard), |n| {
-        ask(Place::OtherShard, ASKS_IN_FLIGHT, n)
-    }),
-    entry(Work::PingPong(Place::SameShard), |n| {
-        ping_pong(Place::SameShard, n)
-    }),
-    entry(Work::PingPong(Place::OtherShard), |n| {
-        ping_pong(Place::OtherShard, n)
-    }),
+    entry(Work::Ask(Place::OtherShard), |n| ask(Place::OtherShard, ASKS_IN_FLIGHT, n)),
+    entry(Work::PingPong(Place::SameShard), |n| ping_pong(Place::SameShard, n)),
+    entry(Work::PingPong(Place::OtherShard), |n| ping_pong(Place::OtherShard, n)),
 ];
 
 const fn entry(work: Work, run: fn(u64) -> Duration) -> Entry {
-    Entry {
-        work,
-        name: "ractor",
-        role: Role::Peer,
-        run,
-    }
+    Entry { work, name: "ractor", role: Role::Peer, run }
 }
 
 /// A tell, or an ask with the place of its reply.
@@ -75,11 +62,7 @@ impl Actor for Counter {
     type State = Count;
     type Arguments = Count;
 
-    async fn pre_start(
-        &self,
-        _me: ActorRef<Request>,
-        count: Count,
-    ) -> Result<Count, ActorProcessingErr> {
+    async fn pre_start(&self, _me: ActorRef<Request>, count: Count) -> Result<Count, ActorProcessingErr> {
         Ok(count)
     }
 
@@ -102,28 +85,12 @@ impl Actor for Counter {
 }
 
 fn spawn_on<A: Actor>(side: &Side, actor: A, arguments: A::Arguments) -> ActorRef<A::Msg> {
-    side.run(async move {
-        Actor::spawn(None, actor, arguments)
-            .await
-            .expect("the actor starts")
-            .0
-    })
+    side.run(async move { Actor::spawn(None, actor, arguments).await.expect("the actor starts").0 })
 }
 
 fn counter(sides: &Sides, n: u64) -> (ActorRef<Request>, oneshot::Receiver<()>) {
     let (done, finished) = oneshot::channel();
-    (
-        spawn_on(
-            sides.server(),
-            Counter,
-            Count {
-                sum: 0,
-                remaining: n,
-                done: Some(done),
-            },
-        ),
-        finished,
-    )
+    (spawn_on(sides.server(), Counter, Count { sum: 0, remaining: n, done: Some(done) }), finished)
 }
 
 fn tell(place: Place, n: u64) -> Duration {
@@ -132,9 +99,7 @@ fn tell(place: Place, n: u64) -> Duration {
     sides.client().run(async move {
         let start = Instant::now();
         for number in 0..n {
-            counter
-                .send_message(Request::Tell(numbered(number)))
-                .expect("the actor lives");
+            counter.send_message(Request::Tell(numbered(number))).expect("the actor lives");
             if number % YIELD_EVERY == YIELD_EVERY - 1 {
                 tokio::task::yield_now().await;
             }
@@ -154,13 +119,8 @@ fn ask(place: Place, in_flight: u64, n: u64) -> Duration {
                 let counter = counter.clone();
                 tokio::spawn(async move {
                     for number in (asker..n).step_by(in_flight as usize) {
-                        let reply = counter
-                            .call(|port| Request::Ask(numbered(number), port), None)
-                            .await;
-                        assert!(
-                            matches!(reply, Ok(CallResult::Success(_))),
-                            "the actor answers"
-                        );
+                        let reply = counter.call(|port| Request::Ask(numbered(number), port), None).await;
+                        assert!(matches!(reply, Ok(CallResult::Success(_))), "the actor answers");
                     }
                 })
             })
@@ -188,12 +148,7 @@ impl Actor for Pong {
         Ok(())
     }
 
-    async fn handle(
-        &self,
-        _me: ActorRef<Ping>,
-        ping: Ping,
-        (): &mut (),
-    ) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, _me: ActorRef<Ping>, ping: Ping, (): &mut ()) -> Result<(), ActorProcessingErr> {
         ping.from.send_message(Back([ping.words[0], 1, 2, 3]))?;
         Ok(())
     }
@@ -214,20 +169,11 @@ impl Actor for Client {
     type State = Rally;
     type Arguments = Rally;
 
-    async fn pre_start(
-        &self,
-        _me: ActorRef<Back>,
-        rally: Rally,
-    ) -> Result<Rally, ActorProcessingErr> {
+    async fn pre_start(&self, _me: ActorRef<Back>, rally: Rally) -> Result<Rally, ActorProcessingErr> {
         Ok(rally)
     }
 
-    async fn handle(
-        &self,
-        me: ActorRef<Back>,
-        back: Back,
-        rally: &mut Rally,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn handle(&self, me: ActorRef<Back>, back: Back, rally: &mut Rally) -> Result<(), ActorProcessingErr> {
         if rally.remaining == 0 {
             if let Some(done) = rally.done.take() {
                 let _gone = done.send(());
@@ -235,10 +181,7 @@ impl Actor for Client {
             return Ok(());
         }
         rally.remaining -= 1;
-        rally.peer.send_message(Ping {
-            from: me,
-            words: [back.0[0], 1, 2],
-        })?;
+        rally.peer.send_message(Ping { from: me, words: [back.0[0], 1, 2] })?;
         Ok(())
     }
 }
@@ -247,15 +190,7 @@ fn ping_pong(place: Place, n: u64) -> Duration {
     let sides = Sides::start(place);
     let pong = spawn_on(sides.server(), Pong, ());
     let (done, finished) = oneshot::channel();
-    let client = spawn_on(
-        sides.client(),
-        Client,
-        Rally {
-            peer: pong,
-            remaining: n,
-            done: Some(done),
-        },
-    );
+    let client = spawn_on(sides.client(), Client, Rally { peer: pong, remaining: n, done: Some(done) });
     sides.client().run(async move {
         let start = Instant::now();
         client.send_message(Back([0; 4])).expect("the actor lives");
