@@ -60,7 +60,10 @@ impl EngineBuilder {
     pub fn register<A: VirtualActor>(mut self, describe: impl FnOnce(TypeBuilder<A>) -> TypeBuilder<A>) -> Self {
         let registered = describe(TypeBuilder::new()).registered;
         if let Some(other) = self.registry.types.iter().find(|other| other.id == registered.id) {
-            self.wrong.get_or_insert(format!("actor type {:?} is registered twice, or shares its id with {:?}", registered.name, other.name));
+            self.wrong.get_or_insert(format!(
+                "actor type {:?} is registered twice, or shares its id with {:?}",
+                registered.name, other.name
+            ));
         }
         self.registry.types.push(registered);
         self
@@ -107,7 +110,8 @@ impl EngineBuilder {
             outcomes.push(Arc::clone(&latch));
             let drivers = Arc::clone(&drivers);
             let idle: IdleStrategy = config.idle;
-            let report: runner::OnStarted = Box::new(move |result| latch.set(Arc::new(std::sync::Mutex::new(Some(result)))));
+            let report: runner::OnStarted =
+                Box::new(move |result| latch.set(Arc::new(std::sync::Mutex::new(Some(result)))));
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{shard}"))
                 .spawn(move || runner::run(seed, &drivers, cpu, idle, report))
@@ -124,7 +128,11 @@ impl EngineBuilder {
     fn shard_count(&self, cpus: usize) -> Result<u16, StartError> {
         self.config.check()?;
         let per_core = u16::try_from(cpus.clamp(1, crate::envelope::SHARDS_MAX as usize - 1)).expect("clamped");
-        let listed = self.cluster.as_ref().and_then(|cluster| cluster.nodes.get(cluster.me.get() as usize)).map(|node| node.shards);
+        let listed = self
+            .cluster
+            .as_ref()
+            .and_then(|cluster| cluster.nodes.get(cluster.me.get() as usize))
+            .map(|node| node.shards);
         match (self.config.shards, listed) {
             (Some(shards), Some(listed)) if shards != listed => Err(StartError::Config(format!(
                 "shards is {shards}, but the node list says that this node has {listed}"
@@ -151,7 +159,9 @@ impl EngineBuilder {
             (None, None) => None,
             (Some(_), None) => return Err(StartError::Config("a transport needs a cluster's node list".to_owned())),
             (None, Some(cluster)) if cluster.nodes.len() == 1 => None,
-            (None, Some(_)) => return Err(StartError::Config("a cluster of several nodes needs a transport".to_owned())),
+            (None, Some(_)) => {
+                return Err(StartError::Config("a cluster of several nodes needs a transport".to_owned()));
+            }
         };
         let engine = EngineLink::leak(shards, me, node_count, self.registry);
         let blueprint = Arc::new(Blueprint {
@@ -161,11 +171,6 @@ impl EngineBuilder {
             mailbox_capacity: self.config.mailbox_capacity,
         });
         Ok(Assembly { engine, seeds: ShardSeed::all(&blueprint), config: self.config })
-    }
-
-    /// For hosts: the number of shards when there is no driver to ask.
-    pub(crate) fn shard_count_or(&self, fallback: usize) -> Result<u16, StartError> {
-        self.shard_count(fallback)
     }
 }
 

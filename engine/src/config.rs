@@ -58,7 +58,10 @@ impl Config {
             return wrong(format!("shards is {shards}; allowed are 1 to {shards_max}"));
         }
         if self.mailbox_capacity == 0 || self.mailbox_capacity > MAILBOX_CAPACITY_MAX {
-            return wrong(format!("mailbox_capacity is {}; allowed are 1 to {MAILBOX_CAPACITY_MAX}", self.mailbox_capacity));
+            return wrong(format!(
+                "mailbox_capacity is {}; allowed are 1 to {MAILBOX_CAPACITY_MAX}",
+                self.mailbox_capacity
+            ));
         }
         Ok(())
     }

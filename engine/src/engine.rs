@@ -99,7 +99,11 @@ impl Engine {
         self.spawn_with(self.link.next_shard(), move || ActorBox::new::<A, _>(Once(Some(factory))))
     }
 
-    fn spawn_with<A: Actor>(&self, shard: u16, state: impl FnOnce() -> ActorBox + Send + 'static) -> Result<ActorRef<A>, SpawnError> {
+    fn spawn_with<A: Actor>(
+        &self,
+        shard: u16,
+        state: impl FnOnce() -> ActorBox + Send + 'static,
+    ) -> Result<ActorRef<A>, SpawnError> {
         let link = self.link.link(shard);
         let (index, generation) = link.take_index()?;
         let capacity = self.mailbox_capacity;
@@ -195,7 +199,8 @@ impl Engine {
         loop {
             let surveys = self.survey(until);
             let quiet = surveys.iter().all(|survey| survey.quiet)
-                && surveys.iter().map(|survey| survey.sent).sum::<u64>() == surveys.iter().map(|survey| survey.received).sum::<u64>();
+                && surveys.iter().map(|survey| survey.sent).sum::<u64>()
+                    == surveys.iter().map(|survey| survey.received).sum::<u64>();
             let handled = surveys.iter().map(|survey| survey.handled).sum::<u64>();
             if quiet && last_handled == Some(handled) {
                 return 0;
@@ -218,13 +223,17 @@ impl Engine {
             .iter()
             .map(|link| {
                 let latch = Latch::new();
-                let mut guard = LatchGuard { latch: Arc::clone(&latch), fallback: Some(gone) };
+                let guard = LatchGuard::new(Arc::clone(&latch), gone);
                 link.run(Box::new(move |shard| {
                     let quiet = shard.is_quiet();
                     let counters = shard.core.borrow().counters;
-                    let survey =
-                        Survey { quiet, sent: counters.ring_sent, received: counters.ring_received, handled: counters.handled };
-                    guard.fallback = Some(survey);
+                    let survey = Survey {
+                        quiet,
+                        sent: counters.ring_sent,
+                        received: counters.ring_received,
+                        handled: counters.handled,
+                    };
+                    guard.set(survey);
                 }));
                 latch
             })

@@ -73,8 +73,9 @@ pub use virtual_ref::VirtualRef;
 /// What most programs need: `use shardstage::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Actor, ActorRef, Address, AskError, AsyncHandler, Config, Context, DeferredHandler, Engine, Handler, IdleStrategy, Message,
-        Recipient, Rejected, Reply, StopReason, TellError, Unknown, VirtualActor, VirtualRef, message, wire,
+        Actor, ActorRef, Address, AskError, AsyncHandler, Config, Context, DeferredHandler, Engine, Handler,
+        IdleStrategy, Message, Recipient, Rejected, Reply, StopReason, TellError, Unknown, VirtualActor, VirtualRef,
+        message, wire,
     };
 }
 

@@ -112,8 +112,12 @@ impl ShardLink {
 
     /// Opens the queues; called on the shard's thread once its driver exists.
     pub(crate) fn open(&self, waker: Arc<dyn Wake>) -> Arc<Queues> {
-        let queues =
-            Arc::new(Queues { user: ArrayQueue::new(INJECTOR_SLOTS), system: SegQueue::new(), free: SegQueue::new(), waker });
+        let queues = Arc::new(Queues {
+            user: ArrayQueue::new(INJECTOR_SLOTS),
+            system: SegQueue::new(),
+            free: SegQueue::new(),
+            waker,
+        });
         *self.queues.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&queues));
         queues
     }

@@ -17,7 +17,13 @@ use crate::shard::turn::Wait;
 pub(crate) type OnStarted = Box<dyn FnOnce(Result<(), StartError>) + Send>;
 
 /// The body of a shard's thread.
-pub(crate) fn run(seed: ShardSeed, drivers: &Arc<dyn DriverFactory>, cpu: Option<usize>, idle: IdleStrategy, on_started: OnStarted) {
+pub(crate) fn run(
+    seed: ShardSeed,
+    drivers: &Arc<dyn DriverFactory>,
+    cpu: Option<usize>,
+    idle: IdleStrategy,
+    on_started: OnStarted,
+) {
     let _abort = AbortOnPanic;
     let link = seed.link();
     if let Some(cpu) = cpu
@@ -93,7 +99,9 @@ struct AbortOnPanic;
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("shardstage: a shard's thread panicked outside any handler; its state cannot be trusted, aborting");
+            eprintln!(
+                "shardstage: a shard's thread panicked outside any handler; its state cannot be trusted, aborting"
+            );
             std::process::abort();
         }
     }

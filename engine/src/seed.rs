@@ -65,6 +65,10 @@ impl ShardSeed {
         self.shard
     }
 
+    pub(crate) fn link(&self) -> &'static crate::link::ShardLink {
+        self.blueprint.engine.link(self.shard.get())
+    }
+
     /// Grows into a shard on the calling thread. `on_started` is called once its services and transport have started.
     pub(crate) fn grow(
         self,

@@ -185,7 +185,9 @@ impl ShardCell {
         }
         let envelope = match crate::signal::into_terminated(envelope) {
             Ok((who, why)) => {
-                return self.contain(state, running, None, |state, shard| state.terminated(who, &why, shard.seat(running, None)));
+                return self.contain(state, running, None, |state, shard| {
+                    state.terminated(who, &why, shard.seat(running, None))
+                });
             }
             Err(envelope) => envelope,
         };
@@ -258,7 +260,8 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
             let mut slot = std::mem::take(&mut cell.extra().async_slot);
-            let waker = slot.waker(|| Waker::from(Arc::new(ActorWaker::new(self.link, running.index, running.generation))));
+            let waker =
+                slot.waker(|| Waker::from(Arc::new(ActorWaker::new(self.link, running.index, running.generation))));
             (slot, waker)
         };
         let polled = catch_unwind(AssertUnwindSafe(|| slot.poll(&mut TaskContext::from_waker(&waker))));

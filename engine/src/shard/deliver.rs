@@ -32,7 +32,11 @@ impl ShardCell {
     }
 
     /// Gives a foreign asker its slot and a virtual target its cell.
-    fn prepare(&self, envelope: &mut Envelope, mut context: ContextBlock) -> Result<ContextBlock, (ContextBlock, Reason)> {
+    fn prepare(
+        &self,
+        envelope: &mut Envelope,
+        mut context: ContextBlock,
+    ) -> Result<ContextBlock, (ContextBlock, Reason)> {
         if let Asker::Foreign(asker) = &context.asker {
             let deadline_ns = self.core.borrow().now_ns.saturating_add(context.ttl_ns);
             let group = context.target.as_ref().map(|target| self.group_of(target.position, &target.key));

@@ -372,8 +372,10 @@ impl Shard {
         let services = cell.services.iter().filter_map(|service| service.borrow().next_deadline_ns()).min();
         let transport = cell.transport.borrow().as_ref().and_then(|transport| transport.next_deadline_ns());
         let sweep = Some(core.directory.next_sweep_ns).filter(|at| *at != u64::MAX);
-        let earliest =
-            [core.timers.next_deadline_ns(), core.replies.next_deadline_ns(), services, transport, sweep].into_iter().flatten().min();
+        let earliest = [core.timers.next_deadline_ns(), core.replies.next_deadline_ns(), services, transport, sweep]
+            .into_iter()
+            .flatten()
+            .min();
         earliest.map_or(Wait::Idle, Wait::Until)
     }
 
