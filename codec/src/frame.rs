@@ -34,10 +34,7 @@ use core::fmt;
 use crate::{
     checksum,
     ids::{ActorTypeId, Epoch, GroupId, MessageId, ShardId},
-    limits::{
-        ALIGN_BYTES, HEADER_BYTES, HEADER_VERSION, KEY_BYTES_MAX, MAX_FRAME_BYTES,
-        PAYLOAD_BYTES_MAX,
-    },
+    limits::{ALIGN_BYTES, HEADER_BYTES, HEADER_VERSION, KEY_BYTES_MAX, MAX_FRAME_BYTES, PAYLOAD_BYTES_MAX},
     wire::{AlignedBytes, EncodeError, WireValue, encode, pad_to_align},
 };
 
@@ -97,10 +94,7 @@ impl ReplyStatus {
     /// Whether the message was surely not executed.
     #[must_use]
     pub const fn is_rejection(self) -> bool {
-        matches!(
-            self,
-            Self::Full | Self::Closed | Self::Expired | Self::NoHandler | Self::Unavailable
-        )
+        matches!(self, Self::Full | Self::Closed | Self::Expired | Self::NoHandler | Self::Unavailable)
     }
 
     const fn from_wire(raw: u8) -> Option<Self> {
@@ -188,9 +182,8 @@ impl FrameHeader {
         if let Err(error) = self.check() {
             panic!("a frame header is consistent before it is written: {error}");
         }
-        let out: &mut [u8; HEADER_BYTES] = out
-            .first_chunk_mut()
-            .expect("room for a frame header is reserved before it is written");
+        let out: &mut [u8; HEADER_BYTES] =
+            out.first_chunk_mut().expect("room for a frame header is reserved before it is written");
         let words = [
             // The frame's bound is below 2^32; the checksum's place is zero.
             self.unpadded_len() as u64,
@@ -204,9 +197,7 @@ impl FrameHeader {
             self.group_epoch.get(),
             self.correlation,
             self.ttl_ns,
-            u64::from(self.payload_len)
-                | u64::from(self.key_len) << 32
-                | u64::from(self.shard.get()) << 48,
+            u64::from(self.payload_len) | u64::from(self.key_len) << 32 | u64::from(self.shard.get()) << 48,
         ];
         let bytes = HeaderBytes::of(words);
         out.copy_from_slice(&bytes.0);
@@ -236,25 +227,12 @@ impl FrameHeader {
             return Err(HeaderError::Checksum { stored, computed });
         }
         // Every cast below cuts a field out of its word.
-        let [
-            len,
-            kinds,
-            message_id,
-            actor_type,
-            group_epoch,
-            correlation,
-            ttl_ns,
-            lengths,
-        ] = words;
+        let [len, kinds, message_id, actor_type, group_epoch, correlation, ttl_ns, lengths] = words;
         let version = kinds as u16;
         if version != HEADER_VERSION {
             return Err(HeaderError::Version { version });
         }
-        let (kind, group, status) = (
-            (kinds >> 16) as u16,
-            (kinds >> 48) as u8,
-            (kinds >> 56) as u8,
-        );
+        let (kind, group, status) = ((kinds >> 16) as u16, (kinds >> 48) as u8, (kinds >> 56) as u8);
         let header = Self {
             kind: FrameKind::from_wire(kind).ok_or(HeaderError::Kind { kind })?,
             message_version: (kinds >> 32) as u16,
@@ -272,11 +250,7 @@ impl FrameHeader {
         header.check()?;
         let len = len as u32;
         if len as usize != header.unpadded_len() {
-            return Err(HeaderError::Len {
-                len,
-                key_len: header.key_len,
-                payload_len: header.payload_len,
-            });
+            return Err(HeaderError::Len { len, key_len: header.key_len, payload_len: header.payload_len });
         }
         Ok(header)
     }
@@ -303,10 +277,7 @@ impl FrameHeader {
     /// `frame` without what follows the payload.
     fn complete<'f>(&self, frame: &'f [u8]) -> Result<&'f [u8], HeaderError> {
         let need = self.unpadded_len();
-        frame.get(..need).ok_or(HeaderError::Incomplete {
-            len: frame.len(),
-            need,
-        })
+        frame.get(..need).ok_or(HeaderError::Incomplete { len: frame.len(), need })
     }
 
     const fn payload_start(&self) -> usize {
@@ -316,32 +287,20 @@ impl FrameHeader {
     /// What must hold of every header, written or read.
     fn check(&self) -> Result<(), HeaderError> {
         if usize::from(self.key_len) > KEY_BYTES_MAX {
-            return Err(HeaderError::Key {
-                key_len: self.key_len,
-            });
+            return Err(HeaderError::Key { key_len: self.key_len });
         }
         if self.payload_len as usize > PAYLOAD_BYTES_MAX {
-            return Err(HeaderError::Payload {
-                payload_len: self.payload_len,
-            });
+            return Err(HeaderError::Payload { payload_len: self.payload_len });
         }
         let kind = self.kind;
-        let (key, message, status) = (
-            self.key_len != 0,
-            self.message_id.get() != 0,
-            self.status != ReplyStatus::Ok,
-        );
+        let (key, message, status) = (self.key_len != 0, self.message_id.get() != 0, self.status != ReplyStatus::Ok);
         let wrong = match kind {
-            FrameKind::Hello if key || message || status => {
-                Some("a Hello with key, message or status")
-            }
+            FrameKind::Hello if key || message || status => Some("a Hello with key, message or status"),
             FrameKind::Tell | FrameKind::Ask if !message => Some("a message without id"),
             FrameKind::Tell | FrameKind::Ask if status => Some("a message with a status"),
             FrameKind::Bounce if !status => Some("a Bounce without reason"),
             FrameKind::Bounce if self.payload_len != 0 => Some("a Bounce with payload"),
-            FrameKind::Reply if self.status.is_rejection() && self.payload_len != 0 => {
-                Some("a rejection with payload")
-            }
+            FrameKind::Reply if self.status.is_rejection() && self.payload_len != 0 => Some("a rejection with payload"),
             _ => None,
         };
         wrong.map_or(Ok(()), |what| Err(HeaderError::Contradiction { what }))
@@ -392,9 +351,7 @@ pub fn append_frame_bytes(
 ) -> Result<usize, EncodeError> {
     append_frame_with(out, header, key, |out| {
         if payload.len() > PAYLOAD_BYTES_MAX {
-            return Err(EncodeError::TooLarge {
-                limit: PAYLOAD_BYTES_MAX,
-            });
+            return Err(EncodeError::TooLarge { limit: PAYLOAD_BYTES_MAX });
         }
         out.extend_from_slice(payload);
         Ok(payload.len())
@@ -419,10 +376,7 @@ pub fn append_frame_with(
     write_payload: impl FnOnce(&mut AlignedBytes) -> Result<usize, EncodeError>,
 ) -> Result<usize, EncodeError> {
     if key.len() > KEY_BYTES_MAX {
-        return Err(EncodeError::KeyTooLong {
-            len: key.len(),
-            limit: KEY_BYTES_MAX,
-        });
+        return Err(EncodeError::KeyTooLong { len: key.len(), limit: KEY_BYTES_MAX });
     }
     let before = out.len();
     pad_to_align(out);
@@ -439,11 +393,7 @@ pub fn append_frame_with(
     };
     pad_to_align(out);
     // Both are within their bounds, which fit.
-    let header = FrameHeader {
-        key_len: key.len() as u16,
-        payload_len: payload_len as u32,
-        ..header
-    };
+    let header = FrameHeader { key_len: key.len() as u16, payload_len: payload_len as u32, ..header };
     header.encode(&mut out[start..]);
     debug_assert_eq!(out.len() - start, header.frame_len());
     Ok(out.len() - start)
@@ -547,35 +497,18 @@ impl fmt::Display for HeaderError {
             Self::Short { len } => write!(f, "{len} bytes of a 64-byte frame header"),
             Self::Incomplete { len, need } => write!(f, "{len} bytes of a frame of {need}"),
             Self::Checksum { stored, computed } => {
-                write!(
-                    f,
-                    "frame header checksum {stored:08x} where its bytes give {computed:08x}"
-                )
+                write!(f, "frame header checksum {stored:08x} where its bytes give {computed:08x}")
             }
-            Self::Version { version } => write!(
-                f,
-                "frame header version {version}; this node reads {HEADER_VERSION}"
-            ),
+            Self::Version { version } => write!(f, "frame header version {version}; this node reads {HEADER_VERSION}"),
             Self::Kind { kind } => write!(f, "frame kind {kind} does not exist"),
             Self::Group { group } => write!(f, "slot group {group} does not exist"),
             Self::Status { status } => write!(f, "reply status {status} does not exist"),
-            Self::Key { key_len } => write!(
-                f,
-                "an actor key of {key_len} bytes, more than {KEY_BYTES_MAX}"
-            ),
-            Self::Payload { payload_len } => write!(
-                f,
-                "a payload of {payload_len} bytes, more than {PAYLOAD_BYTES_MAX}"
-            ),
-            Self::Len {
-                len,
-                key_len,
-                payload_len,
-            } => {
-                write!(
-                    f,
-                    "a frame length of {len} bytes with a key of {key_len} and a payload of {payload_len}"
-                )
+            Self::Key { key_len } => write!(f, "an actor key of {key_len} bytes, more than {KEY_BYTES_MAX}"),
+            Self::Payload { payload_len } => {
+                write!(f, "a payload of {payload_len} bytes, more than {PAYLOAD_BYTES_MAX}")
+            }
+            Self::Len { len, key_len, payload_len } => {
+                write!(f, "a frame length of {len} bytes with a key of {key_len} and a payload of {payload_len}")
             }
             Self::Contradiction { what } => write!(f, "{what}"),
             Self::KeyText => write!(f, "an actor key that is not UTF-8"),

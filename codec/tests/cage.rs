@@ -27,11 +27,7 @@ fn what_must_not_cross_the_wire_does_not_compile() {
     let mut expected = Vec::new();
     for entry in fs::read_dir(&cases).expect("the cases") {
         let path = entry.expect("a case").path();
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .expect("a plain name")
-            .to_owned();
+        let name = path.file_name().and_then(|name| name.to_str()).expect("a plain name").to_owned();
         if name == "engine.rs" {
             continue;
         }
@@ -43,13 +39,7 @@ fn what_must_not_cross_the_wire_does_not_compile() {
     assert!(expected.len() >= 24, "the cases are found");
 
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "check",
-            "--bins",
-            "--keep-going",
-            "--offline",
-            "--message-format=json",
-        ])
+        .args(["check", "--bins", "--keep-going", "--offline", "--message-format=json"])
         .current_dir(&project)
         .env("CARGO_TARGET_DIR", project.join("target"))
         .output()
@@ -59,9 +49,7 @@ fn what_must_not_cross_the_wire_does_not_compile() {
     let mut wrong = String::new();
     for (name, text) in &expected {
         let target = format!("\"name\":\"{}\"", name.trim_end_matches(".rs"));
-        let mut errors = messages
-            .lines()
-            .filter(|line| line.contains(&target) && line.contains("\"level\":\"error\""));
+        let mut errors = messages.lines().filter(|line| line.contains(&target) && line.contains("\"level\":\"error\""));
         let is_right = match text {
             Some(text) => errors.any(|line| line.contains(text.as_str())),
             None => errors.next().is_none(),

@@ -1,19 +1,12 @@
 //! `#[message]` and `#[wire]` against the cage, without the engine: this file stands in for it with the few
 //! names that the macros use. What they write must pass the lints of the strictest user crate.
 #![forbid(unsafe_code)]
-#![deny(
-    warnings,
-    missing_docs,
-    unreachable_pub,
-    unused_qualifications,
-    clippy::all
-)]
+#![deny(warnings, missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
 
 extern crate self as shardstage;
 
 use shardstage_codec::{
-    AlignedBytes, MessageId, Wire, WireValue, access, decode, encode, fingerprint,
-    fingerprint_with_reply,
+    AlignedBytes, MessageId, Wire, WireValue, access, decode, encode, fingerprint, fingerprint_with_reply,
 };
 
 #[path = "cage/engine.rs"]
@@ -82,13 +75,7 @@ fn everything() -> Everything {
         scalars: (1, -2, 3.5, 'ß'),
         r#type: [4, 5, 6],
         text: Some("long enough to lie outside".into()),
-        parts: vec![
-            Part::Empty,
-            Part::Pair(7, String::new()),
-            Part::Named {
-                list: vec![8, u128::MAX],
-            },
-        ],
+        parts: vec![Part::Empty, Part::Pair(7, String::new()), Part::Named { list: vec![8, u128::MAX] }],
     }
 }
 
@@ -99,10 +86,7 @@ fn a_macro_type_survives_the_wire() {
     assert_eq!(decode::<Everything>(&out[..len]), Ok(everything()));
     let view = access::<Everything>(&out[..len]).expect("it is valid");
     assert_eq!(view.parts.len(), 3);
-    assert_eq!(
-        view.text.as_ref().map(|text| text.as_str()),
-        Some("long enough to lie outside")
-    );
+    assert_eq!(view.text.as_ref().map(|text| text.as_str()), Some("long enough to lie outside"));
 
     out.clear();
     let len = encode(&Ping, &mut out).expect("it fits");
@@ -111,17 +95,12 @@ fn a_macro_type_survives_the_wire() {
 
 #[test]
 fn names_versions_and_replies_are_as_written() {
-    assert_eq!(
-        (Everything::NAME, Everything::VERSION),
-        ("test.everything", 3)
-    );
+    assert_eq!((Everything::NAME, Everything::VERSION), ("test.everything", 3));
     assert_eq!(Everything::ID, MessageId::of("test.everything"));
     assert_eq!((Happened::NAME, Happened::VERSION), ("test.happened", 1));
     assert!(Everything::WIRE.is_some() && Ping::WIRE.is_some());
     assert!(Local::WIRE.is_none() && Tick::WIRE.is_none());
-    let local = Local {
-        work: Box::new(|| 42),
-    };
+    let local = Local { work: Box::new(|| 42) };
     let reply: <Local as Message>::Reply = (local.work)();
     assert_eq!(reply, 42);
     let () = <Tick as Message>::Reply::default();
@@ -129,14 +108,8 @@ fn names_versions_and_replies_are_as_written() {
 
 #[test]
 fn the_fingerprint_covers_the_reply() {
-    assert_eq!(
-        Everything::FINGERPRINT,
-        fingerprint_with_reply::<Everything, Result<Vec<Part>, String>>()
-    );
-    assert_ne!(
-        Everything::FINGERPRINT,
-        fingerprint_with_reply::<Everything, ()>()
-    );
+    assert_eq!(Everything::FINGERPRINT, fingerprint_with_reply::<Everything, Result<Vec<Part>, String>>());
+    assert_ne!(Everything::FINGERPRINT, fingerprint_with_reply::<Everything, ()>());
     assert_eq!(Happened::FINGERPRINT, fingerprint::<Happened>());
     assert_ne!(Happened::FINGERPRINT, Ping::FINGERPRINT);
 }
@@ -187,11 +160,7 @@ fn the_shape_covers_names_order_and_types_of_fields() {
     let (_, _) = (A { x: 1, y: 2 }.x, Renamed { x: 1, y: 2 }.y);
     let (_, _) = (OtherField { x: 1, z: 2 }.z, OtherOrder { y: 1, x: 2 }.x);
     let _ = OtherVariant::B { x: 1, y: 2 };
-    let (_, _, _) = (
-        OtherType { x: 1, y: 2.0 }.y,
-        AsEnum::A { x: 1, y: 2 },
-        Tuple(1, 2).0,
-    );
+    let (_, _, _) = (OtherType { x: 1, y: 2.0 }.y, AsEnum::A { x: 1, y: 2 }, Tuple(1, 2).0);
     assert_eq!(A::SHAPE, Renamed::SHAPE);
     let different = [
         A::SHAPE,
@@ -203,10 +172,7 @@ fn the_shape_covers_names_order_and_types_of_fields() {
         Tuple::SHAPE,
     ];
     for (index, shape) in different.iter().enumerate() {
-        assert!(
-            !different[..index].contains(shape),
-            "shape {index} is taken"
-        );
+        assert!(!different[..index].contains(shape), "shape {index} is taken");
     }
 }
 

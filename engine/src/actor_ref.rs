@@ -137,7 +137,9 @@ impl<A: Actor> ActorRef<A> {
     /// Stops the actor before its next message; what is queued goes to the dead letters. The result tells when its state has
     /// been dropped, and why it stopped, if something else was faster.
     pub fn stop(self) -> Happening<StopReason> {
-        self.end("ActorRef::stop().wait()", |shard, id| shard.request_stop(id.index, id.generation, StopReason::Stopped))
+        self.end("ActorRef::stop().wait()", |shard, id| {
+            shard.request_stop(id.index, id.generation, StopReason::Stopped)
+        })
     }
 
     /// Stops the actor after the messages that are queued; new ones are refused as `Closed`.
@@ -153,25 +155,28 @@ impl<A: Actor> ActorRef<A> {
     /// Tells when the actor has started (`Ok`), or that it could not or has stopped since.
     pub fn started(self) -> Happening<Result<(), StopReason>> {
         let latch = Latch::new();
-        let guard = LatchGuard { latch: latch.clone(), fallback: Some(Err(StopReason::Shutdown)) };
+        let guard = LatchGuard::new(latch.clone(), Err(StopReason::Shutdown));
         let id = self.id;
         on_shard_of(id, move |shard| report_start(shard, id, guard));
         Happening { latch, what: "ActorRef::started().wait()" }
     }
 
-    fn end(self, what: &'static str, request: impl FnOnce(&ShardCell, ActorId) + Send + 'static) -> Happening<StopReason> {
+    fn end(
+        self,
+        what: &'static str,
+        request: impl FnOnce(&ShardCell, ActorId) + Send + 'static,
+    ) -> Happening<StopReason> {
         let latch = Latch::new();
-        let mut guard = LatchGuard { latch: latch.clone(), fallback: Some(StopReason::Shutdown) };
+        let guard = LatchGuard::new(latch.clone(), StopReason::Shutdown);
         let id = self.id;
         on_shard_of(id, move |shard| {
             let mut core = shard.core.borrow_mut();
             if let Some(cell) = core.cells.get(id.index, id.generation) {
-                cell.extra().stop_latches.push(guard.latch.clone());
-                guard.fallback = None;
+                cell.extra().stop_latches.push(guard.into_latch());
                 drop(core);
                 request(shard, id);
             } else {
-                guard.fallback = Some(StopReason::Stopped);
+                guard.set(StopReason::Stopped);
             }
         });
         Happening { latch, what }
@@ -179,13 +184,13 @@ impl<A: Actor> ActorRef<A> {
 }
 
 /// Sets the latch once the actor is past its start.
-fn report_start(shard: &ShardCell, id: ActorId, mut guard: LatchGuard<Result<(), StopReason>>) {
+fn report_start(shard: &ShardCell, id: ActorId, guard: LatchGuard<Result<(), StopReason>>) {
     let life = shard.core.borrow_mut().cells.get(id.index, id.generation).map(|cell| cell.life);
     match life {
         Some(Life::New) => shard.link.run(Box::new(move |shard| report_start(shard, id, guard))),
-        Some(Life::Live | Life::Draining) => guard.fallback = Some(Ok(())),
+        Some(Life::Live | Life::Draining) => guard.set(Ok(())),
         Some(Life::Stopping | Life::Free) | None => {
-            guard.fallback = Some(Err(StopReason::StartFailed("the actor did not start, or has stopped since".to_owned())));
+            guard.set(Err(StopReason::StartFailed("the actor did not start, or has stopped since".to_owned())));
         }
     }
 }
@@ -267,13 +272,20 @@ impl<M> fmt::Debug for Recipient<M> {
 fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
     current(|shard| match shard {
         Some(shard) if std::ptr::eq(shard.link, id.link) => tell_here(shard, id, vtable, message),
-        Some(shard) if std::ptr::eq(shard.link.engine(), id.link.engine()) => tell_other_shard(shard, id, vtable, message),
+        Some(shard) if std::ptr::eq(shard.link.engine(), id.link.engine()) => {
+            tell_other_shard(shard, id, vtable, message)
+        }
         _ => tell_from_outside(id, vtable, message),
     })
 }
 
 #[inline]
-fn tell_here<M: Message>(shard: &ShardCell, id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
+fn tell_here<M: Message>(
+    shard: &ShardCell,
+    id: ActorId,
+    vtable: &'static VTable,
+    message: M,
+) -> Result<(), TellError<M>> {
     let mut core = shard.core.borrow_mut();
     if let Err(reason) = core.admit(id.index, id.generation, EpochTag::BY_GENERATION) {
         drop(core);
@@ -286,7 +298,12 @@ fn tell_here<M: Message>(shard: &ShardCell, id: ActorId, vtable: &'static VTable
     Ok(())
 }
 
-fn tell_other_shard<M: Message>(shard: &ShardCell, id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
+fn tell_other_shard<M: Message>(
+    shard: &ShardCell,
+    id: ActorId,
+    vtable: &'static VTable,
+    message: M,
+) -> Result<(), TellError<M>> {
     let mut core = shard.core.borrow_mut();
     let to = id.link.shard().get();
     if id.link.short.contains(id.index, id.generation) || !core.mesh.has_room(to) {
@@ -305,10 +322,10 @@ fn tell_from_outside<M: Message>(id: ActorId, vtable: &'static VTable, message: 
         return Err(TellError::Full(message));
     }
     // SAFETY: as in `tell_here`.
-    let envelope = unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, Meta::None, message) };
+    let envelope =
+        unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, Meta::None, message) };
     id.link.inject(envelope).map_err(|(reason, envelope)| {
         // SAFETY: made for `M` just above, with no meta word.
         TellError::new(reason, unsafe { envelope.into_message::<M>() })
     })
 }
-

@@ -3,6 +3,7 @@
 //! Invariant: an address is only numbers. Making a reference of it checks that the numbers name an actor of the right type, so
 //! a wrong or hostile one is refused, never followed.
 
+use std::any::TypeId;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -48,7 +49,7 @@ impl<A: Actor> Address<A> {
         Self { node, shard: id.shard().get(), index: id.index(), generation: id.generation(), _actor: PhantomData }
     }
 
-    pub(crate) fn resolve(self, shard: &ShardCell) -> Result<ActorRef<A>, ResolveError> {
+    pub(crate) fn resolve(self, shard: &ShardCell, running: (u32, TypeId)) -> Result<ActorRef<A>, ResolveError> {
         if self.node != shard.link.engine().me().get() {
             return Err(ResolveError::OtherNode);
         }
@@ -57,7 +58,10 @@ impl<A: Actor> Address<A> {
         }
         let mut core = shard.core.borrow_mut();
         let cell = core.cells.get(self.index, self.generation).ok_or(ResolveError::NotFound)?;
-        if cell.actor_type != Some(std::any::TypeId::of::<A>()) {
+        // The running actor's state is out of its cell; the caller knows its type.
+        let actor_type =
+            if running.0 == self.index { Some(running.1) } else { cell.state.as_mut().map(|state| state.actor_type()) };
+        if actor_type != Some(TypeId::of::<A>()) {
             return Err(ResolveError::NotFound);
         }
         Ok(ActorRef::new(ActorId::new(shard.link, self.index, self.generation)))

@@ -118,7 +118,12 @@ impl<M: Message> Ask<M> {
         }
     }
 
-    fn send_on_shard(&mut self, shard: &ShardCell, question: Question<M>, cx: &mut TaskContext<'_>) -> Option<Rejected> {
+    fn send_on_shard(
+        &mut self,
+        shard: &ShardCell,
+        question: Question<M>,
+        cx: &mut TaskContext<'_>,
+    ) -> Option<Rejected> {
         let slot = NewSlot {
             deadline_ns: 0,
             ops: ReplyOps::of::<M>(),
@@ -155,7 +160,9 @@ impl<M: Message> Future for Ask<M> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         if let State::Unsent(_) = &self.state {
-            let State::Unsent(question) = std::mem::replace(&mut self.state, State::Done) else { unreachable!("just matched") };
+            let State::Unsent(question) = std::mem::replace(&mut self.state, State::Done) else {
+                unreachable!("just matched")
+            };
             if let Some(error) = self.send(question, cx) {
                 return Poll::Ready(Err(error));
             }

@@ -132,7 +132,7 @@ impl<A: Actor> Context<A> {
     /// # Errors
     /// When the address names another node, no shard of this engine, or an actor of another type.
     pub fn resolve<B: Actor>(&self, address: Address<B>) -> Result<ActorRef<B>, ResolveError> {
-        address.resolve(self.shard_cell())
+        address.resolve(self.shard_cell(), (self.seat.index, std::any::TypeId::of::<A>()))
     }
 
     /// Spawns an actor on this shard and returns at once; it starts in its first turn. The factory is kept for rebuilds after a
@@ -204,7 +204,16 @@ impl<A: Actor> Context<A> {
         let (index, generation) = (self.seat.index, self.seat.generation);
         let make = move || {
             // SAFETY: the vtable is made for `M`, and the cell of this generation is an `A`.
-            unsafe { Envelope::new(index, generation, vtable::<A, M, K>(), EpochTag::BY_GENERATION, Meta::None, message.clone()) }
+            unsafe {
+                Envelope::new(
+                    index,
+                    generation,
+                    vtable::<A, M, K>(),
+                    EpochTag::BY_GENERATION,
+                    Meta::None,
+                    message.clone(),
+                )
+            }
         };
         let mut core = self.shard_cell().core.borrow_mut();
         let period_ns = nanos(period);
@@ -226,7 +235,14 @@ impl<A: Actor> Context<A> {
     {
         // SAFETY: the vtable is made for `M`, and the cell of this generation is an `A`.
         unsafe {
-            Envelope::new(self.seat.index, self.seat.generation, vtable::<A, M, K>(), EpochTag::BY_GENERATION, Meta::None, message)
+            Envelope::new(
+                self.seat.index,
+                self.seat.generation,
+                vtable::<A, M, K>(),
+                EpochTag::BY_GENERATION,
+                Meta::None,
+                message,
+            )
         }
     }
 
@@ -446,11 +462,8 @@ where
         R: Send + 'static,
         F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
     {
-        const VTABLE: &'static VTable = &VTable {
-            run: run_then::<A, R, F>,
-            drop_message: drop_message::<ReplyAddress>,
-            message_name: || "reply",
-        };
+        const VTABLE: &'static VTable =
+            &VTable { run: run_then::<A, R, F>, drop_message: drop_message::<ReplyAddress>, message_name: || "reply" };
     }
     Made::<A, R, F>::VTABLE
 }

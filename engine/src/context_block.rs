@@ -4,9 +4,9 @@
 
 use shardstage_codec::{Epoch, NodeId};
 
+use crate::envelope::PackedAddress;
 use crate::error::{AskError, Rejected};
 use crate::key::Key;
-use crate::envelope::PackedAddress;
 use crate::reply::{ForeignAsker, ReplyAddress};
 
 /// Who waits for the answer.

@@ -14,8 +14,8 @@
 //! a waiting asker with `Rejected(Closed)`. One of the few files with `unsafe`.
 
 use std::marker::PhantomData;
-use std::num::NonZero;
 use std::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
+use std::num::NonZero;
 use std::ptr::{self, NonNull};
 
 use shardstage_codec::Epoch;
@@ -91,7 +91,11 @@ const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
 impl PackedAddress {
     pub(crate) fn new(shard: u16, index: u32, generation: u32) -> Self {
         debug_assert!(shard < SHARDS_MAX && u64::from(index) <= INDEX_MASK && generation <= GENERATION_MAX);
-        Self(u64::from(shard) << (INDEX_BITS + GENERATION_BITS) | u64::from(index) << GENERATION_BITS | u64::from(generation))
+        Self(
+            u64::from(shard) << (INDEX_BITS + GENERATION_BITS)
+                | u64::from(index) << GENERATION_BITS
+                | u64::from(generation),
+        )
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "10 bits remain after the shift")]
@@ -147,7 +151,14 @@ impl Envelope {
     /// # Safety
     /// `vtable.run` and `vtable.drop_message` expect a payload written for a `T`.
     #[inline]
-    pub(crate) unsafe fn new<T: Send>(index: u32, generation: u32, vtable: &'static VTable, epoch: EpochTag, meta: Meta, message: T) -> Self {
+    pub(crate) unsafe fn new<T: Send>(
+        index: u32,
+        generation: u32,
+        vtable: &'static VTable,
+        epoch: EpochTag,
+        meta: Meta,
+        message: T,
+    ) -> Self {
         let (kind, meta) = match meta {
             Meta::None => (META_NONE, 0),
             Meta::Sender(address) => (META_SENDER, address.0),
@@ -159,8 +170,14 @@ impl Envelope {
             debug_assert_eq!(address.get() & !POINTER_MASK, 0, "vtables are 64-aligned and live below 2^48");
             address | tag
         });
-        let mut envelope =
-            Self { index, generation, head, meta, payload: [const { MaybeUninit::uninit() }; INLINE_BYTES / 8], _message: PhantomData };
+        let mut envelope = Self {
+            index,
+            generation,
+            head,
+            meta,
+            payload: [const { MaybeUninit::uninit() }; INLINE_BYTES / 8],
+            _message: PhantomData,
+        };
         let payload = envelope.payload.as_mut_ptr();
         if const { is_inline::<T>() } {
             // SAFETY: `T` fits the payload in size and alignment, checked by the condition.

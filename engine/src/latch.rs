@@ -53,8 +53,10 @@ impl<T: Clone> Latch<T> {
     /// Waits until set or until `timeout` has passed.
     pub(crate) fn wait_for(&self, timeout: std::time::Duration) -> Option<T> {
         let state = self.lock();
-        let (state, _) =
-            self.set.wait_timeout_while(state, timeout, |state| state.value.is_none()).unwrap_or_else(PoisonError::into_inner);
+        let (state, _) = self
+            .set
+            .wait_timeout_while(state, timeout, |state| state.value.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
         state.value.clone()
     }
 
@@ -72,8 +74,25 @@ impl<T: Clone> Latch<T> {
 
 /// Sets the latch to a fallback when it is dropped unset, so that nobody waits for a queue that is gone.
 pub(crate) struct LatchGuard<T: Clone> {
-    pub(crate) latch: Arc<Latch<T>>,
-    pub(crate) fallback: Option<T>,
+    latch: Arc<Latch<T>>,
+    fallback: Option<T>,
+}
+
+impl<T: Clone> LatchGuard<T> {
+    pub(crate) fn new(latch: Arc<Latch<T>>, fallback: T) -> Self {
+        Self { latch, fallback: Some(fallback) }
+    }
+
+    /// Sets the latch.
+    pub(crate) fn set(mut self, value: T) {
+        self.fallback = Some(value);
+    }
+
+    /// Hands the latch to somebody who will set it.
+    pub(crate) fn into_latch(mut self) -> Arc<Latch<T>> {
+        self.fallback = None;
+        Arc::clone(&self.latch)
+    }
 }
 
 impl<T: Clone> Drop for LatchGuard<T> {

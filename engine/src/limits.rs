@@ -130,3 +130,60 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 const _: () = assert!(TURN_BUDGET >= ACTIVATION_BUDGET);
 const _: () = assert!(MAILBOX_CAPACITY <= MAILBOX_CAPACITY_MAX);
+/// What the simulated disk keeps or loses as one piece at a power loss, bytes: nothing larger is assumed to be atomic.
+pub const SIM_SECTOR_BYTES: usize = 512;
+
+/// Memory grain of a simulated file, bytes: one I/O block, so that an aligned write touches whole pages.
+pub const SIM_PAGE_BYTES: usize = IO_ALIGN_BYTES;
+
+/// What a simulated node's clock shows when the world begins, ns: well above 0, which [`crate::port::driver::Driver::now_ns`]
+/// never returns.
+pub const SIM_CLOCK_START_NS: u64 = 1_000_000_000;
+
+/// Virtual cost of one clock read, ns: the middle of what a real one costs; makes a loop that waits for a time end.
+pub const SIM_CLOCK_READ_NS: u64 = 15;
+
+/// What a simulated wall clock shows when the world begins, ns since the Unix epoch: an arbitrary fixed day in 2026.
+pub const SIM_WALL_START_NS: u64 = 1_790_000_000_000_000_000;
+
+/// First port that a simulated bind to port 0 gets: the start of the dynamic range.
+pub const SIM_FIRST_PORT: u16 = 49_152;
+
+/// Latest spurious wake after a simulated shard went idle, ns: early enough to hit code that is still waiting.
+pub const SIM_SPURIOUS_WAKE_NS: u64 = 1_000_000;
+
+/// Largest datagram payload that a simulated network passes by default, bytes: Ethernet, as on most paths.
+pub const SIM_MTU_BYTES: usize = 1500;
+
+/// Datagrams that a simulated socket holds by default: what the usual 200 KiB-4 MiB of a real one hold.
+pub const SIM_SOCKET_DATAGRAMS: usize = 2048;
+
+/// Segments of one simulated send by default: what a 16 KiB batch of Ethernet-sized datagrams needs.
+pub const SIM_MAX_SEGMENTS: usize = 12;
+
+const _: () = assert!(SIM_PAGE_BYTES.is_multiple_of(SIM_SECTOR_BYTES));
+const _: () = assert!(SIM_CLOCK_START_NS > 0);
+
+/// Data calls that one shard's ring carries at a time, operations; the rest wait inside the driver. Half of the
+/// completion queue (twice [`URING_ENTRIES`]), so that polls and wakes never overflow it.
+pub const URING_FILE_OPERATIONS: usize = URING_ENTRIES as usize;
+
+/// The largest payload of one segmented send, bytes: IPv4 and UDP headers count towards the 65,535 that the kernel
+/// accepts; a larger one is refused as a whole (`EMSGSIZE`).
+pub const GSO_CALL_BYTES: usize = GSO_BATCH_BYTES - 20 - 8;
+
+/// Send and receive buffer asked of the kernel for a datagram socket, bytes: a few milliseconds of a fast link. The
+/// kernel caps it (`net.core.rmem_max`), which is fine.
+pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// How often the poll driver tries a socket that had nothing, nanoseconds: an empty receive costs about 0.3 us.
+pub const POLL_RECHECK_NS: u64 = 10_000;
+
+/// How often an interrupted read or write is started again before its error is reported.
+pub const FILE_ATTEMPTS: u32 = 16;
+
+/// Random bytes fetched from the kernel at a time: 64 draws for one system call.
+pub const RANDOM_POOL_BYTES: usize = 512;
+
+const _: () = assert!(URING_FILE_OPERATIONS <= URING_ENTRIES as usize);
+const _: () = assert!(RANDOM_POOL_BYTES.is_multiple_of(8));

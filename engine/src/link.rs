@@ -77,6 +77,8 @@ pub(crate) struct ShardLink {
     queues: RwLock<Option<Arc<Queues>>>,
     /// Set by the shard before it parks, cleared by whoever wakes it. Pairs: `prepare_park` and `wake`.
     parked: AtomicBool,
+    /// Cleared when a shutdown begins: threads outside are refused, the shards drain.
+    accepting: AtomicBool,
     next_index: AtomicU32,
     pub(crate) short: ShortTable,
     pub(crate) counters: ShardCounters,
@@ -89,6 +91,7 @@ impl ShardLink {
             engine: OnceLock::new(),
             queues: RwLock::new(None),
             parked: AtomicBool::new(false),
+            accepting: AtomicBool::new(true),
             next_index: AtomicU32::new(FOREIGN_INDEX),
             short: ShortTable::new(),
             counters: ShardCounters::default(),
@@ -109,10 +112,19 @@ impl ShardLink {
 
     /// Opens the queues; called on the shard's thread once its driver exists.
     pub(crate) fn open(&self, waker: Arc<dyn Wake>) -> Arc<Queues> {
-        let queues =
-            Arc::new(Queues { user: ArrayQueue::new(INJECTOR_SLOTS), system: SegQueue::new(), free: SegQueue::new(), waker });
+        let queues = Arc::new(Queues {
+            user: ArrayQueue::new(INJECTOR_SLOTS),
+            system: SegQueue::new(),
+            free: SegQueue::new(),
+            waker,
+        });
         *self.queues.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&queues));
         queues
+    }
+
+    /// Refuses messages from threads outside from now on.
+    pub(crate) fn refuse(&self) {
+        self.accepting.store(false, Ordering::Relaxed);
     }
 
     /// Closes the queues for good; whoever pushes later gets `Closed`. What is queued goes with the last `Arc`.
@@ -126,6 +138,9 @@ impl ShardLink {
 
     /// Hands a message to the shard from a thread outside it.
     pub(crate) fn inject(&self, envelope: Envelope) -> Result<(), (Rejected, Envelope)> {
+        if !self.accepting.load(Ordering::Relaxed) {
+            return Err((Rejected::Closed, envelope));
+        }
         {
             let queues = self.queues();
             let Some(queues) = &*queues else { return Err((Rejected::Closed, envelope)) };

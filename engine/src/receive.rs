@@ -30,7 +30,7 @@ pub mod kind {
 }
 
 mod sealed {
-    pub trait Sealed<M, K> {
+    pub(crate) trait Sealed<M, K> {
         /// Runs one message.
         ///
         /// # Safety

@@ -70,10 +70,16 @@ fn target_of(id: &VirtualId, position: usize) -> VirtualTarget {
 }
 
 /// Tells a virtual actor, from a shard or from outside.
-pub(crate) fn tell_virtual<M: Message>(id: &VirtualId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
+pub(crate) fn tell_virtual<M: Message>(
+    id: &VirtualId,
+    vtable: &'static VTable,
+    message: M,
+) -> Result<(), TellError<M>> {
     let Some(position) = id.position else { return Err(TellError::NoHandler(message)) };
     current(|shard| match shard {
-        Some(shard) if std::ptr::eq(shard.link.engine(), id.engine) => tell_virtual_from_shard(shard, id, position, vtable, message),
+        Some(shard) if std::ptr::eq(shard.link.engine(), id.engine) => {
+            tell_virtual_from_shard(shard, id, position, vtable, message)
+        }
         _ => tell_virtual_from_outside(id, position, vtable, message),
     })
 }
@@ -161,7 +167,16 @@ pub(crate) fn ask_from_shard<M: Message>(
                 return Err((Rejected::Full, slot));
             }
             let to = id.link().shard().get();
-            ask_other_shard(shard, to, (id.index(), id.generation()), None, EpochTag::BY_GENERATION, vtable, message, slot)
+            ask_other_shard(
+                shard,
+                to,
+                (id.index(), id.generation()),
+                None,
+                EpochTag::BY_GENERATION,
+                vtable,
+                message,
+                slot,
+            )
         }
         Target::Virtual(id) => {
             let Some(position) = id.position else { return Err((Rejected::NoHandler, slot)) };
@@ -249,7 +264,13 @@ fn ask_node<M: Message>(
     }
 }
 
-fn header<M: Message>(id: &VirtualId, kind: FrameKind, correlation: u64, ttl: Duration, shard: u16) -> Result<EncodedMessage, Rejected> {
+fn header<M: Message>(
+    id: &VirtualId,
+    kind: FrameKind,
+    correlation: u64,
+    ttl: Duration,
+    shard: u16,
+) -> Result<EncodedMessage, Rejected> {
     let ops = const { M::WIRE };
     let ops = ops.as_ref().ok_or(Rejected::NoHandler)?;
     let position = id.position.ok_or(Rejected::NoHandler)?;
@@ -303,7 +324,13 @@ fn send_frame<M: Message>(
     sent
 }
 
-fn encode_outside<M: Message>(id: &VirtualId, peer: NodeId, kind: FrameKind, ttl: Duration, message: &M) -> Result<RemoteSend, Rejected> {
+fn encode_outside<M: Message>(
+    id: &VirtualId,
+    peer: NodeId,
+    kind: FrameKind,
+    ttl: Duration,
+    message: &M,
+) -> Result<RemoteSend, Rejected> {
     let shard = shard_of(id.slot, id.engine.shard_count());
     let mut frame = AlignedBytes::new();
     encode(&mut frame, id, kind, 0, ttl, shard, message)?;

@@ -8,10 +8,10 @@ use shardstage_codec::{AlignedBytes, GroupId, NodeId};
 
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
+use crate::envelope::{Delivery, Envelope, EpochTag, Meta, VTable, drop_message};
 use crate::error::{AskError, Rejected};
 use crate::port::transport::Lane;
 use crate::reply::ForeignAsker;
-use crate::envelope::{Delivery, Envelope, EpochTag, Meta, VTable, drop_message};
 
 type Terminated = (ActorId, StopReason);
 
@@ -28,7 +28,14 @@ static TERMINATED: VTable =
 pub(crate) fn terminated(watcher: ActorId, who: ActorId, reason: StopReason) -> Envelope {
     // SAFETY: the vtable drops a `Terminated`.
     unsafe {
-        Envelope::new::<Terminated>(watcher.index(), watcher.generation(), &TERMINATED, EpochTag::BY_GENERATION, Meta::None, (who, reason))
+        Envelope::new::<Terminated>(
+            watcher.index(),
+            watcher.generation(),
+            &TERMINATED,
+            EpochTag::BY_GENERATION,
+            Meta::None,
+            (who, reason),
+        )
     }
 }
 

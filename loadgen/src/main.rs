@@ -1,2 +1,4 @@
-//! loadgen
+//! The `loadgen` binary; see the library.
+#![forbid(unsafe_code)]
+
 fn main() {}

@@ -39,11 +39,6 @@ impl Directory {
         }
     }
 
-    /// How many actors of a type are active.
-    pub(crate) fn len(&self, actor_type: usize) -> usize {
-        self.types[actor_type].len()
-    }
-
     /// The cells of a type's active actors.
     pub(crate) fn cells(&self, actor_type: usize) -> impl Iterator<Item = (u32, u32)> {
         self.types[actor_type].values().copied()

@@ -149,7 +149,8 @@ impl Inbound<'_> {
             shard.link.engine().dead_letters.count(Reason::Malformed);
             return;
         };
-        let Some((ops, group)) = shard.core.borrow_mut().replies.waiting(address).map(|slot| (slot.ops, slot.group)) else {
+        let Some((ops, group)) = shard.core.borrow_mut().replies.waiting(address).map(|slot| (slot.ops, slot.group))
+        else {
             return;
         };
         let current = group.map(|group| shard.link.engine().placement.epoch(group));

@@ -2,7 +2,9 @@
 //!
 //! Invariant: what `send` accepts is on the lane in call order; what it refuses was not sent at all.
 
-use shardstage_codec::{self as codec, AlignedBytes, EncodeError, Epoch, FrameHeader, FrameKind, GroupId, MessageId, NodeId, ReplyStatus};
+use shardstage_codec::{
+    self as codec, AlignedBytes, EncodeError, Epoch, FrameHeader, FrameKind, GroupId, MessageId, NodeId, ReplyStatus,
+};
 
 use crate::error::{AskError, Panicked, Rejected, Unknown};
 use crate::port::transport::{Lane, ReserveError};
@@ -85,10 +87,12 @@ pub(crate) fn send_reply<R>(shard: &ShardCell, asker: &RemoteAsker<R>, value: Re
     };
     let mut out = AlignedBytes::new();
     let written = match value {
-        Ok(value) => codec::append_frame_with(&mut out, header, "", |out| (asker.encode)(&value, out)).or_else(|error| {
-            let header = FrameHeader { status: ReplyStatus::Failed, ..header };
-            codec::append_frame_bytes(&mut out, header, "", format!("the reply cannot be sent: {error}").as_bytes())
-        }),
+        Ok(value) => {
+            codec::append_frame_with(&mut out, header, "", |out| (asker.encode)(&value, out)).or_else(|error| {
+                let header = FrameHeader { status: ReplyStatus::Failed, ..header };
+                codec::append_frame_bytes(&mut out, header, "", format!("the reply cannot be sent: {error}").as_bytes())
+            })
+        }
         Err(AskError::Failed(Panicked(why))) => {
             let header = FrameHeader { status: ReplyStatus::Failed, ..header };
             let text = &why.as_bytes()[..why.len().min(codec::limits::USER_BYTES_MAX)];

@@ -67,8 +67,12 @@ impl Registry {
 
     /// The schema lines of every accepted message, ordered and without repetition.
     pub(crate) fn schema(&self) -> Vec<SchemaLine> {
-        let mut lines: Vec<SchemaLine> =
-            self.types.iter().flat_map(|registered| registered.messages.values()).map(|message| message.schema.clone()).collect();
+        let mut lines: Vec<SchemaLine> = self
+            .types
+            .iter()
+            .flat_map(|registered| registered.messages.values())
+            .map(|message| message.schema.clone())
+            .collect();
         lines.sort_by_key(|line| (line.id, line.version));
         lines.dedup();
         lines

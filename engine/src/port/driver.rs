@@ -144,19 +144,14 @@ impl DatagramBatch {
     #[must_use]
     pub fn new(slots: usize) -> Self {
         Self {
-            buffers: (0..slots)
-                .map(|_| vec![0; crate::limits::DATAGRAM_SLOT_BYTES])
-                .collect(),
+            buffers: (0..slots).map(|_| vec![0; crate::limits::DATAGRAM_SLOT_BYTES]).collect(),
             metas: Vec::with_capacity(slots),
         }
     }
 
     /// The datagrams of the last receive, each with its meta data.
     pub fn iter(&self) -> impl Iterator<Item = (&DatagramMeta, &[u8])> {
-        self.metas
-            .iter()
-            .zip(&self.buffers)
-            .map(|(meta, buffer)| (meta, &buffer[..meta.len]))
+        self.metas.iter().zip(&self.buffers).map(|(meta, buffer)| (meta, &buffer[..meta.len]))
     }
 }
 

@@ -52,12 +52,7 @@ const TOKEN_BITS: u32 = 56;
 impl<'a> ServiceContext<'a> {
     /// Used by the shard, and by tests that drive a service by hand.
     pub fn new(driver: &'a mut dyn Driver, service_index: u8, shard: ShardId, now_ns: u64) -> Self {
-        Self {
-            driver,
-            service_index,
-            shard,
-            now_ns,
-        }
+        Self { driver, service_index, shard, now_ns }
     }
 
     /// The driver, for control calls, time and randomness. Data calls go through [`submit`](Self::submit).

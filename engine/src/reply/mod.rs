@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 use shardstage_codec::{AlignedBytes, EncodeError, NodeId};
 
 pub(crate) use foreign::{ForeignAsker, ForeignReply};
-pub(crate) use table::{NewSlot, ReplySlot, ReplyTable, Waiter};
+pub(crate) use table::{NewSlot, ReplyTable, Waiter};
 
 use crate::engine_link::EngineLink;
 use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress};
@@ -109,9 +109,8 @@ pub(crate) fn complete<R: Send + 'static>(
             let (deliver, index, generation) = (*deliver, *index, *generation);
             slot.set_ready(Erased::new(value));
             // SAFETY: a `Then` waiter's vtable takes the reply address as its message.
-            let envelope = unsafe {
-                Envelope::new(index, generation, deliver, EpochTag::BY_GENERATION, Meta::None, address)
-            };
+            let envelope =
+                unsafe { Envelope::new(index, generation, deliver, EpochTag::BY_GENERATION, Meta::None, address) };
             core.push_reserved(envelope);
         }
         Waiter::Task { waker } => {
@@ -227,7 +226,11 @@ impl<R: Send + 'static> Reply<R> {
 impl<R: Send + 'static> Drop for Reply<R> {
     fn drop(&mut self) {
         if self.address.is_some() {
-            let why = if std::thread::panicking() { "the handler panicked" } else { "the handler dropped its reply unanswered" };
+            let why = if std::thread::panicking() {
+                "the handler panicked"
+            } else {
+                "the handler dropped its reply unanswered"
+            };
             self.finish(Err(AskError::Failed(Panicked(why.into()))));
         }
     }
@@ -235,6 +238,11 @@ impl<R: Send + 'static> Drop for Reply<R> {
 
 impl<R: Send + 'static> std::fmt::Debug for Reply<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Reply<{}>({})", std::any::type_name::<R>(), if self.address.is_some() { "expected" } else { "not expected" })
+        write!(
+            f,
+            "Reply<{}>({})",
+            std::any::type_name::<R>(),
+            if self.address.is_some() { "expected" } else { "not expected" }
+        )
     }
 }

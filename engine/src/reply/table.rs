@@ -17,11 +17,7 @@ const NONE: u32 = u32::MAX;
 /// What happens when the answer is there.
 pub(crate) enum Waiter {
     /// `cx.ask(..).then(..)`: a turn of the asking actor. The closure is in the slot.
-    Then {
-        deliver: &'static VTable,
-        index: u32,
-        generation: u32,
-    },
+    Then { deliver: &'static VTable, index: u32, generation: u32 },
     /// A future polled on this shard.
     Task { waker: Option<Waker> },
     /// A thread or task outside the shards; its `Arc<ForeignReply<R>>` is the slot's closure.
@@ -120,15 +116,35 @@ impl ReplyTable {
             self.free = slot.next_free;
             let generation = slot.generation;
             *slot = ReplySlot {
-                generation, live: true, ready: false, next_free: NONE, deadline_ns, ops, waiter, peer, group, incarnation, closure,
+                generation,
+                live: true,
+                ready: false,
+                next_free: NONE,
+                deadline_ns,
+                ops,
+                waiter,
+                peer,
+                group,
+                incarnation,
+                closure,
                 value: None,
             };
             index
         } else {
             let index = u32::try_from(self.slots.len()).expect("bounded above");
             self.slots.push(ReplySlot {
-                generation: 1, live: true, ready: false, next_free: NONE, deadline_ns, ops, waiter, peer, group, incarnation,
-                closure, value: None,
+                generation: 1,
+                live: true,
+                ready: false,
+                next_free: NONE,
+                deadline_ns,
+                ops,
+                waiter,
+                peer,
+                group,
+                incarnation,
+                closure,
+                value: None,
             });
             index
         };
@@ -225,18 +241,6 @@ impl ReplyTable {
             }
         }
         self.next_deadline_ns = next;
-    }
-
-    /// Collects the ready `Then` slots, with their actors, so that those of dead actors can be freed.
-    pub(crate) fn ready_callbacks(&self, out: &mut Vec<(ReplyAddress, u32, u32)>) {
-        for (index, slot) in (0_u32..).zip(&self.slots) {
-            if let Waiter::Then { index: actor, generation, .. } = slot.waiter
-                && slot.live
-                && slot.ready
-            {
-                out.push((ReplyAddress(PackedAddress::new(self.shard, index, slot.generation)), actor, generation));
-            }
-        }
     }
 
     /// Collects the waiting slots that the given peer should answer.

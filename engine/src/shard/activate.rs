@@ -59,7 +59,9 @@ impl ShardCell {
         cell.active_ms = now_ms;
         let epoch = cell.extra.as_ref().and_then(|extra| extra.identity.as_ref()).map(|_| cell.epoch);
         let running = Running { index, generation: cell.generation, epoch };
-        Some((state, running, cell.len().min(ACTIVATION_BUDGET), cell.life))
+        let (share, life) = (cell.len().min(ACTIVATION_BUDGET), cell.life);
+        core.running = Some(core.address(index, running.generation));
+        Some((state, running, share, life))
     }
 
     fn next_message(&self, index: u32) -> Option<Envelope> {
@@ -81,6 +83,7 @@ impl ShardCell {
     fn put_back(&self, state: ActorBox, running: Running) {
         let mut core = self.core.borrow_mut();
         let core_ref = &mut *core;
+        core_ref.running = None;
         let cell = core_ref.cells.slot(running.index).expect("a running actor keeps its cell");
         cell.state = Some(state);
         let drained = cell.life == Life::Draining && cell.len() == 0 && !cell.suspended;
@@ -182,7 +185,9 @@ impl ShardCell {
         }
         let envelope = match crate::signal::into_terminated(envelope) {
             Ok((who, why)) => {
-                return self.contain(state, running, None, |state, shard| state.terminated(who, &why, shard.seat(running, None)));
+                return self.contain(state, running, None, |state, shard| {
+                    state.terminated(who, &why, shard.seat(running, None))
+                });
             }
             Err(envelope) => envelope,
         };
@@ -255,7 +260,8 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
             let mut slot = std::mem::take(&mut cell.extra().async_slot);
-            let waker = slot.waker(|| Waker::from(Arc::new(ActorWaker::new(self.link, running.index, running.generation))));
+            let waker =
+                slot.waker(|| Waker::from(Arc::new(ActorWaker::new(self.link, running.index, running.generation))));
             (slot, waker)
         };
         let polled = catch_unwind(AssertUnwindSafe(|| slot.poll(&mut TaskContext::from_waker(&waker))));

@@ -53,7 +53,7 @@ trait AnyActor {
     fn resumed(&mut self, seat: Seat);
     fn may_passivate(&self) -> bool;
     fn type_name(&self) -> &'static str;
-    fn type_id(&self) -> TypeId;
+    fn actor_type(&self) -> TypeId;
 }
 
 #[repr(C)]
@@ -134,7 +134,7 @@ impl<A: Actor, F: Factory<A>> AnyActor for ActorState<A, F> {
         std::any::type_name::<A>()
     }
 
-    fn type_id(&self) -> TypeId {
+    fn actor_type(&self) -> TypeId {
         TypeId::of::<A>()
     }
 }
@@ -144,7 +144,8 @@ pub(crate) struct ActorBox(NonNull<dyn AnyActor>);
 
 impl ActorBox {
     pub(crate) fn new<A: Actor, F: Factory<A>>(factory: F) -> Self {
-        let state: Box<dyn AnyActor> = Box::new(ActorState { actor: MaybeUninit::<A>::uninit(), built: false, factory });
+        let state: Box<dyn AnyActor> =
+            Box::new(ActorState { actor: MaybeUninit::<A>::uninit(), built: false, factory });
         Self(NonNull::from(Box::leak(state)))
     }
 
@@ -186,8 +187,8 @@ impl ActorBox {
     }
 
     /// The actor's type, for references that came over the wire.
-    pub(crate) fn type_id(&mut self) -> TypeId {
-        self.get().type_id()
+    pub(crate) fn actor_type(&mut self) -> TypeId {
+        self.get().actor_type()
     }
 }
 

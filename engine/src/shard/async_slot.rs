@@ -39,7 +39,9 @@ impl AsyncSlot {
         unsafe { place.write(future) };
         let live: NonNull<dyn Future<Output = ()> + '_> = place;
         // SAFETY: only the lifetime is erased; the caller upholds it.
-        self.live = Some(unsafe { std::mem::transmute::<NonNull<dyn Future<Output = ()> + '_>, NonNull<dyn Future<Output = ()>>>(live) });
+        self.live = Some(unsafe {
+            std::mem::transmute::<NonNull<dyn Future<Output = ()> + '_>, NonNull<dyn Future<Output = ()>>>(live)
+        });
     }
 
     fn allocate(needed: Layout) -> (NonNull<u8>, Layout) {

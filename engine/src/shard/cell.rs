@@ -264,7 +264,11 @@ impl CellTable {
     pub(crate) fn live_indices(&self) -> Vec<(u32, u32)> {
         let of = |table: &[Box<[Cell]>], base: u32| {
             let cells = table.iter().flat_map(|chunk| chunk.iter());
-            (base..).zip(cells).filter(|(_, cell)| cell.life != Life::Free).map(|(index, cell)| (index, cell.generation)).collect::<Vec<_>>()
+            (base..)
+                .zip(cells)
+                .filter(|(_, cell)| cell.life != Life::Free)
+                .map(|(index, cell)| (index, cell.generation))
+                .collect::<Vec<_>>()
         };
         let mut all = of(&self.own, 0);
         all.extend(of(&self.foreign, FOREIGN_INDEX));

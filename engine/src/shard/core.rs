@@ -165,9 +165,24 @@ impl ShardCore {
 
     /// The cell of a virtual actor of this shard, activated if it sleeps. Runs no user code: the factory runs in the actor's
     /// first turn.
-    pub(crate) fn activate_virtual(&mut self, position: usize, key: &Key, epoch: EpochTag) -> Result<(u32, u32), Rejected> {
-        if let Some(cell) = self.directory.get(position, key) {
-            return Ok(cell);
+    pub(crate) fn activate_virtual(
+        &mut self,
+        position: usize,
+        key: &Key,
+        epoch: EpochTag,
+    ) -> Result<(u32, u32), Rejected> {
+        if let Some((index, generation)) = self.directory.get(position, key) {
+            let cell = self.cells.get(index, generation).expect("directory entries are live");
+            let passivating = cell
+                .extra
+                .as_ref()
+                .is_some_and(|extra| extra.stop_reason == Some(crate::actor::StopReason::Passivated));
+            if cell.life == Life::Stopping && passivating {
+                // A message was faster than the passivation: the actor stays.
+                cell.life = Life::Live;
+                cell.extra().stop_reason = None;
+            }
+            return Ok((index, generation));
         }
         if self.draining {
             return Err(Rejected::Closed);

@@ -43,7 +43,15 @@ pub(crate) fn control_ring() -> (Producer<CrossReply>, Consumer<CrossReply>) {
 
 impl Outbound {
     pub(crate) fn new(link: &'static ShardLink, user: Producer<Envelope>, control: Producer<CrossReply>) -> Self {
-        Self { link, user, control, staged: Vec::with_capacity(RING_SLOTS), staged_control: Vec::new(), room: RING_SLOTS, asks: 0 }
+        Self {
+            link,
+            user,
+            control,
+            staged: Vec::with_capacity(RING_SLOTS),
+            staged_control: Vec::new(),
+            room: RING_SLOTS,
+            asks: 0,
+        }
     }
 
     #[inline]
@@ -82,7 +90,10 @@ pub(crate) struct Mesh {
 }
 
 impl Mesh {
-    pub(crate) fn new(out: Vec<Option<Outbound>>, inbound: Vec<(u16, Consumer<Envelope>, Consumer<CrossReply>)>) -> Self {
+    pub(crate) fn new(
+        out: Vec<Option<Outbound>>,
+        inbound: Vec<(u16, Consumer<Envelope>, Consumer<CrossReply>)>,
+    ) -> Self {
         let inbound = inbound.into_iter().map(|(from, user, control)| Inbound { from, user, control }).collect();
         Self { out, inbound, dirty: false }
     }

@@ -11,7 +11,7 @@ mod core;
 mod deliver;
 mod mesh;
 mod stop;
-mod turn;
+pub(crate) mod turn;
 
 use std::cell::{Cell as StdCell, RefCell};
 use std::ptr::NonNull;

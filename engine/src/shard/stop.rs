@@ -54,6 +54,11 @@ impl ShardCell {
             cell.scheduled = true;
             let state = cell.state.take();
             let generation = cell.generation;
+            if let Some((position, key)) = cell.extra.as_ref().and_then(|extra| extra.identity.clone()) {
+                // From here on a message activates a new one; its first turn comes after this hook.
+                core.directory.remove(position, &key, index, generation);
+            }
+            let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
             let epoch = cell.epoch;
             let extra = cell.extra();
             let reason = extra.stop_reason.get_or_insert(StopReason::Drained).clone();
