@@ -3,63 +3,59 @@
 use shardstage::prelude::*;
 use shardstage_persistence::{CommandContext, CommandHandler, Durable, Effect, EventLog, EventSourced};
 
-#[message(id = "bank.deposit", reply = u64)]
+#[message(id = "bank.deposit", reply = i64)]
 struct Deposit {
-    amount: u64,
+    amount: i64,
 }
 
-#[message(id = "bank.withdraw", reply = Option<u64>)]
+#[message(id = "bank.withdraw", reply = Option<i64>)]
 struct Withdraw {
-    amount: u64,
+    amount: i64,
 }
 
-#[wire(id = "bank.account-event")]
-enum AccountEvent {
-    Deposited { amount: u64 },
-    Withdrawn { amount: u64 },
+#[wire(id = "bank.balance-changed")]
+struct BalanceChanged {
+    by: i64,
 }
 
 struct Account {
-    balance: u64,
+    balance: i64,
 }
 
 impl EventSourced for Account {
     const TYPE: &'static str = "bank.account";
-    type Event = AccountEvent;
-    type Snapshot = u64;
+    type Event = BalanceChanged;
+    type Snapshot = i64;
 
     fn new(_key: &str) -> Self {
         Self { balance: 0 }
     }
 
-    fn apply(&mut self, event: &AccountEvent) {
-        match event {
-            AccountEvent::Deposited { amount } => self.balance += amount,
-            AccountEvent::Withdrawn { amount } => self.balance -= amount,
-        }
+    fn apply(&mut self, event: &BalanceChanged) {
+        self.balance += event.by;
     }
 
-    fn snapshot(&self) -> Option<u64> {
+    fn snapshot(&self) -> Option<i64> {
         Some(self.balance)
     }
 
-    fn restore(&mut self, balance: u64) {
+    fn restore(&mut self, balance: i64) {
         self.balance = balance;
     }
 }
 
 impl CommandHandler<Deposit> for Account {
-    fn handle(&self, Deposit { amount }: Deposit, _cx: &CommandContext<'_, Self>) -> Effect<Self, u64> {
-        Effect::persist(AccountEvent::Deposited { amount }).reply(self.balance + amount)
+    fn handle(&self, Deposit { amount }: Deposit, _cx: &CommandContext<'_, Self>) -> Effect<Self, i64> {
+        Effect::persist(BalanceChanged { by: amount }).reply(self.balance + amount)
     }
 }
 
 impl CommandHandler<Withdraw> for Account {
-    fn handle(&self, Withdraw { amount }: Withdraw, _cx: &CommandContext<'_, Self>) -> Effect<Self, Option<u64>> {
-        match self.balance.checked_sub(amount) {
-            Some(left) => Effect::persist(AccountEvent::Withdrawn { amount }).reply(Some(left)),
-            None => Effect::none().reply(None),
+    fn handle(&self, Withdraw { amount }: Withdraw, _cx: &CommandContext<'_, Self>) -> Effect<Self, Option<i64>> {
+        if amount > self.balance {
+            return Effect::none().reply(None);
         }
+        Effect::persist(BalanceChanged { by: -amount }).reply(Some(self.balance - amount))
     }
 }
 
