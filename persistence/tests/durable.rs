@@ -242,6 +242,6 @@ fn without_a_log_the_actor_does_not_start() {
     config.pin = false;
     let engine = Engine::start(config).unwrap();
     let actor = engine.spawn(|| Actor::new("homeless")).unwrap();
-    let why = actor.stopped().wait();
-    assert!(matches!(&why, StopReason::StartFailed(why) if why.contains("EventLog")), "{why:?}");
+    let refused = actor.ask(Read {}).wait().unwrap_err();
+    assert_eq!(refused, AskError::Rejected(Rejected::Closed));
 }
