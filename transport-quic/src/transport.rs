@@ -12,12 +12,15 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint, EndpointConfig, Event, Incoming, ServerConfig, StreamEvent,
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Endpoint, EndpointConfig, Event, Incoming,
+    ServerConfig, StreamEvent,
 };
 use shardstage::port::driver::{DatagramBatch, Driver, SocketId, Transmit};
-use shardstage::port::transport::{Lane, NodeInfo, PeerDown, ReserveError, SchemaLine, Transport, TransportEvents, TransportSeat};
-use shardstage_codec::limits::ALIGN_BYTES;
+use shardstage::port::transport::{
+    Lane, NodeInfo, PeerDown, ReserveError, SchemaLine, Transport, TransportEvents, TransportSeat,
+};
 use shardstage_codec::NodeId;
+use shardstage_codec::limits::ALIGN_BYTES;
 
 use crate::clock::{Clock, WallClock, ns};
 use crate::config::{QuicConfig, invalid};
@@ -43,9 +46,14 @@ struct Running {
 enum Stopping {
     No,
     /// Queues drain and are acknowledged, until this time at the latest.
-    Draining { until_ns: u64, finished: bool },
+    Draining {
+        until_ns: u64,
+        finished: bool,
+    },
     /// Closing datagrams are on their way to the socket.
-    Closing { until_ns: u64 },
+    Closing {
+        until_ns: u64,
+    },
     Done,
 }
 
@@ -93,7 +101,10 @@ impl QuicTransport {
         let me = cluster.nodes.iter().find(|node| node.id == cluster.me).cloned();
         let me = me.ok_or_else(|| invalid(format!("node id {} is not in the node list", cluster.me)))?;
         if seat.shard.get() >= me.shards {
-            return Err(invalid(format!("shard {} of node '{}', which has {} in the node list", seat.shard, me.name, me.shards)));
+            return Err(invalid(format!(
+                "shard {} of node '{}', which has {} in the node list",
+                seat.shard, me.name, me.shards
+            )));
         }
         let wall = WallClock::shared();
         let tls = Tls::new(config.identity.clone(), cluster, wall.clone())?;
@@ -224,7 +235,14 @@ impl QuicTransport {
         any
     }
 
-    fn handle_datagram(&mut self, driver: &mut dyn Driver, source: SocketAddr, local: Option<std::net::IpAddr>, ecn: u8, datagram: BytesMut) {
+    fn handle_datagram(
+        &mut self,
+        driver: &mut dyn Driver,
+        source: SocketAddr,
+        local: Option<std::net::IpAddr>,
+        ecn: u8,
+        datagram: BytesMut,
+    ) {
         let now = self.clock.instant(self.now_ns);
         let Some(running) = &mut self.running else { return };
         self.scratch.clear();
@@ -243,7 +261,9 @@ impl QuicTransport {
 
     fn accept(&mut self, driver: &mut dyn Driver, incoming: Incoming) {
         let now = self.clock.instant(self.now_ns);
-        let waiting = |conn: &&Box<Conn>| conn.dialled.is_none() && matches!(conn.phase, Phase::Handshake | Phase::Greeting { .. });
+        let waiting = |conn: &&Box<Conn>| {
+            conn.dialled.is_none() && matches!(conn.phase, Phase::Handshake | Phase::Greeting { .. })
+        };
         let pending = self.conns.iter().flatten().filter(waiting).count();
         let remote = incoming.remote_address();
         let Some(running) = &mut self.running else { return };
@@ -285,7 +305,9 @@ impl QuicTransport {
             let now = self.clock.instant(self.now_ns);
             let Some(running) = &mut self.running else { break };
             let link = &mut self.links[index];
-            let Some(dial) = link.dial.as_mut().filter(|dial| dial.due_ns.is_some_and(|due| due <= self.now_ns)) else { continue };
+            let Some(dial) = link.dial.as_mut().filter(|dial| dial.due_ns.is_some_and(|due| due <= self.now_ns)) else {
+                continue;
+            };
             any = true;
             dial.due_ns = None;
             match running.endpoint.connect(now, dial.config.clone(), dial.address, "shardstage") {
@@ -325,9 +347,11 @@ impl QuicTransport {
         let (code, reason, down) = match conn.phase {
             Phase::Ended => return,
             Phase::Handshake => (CloseCode::TooLate, "the handshake took too long", PeerDown::TimedOut),
-            Phase::Greeting { .. } => {
-                (CloseCode::TooLate, "the greeting did not come in time", PeerDown::Failed("the peer's greeting did not come in time".to_owned()))
-            }
+            Phase::Greeting { .. } => (
+                CloseCode::TooLate,
+                "the greeting did not come in time",
+                PeerDown::Failed("the peer's greeting did not come in time".to_owned()),
+            ),
             Phase::Open { .. } => {
                 let why = "this node refused the peer's: it expired during the session".to_owned();
                 (CloseCode::CertificateExpired, "it expired during the session", PeerDown::CertificateRefused(why))
@@ -337,7 +361,14 @@ impl QuicTransport {
     }
 
     /// Closes a connection from our side and tells whoever must know.
-    fn close(&mut self, index: usize, code: CloseCode, reason: &str, down: &PeerDown, events: &mut dyn TransportEvents) {
+    fn close(
+        &mut self,
+        index: usize,
+        code: CloseCode,
+        reason: &str,
+        down: &PeerDown,
+        events: &mut dyn TransportEvents,
+    ) {
         let now = self.clock.instant(self.now_ns);
         if let Some(conn) = &mut self.conns[index] {
             conn.close(now, code, reason);
@@ -409,7 +440,10 @@ impl QuicTransport {
     /// TLS is done: the certificate was accepted, so its names are those of a node in the list.
     fn connected(&mut self, index: usize, events: &mut dyn TransportEvents) {
         let Some(conn) = &mut self.conns[index] else { return };
-        let named = conn.certificate().ok_or_else(|| "no certificate".to_owned()).and_then(|certificate| identity::of_certificate(&certificate));
+        let named = conn
+            .certificate()
+            .ok_or_else(|| "no certificate".to_owned())
+            .and_then(|certificate| identity::of_certificate(&certificate));
         let node = named.map(|name| self.seat.cluster.nodes.iter().find(|node| node.name == name.node));
         match node {
             Ok(Some(node)) => {
@@ -446,7 +480,9 @@ impl QuicTransport {
         let dialled = conn.dialled;
         let shard = match self.greeting.accept(&greeting, node) {
             Ok(shard) => shard,
-            Err(why) => return self.close(index, CloseCode::Incompatible, &why, &PeerDown::Incompatible(why.clone()), events),
+            Err(why) => {
+                return self.close(index, CloseCode::Incompatible, &why, &PeerDown::Incompatible(why.clone()), events);
+            }
         };
         let wanted = |link: &Link| link.peer == peer && link.peer_shard == shard;
         let link = match dialled {
@@ -455,7 +491,11 @@ impl QuicTransport {
         };
         match link {
             Some(link) => self.open(index, link, peer, events),
-            None => self.violation(index, &format!("its shard {shard} should not be connected with shard {}", self.seat.shard), events),
+            None => self.violation(
+                index,
+                &format!("its shard {shard} should not be connected with shard {}", self.seat.shard),
+                events,
+            ),
         }
     }
 
@@ -479,7 +519,8 @@ impl QuicTransport {
     /// When the peer's certificate ends, on the driver's clock.
     fn certificate_expires_ns(&self, index: usize) -> u64 {
         let certificate = self.conns[index].as_ref().and_then(|conn| conn.certificate());
-        let not_after_s = certificate.and_then(|certificate| identity::not_after_unix_s(&certificate).ok()).unwrap_or(0);
+        let not_after_s =
+            certificate.and_then(|certificate| identity::not_after_unix_s(&certificate).ok()).unwrap_or(0);
         let left_ns = not_after_s.saturating_mul(1_000_000_000).saturating_sub(ns(self.wall.since_epoch()));
         self.now_ns.saturating_add(left_ns)
     }
@@ -491,7 +532,9 @@ impl QuicTransport {
         conn.deadline_ns = u64::MAX;
         match (phase, conn.dialled) {
             (Phase::Ended, _) => {}
-            (Phase::Open { link, .. }, _) | (Phase::Handshake | Phase::Greeting { .. }, Some(link)) => self.end_link(link, down, events),
+            (Phase::Open { link, .. }, _) | (Phase::Handshake | Phase::Greeting { .. }, Some(link)) => {
+                self.end_link(link, down, events)
+            }
             (Phase::Greeting { peer }, None) => {
                 if let Some(link) = self.links.iter().position(|link| !link.up && link.primary && link.peer == peer) {
                     self.note_refusal(link, down, events);
@@ -511,7 +554,9 @@ impl QuicTransport {
             return;
         }
         let nodes = &self.seat.cluster.nodes;
-        let from = |link: &Link| !link.up && link.primary && address_of(&nodes[link.peer.get() as usize], link.peer_shard) == remote;
+        let from = |link: &Link| {
+            !link.up && link.primary && address_of(&nodes[link.peer.get() as usize], link.peer_shard) == remote
+        };
         if let Some(index) = self.links.iter().position(from) {
             self.note_refusal(index, down, events);
         }
@@ -572,12 +617,15 @@ impl QuicTransport {
     fn send_datagrams(&mut self, driver: &mut dyn Driver, index: usize) -> bool {
         let (Some(running), Some(conn)) = (&self.running, &mut self.conns[index]) else { return false };
         let now = self.clock.instant(self.now_ns);
-        let per_transmit = (usize::from(u16::MAX) / usize::from(conn.quic.current_mtu())).min(driver.max_segments(running.socket)).max(1);
+        let per_transmit = (usize::from(u16::MAX) / usize::from(conn.quic.current_mtu()))
+            .min(driver.max_segments(running.socket))
+            .max(1);
         for _ in 0..limits::TRANSMIT_ROUNDS {
             self.scratch.clear();
             let Some(transmit) = conn.quic.poll_transmit(now, per_transmit, &mut self.scratch) else { return false };
             // An error counts as loss; the protocol repeats what matters.
-            if matches!(driver.send(running.socket, &for_driver(&transmit, &self.scratch[..transmit.size])), Ok(false)) {
+            if matches!(driver.send(running.socket, &for_driver(&transmit, &self.scratch[..transmit.size])), Ok(false))
+            {
                 let retry_ns = self.now_ns.saturating_add(ns(limits::SOCKET_RETRY));
                 self.stalled = Some(Stalled { transmit, payload: std::mem::take(&mut self.scratch), retry_ns });
                 return true;
@@ -654,7 +702,8 @@ impl Transport for QuicTransport {
         self.incarnation = driver.random_u64();
         self.jitter = driver.random_u64();
         self.greeting.start(self.incarnation);
-        let (socket, address) = driver.bind(wanted).map_err(|e| io::Error::new(e.kind(), format!("cannot bind {wanted}: {e}")))?;
+        let (socket, address) =
+            driver.bind(wanted).map_err(|e| io::Error::new(e.kind(), format!("cannot bind {wanted}: {e}")))?;
         self.running = Some(Running { socket, address, endpoint, batch: DatagramBatch::new(limits::RECEIVE_SLOTS) });
         Ok(())
     }
@@ -713,7 +762,8 @@ impl Transport for QuicTransport {
         }
         if self.stopping == Stopping::No {
             self.update_time(driver);
-            self.stopping = Stopping::Draining { until_ns: self.now_ns.saturating_add(ns(limits::STOP_DEADLINE)), finished: false };
+            self.stopping =
+                Stopping::Draining { until_ns: self.now_ns.saturating_add(ns(limits::STOP_DEADLINE)), finished: false };
         }
         self.poll(driver, &mut Deaf);
         if let Stopping::Draining { until_ns, finished } = self.stopping {

@@ -36,7 +36,11 @@ fn ten_thousand_frames_arrive_in_order_through_loss_and_reordering() {
         for from in 0..2 {
             let to = u32::try_from(1 - from).unwrap();
             for _ in 0..50 {
-                if next[from] < total && world.shards[from].try_send(to, Lane::User, &frame(next[from], 64 + next[from] as usize % 700)).is_ok() {
+                if next[from] < total
+                    && world.shards[from]
+                        .try_send(to, Lane::User, &frame(next[from], 64 + next[from] as usize % 700))
+                        .is_ok()
+                {
                     next[from] += 1;
                 }
             }
@@ -140,7 +144,10 @@ fn a_quick_restart_is_noticed_long_before_the_idle_time() {
         world.restart(killed, &config("ca", name), cluster("sim", killed, &[("a", 1), ("b", 1)]));
         world.shards[stays].send(u32::try_from(killed).unwrap(), Lane::User, &frame(0, 64));
         world.run_until(SECOND, "up again", |world| world.shards[stays].ups().len() == 2);
-        assert!(matches!(world.shards[stays].sink.seen[1], Seen::Down(_, PeerDown::Failed(_))), "down is said before the next up");
+        assert!(
+            matches!(world.shards[stays].sink.seen[1], Seen::Down(_, PeerDown::Failed(_))),
+            "down is said before the next up"
+        );
     }
 }
 
@@ -149,7 +156,9 @@ fn a_partition_ends_the_session_on_both_sides_and_heals() {
     let mut world = World::pair(8, STORM);
     world.connect();
     world.net.borrow_mut().cut = true;
-    world.run_until(40 * SECOND, "both down", |world| world.shards.iter().all(|shard| shard.downs().contains(&PeerDown::TimedOut)));
+    world.run_until(40 * SECOND, "both down", |world| {
+        world.shards.iter().all(|shard| shard.downs().contains(&PeerDown::TimedOut))
+    });
     world.net.borrow_mut().cut = false;
     world.run_until(20 * SECOND, "both up", |world| world.shards.iter().all(|shard| shard.ups().len() == 2));
 }
@@ -180,7 +189,11 @@ fn stop_delivers_what_was_queued_and_says_goodbye() {
         });
         world.run_for(20 * SECOND);
         assert_eq!(world.shards[stays].sink.frame_count, 500);
-        assert!(matches!(world.shards[stays].downs()[0], PeerDown::Closed | PeerDown::TimedOut), "{:?}", world.shards[stays].downs());
+        assert!(
+            matches!(world.shards[stays].downs()[0], PeerDown::Closed | PeerDown::TimedOut),
+            "{:?}",
+            world.shards[stays].downs()
+        );
     }
 }
 
