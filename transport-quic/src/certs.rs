@@ -222,6 +222,7 @@ impl Drop for Draft {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 

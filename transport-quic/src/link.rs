@@ -133,6 +133,7 @@ pub(crate) fn address_of(node: &NodeInfo, shard: ShardId) -> SocketAddr {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
 mod tests {
     use super::*;
 

@@ -99,6 +99,7 @@ fn closed(code: VarInt, reason: &str) -> PeerDown {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
 mod tests {
     use super::*;
 

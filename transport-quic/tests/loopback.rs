@@ -1,5 +1,7 @@
 //! Two transports on real sockets of this machine, with both real drivers, each shard on a thread of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
+
 mod support;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};

@@ -1,5 +1,7 @@
 //! Who is not let in, and what both sides are told: certificates, clusters, schemas, hostile bytes.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
+
 mod support;
 
 use std::net::SocketAddr;

@@ -1,5 +1,7 @@
 //! Sessions: order, sizes, back-pressure, loss of a peer, orderly ends, repeatable runs.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
+
 mod support;
 
 use shardstage::port::transport::{Lane, PeerDown, ReserveError};
@@ -33,15 +35,13 @@ fn ten_thousand_frames_arrive_in_order_through_loss_and_reordering() {
     world.connect();
     let (mut next, total) = ([0u64; 2], 10_000);
     world.run_until(600 * SECOND, "all frames", |world| {
-        for from in 0..2 {
+        for (from, next) in next.iter_mut().enumerate() {
             let to = u32::try_from(1 - from).unwrap();
             for _ in 0..50 {
-                if next[from] < total
-                    && world.shards[from]
-                        .try_send(to, Lane::User, &frame(next[from], 64 + next[from] as usize % 700))
-                        .is_ok()
+                if *next < total
+                    && world.shards[from].try_send(to, Lane::User, &frame(*next, 64 + *next as usize % 700)).is_ok()
                 {
-                    next[from] += 1;
+                    *next += 1;
                 }
             }
         }
@@ -105,7 +105,7 @@ fn a_full_socket_keeps_the_datagrams() {
         world.shards[0].send(1, Lane::User, &frame(number, 5000));
     }
     for _ in 0..2000 {
-        world.shards[0].driver.room = Some(u32::from(world.now() % 3 == 0));
+        world.shards[0].driver.room = Some(u32::from(world.now().is_multiple_of(3)));
         world.run_for(50_000);
     }
     world.shards[0].driver.room = None;
@@ -218,8 +218,7 @@ fn trace(seed: u64) -> Vec<(u64, u16, u16, usize)> {
     }
     world.run_until(60 * SECOND, "all frames", |world| world.shards[1].sink.frame_count == 300);
     world.run_for(20 * SECOND);
-    let trace = std::mem::take(&mut world.net.borrow_mut().trace);
-    trace
+    world.take_trace()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Two or more transports in one thread on a virtual network: seeded delay, loss and reordering, and no files.
 //!
 //! Small on purpose: it tests the transport alone. The engine's simulator runs the same transport with everything else.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, reason = "each test binary uses its part")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -397,6 +397,10 @@ impl World {
             );
             self.step(end);
         }
+    }
+
+    pub fn take_trace(&mut self) -> Vec<(u64, u16, u16, usize)> {
+        std::mem::take(&mut self.net.borrow_mut().trace)
     }
 
     pub fn now(&self) -> u64 {
