@@ -69,7 +69,7 @@ where
 }
 
 fn context<A: Actor>(delivery: &Delivery<'_>) -> Context<A> {
-    Context::new(Seat::new(delivery.shard, delivery.index, delivery.generation, delivery.sender, delivery.epoch))
+    Context::new(Seat::new(delivery.shard, delivery.index, delivery.generation, delivery.sender))
 }
 
 impl<A: Handler<M>, M: Message> Receive<M, kind::Sync> for A {}

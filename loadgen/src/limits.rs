@@ -42,7 +42,7 @@ pub const KILL_AFTER: Duration = Duration::from_millis(2_500);
 pub const KILL_OUTAGE: Duration = Duration::from_millis(500);
 
 /// Load after the killed node answers again.
-pub const KILL_RECOVERED: Duration = Duration::from_millis(2_500);
+pub const KILL_RECOVERED: Duration = Duration::from_millis(5_000);
 
 /// Rate of the kill phase, percent of the highest: below the measured phase, because the survivor also reconnects.
 pub const KILL_RATE_PERCENT: u64 = 35;
@@ -107,3 +107,10 @@ pub const PLAN: Duration = Duration::from_secs(30);
 
 /// How long the nodes may take to shut down before they are killed.
 pub const STOP: Duration = Duration::from_secs(5);
+
+/// A landed flight's actor is passivated after this.
+pub const FLIGHT_IDLE: Duration = Duration::from_secs(5);
+
+/// A node that is silent for this long counts as lost. Short, because a killed node on loopback does not come back by waiting;
+/// long against the pauses of a machine with fewer cores than threads.
+pub const PEER_IDLE: Duration = Duration::from_millis(1_500);

@@ -22,6 +22,9 @@ pub enum PhaseName {
 }
 
 impl PhaseName {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Search, Self::Main, Self::Kill];
+
     /// As in keys and lines.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -156,7 +159,7 @@ fn parse_command(line: &str) -> Option<Command> {
     let words: Vec<&str> = line.split(' ').collect();
     Some(match words[..] {
         ["prepare", phase, interval_s, copies, every, from_utc_s] => Command::Prepare {
-            phase: [PhaseName::Search, PhaseName::Main, PhaseName::Kill].into_iter().find(|p| p.name() == phase)?,
+            phase: PhaseName::ALL.into_iter().find(|p| p.name() == phase)?,
             density: Density {
                 interval_s: interval_s.parse().ok()?,
                 copies: copies.parse().ok()?,

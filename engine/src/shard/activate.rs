@@ -100,7 +100,7 @@ impl ShardCell {
     }
 
     fn seat(&self, running: Running, sender: Option<PackedAddress>) -> Seat {
-        Seat::new(self, running.index, running.generation, sender, running.epoch)
+        Seat::new(self, running.index, running.generation, sender)
     }
 
     /// Builds the state for the first time; on failure the actor is gone.
