@@ -98,7 +98,10 @@ impl Ring {
             .map_err(|error| explain(&error))?;
         let parameters = uring.params();
         if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring lacks EXT_ARG or NODROP: the kernel is too old"));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "io_uring lacks EXT_ARG or NODROP: the kernel is too old",
+            ));
         }
         let count = u16::try_from(URING_FILE_OPERATIONS).expect("the limit fits an index");
         Ok(Self {
@@ -307,17 +310,16 @@ fn settle(result: io::Result<()>) {
 
 fn is_transient(error: &io::Error) -> bool {
     // ETIME ends a wait; EBUSY asks to read completions first; EAGAIN and ENOMEM pass when the kernel has memory again.
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::ENOMEM)
-    )
+    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::ENOMEM))
 }
 
 /// Says which limit or permission is missing.
 fn explain(error: &io::Error) -> io::Error {
     let cause = match error.raw_os_error() {
         Some(libc::ENOMEM) => "not enough locked memory for the ring (raise `ulimit -l`, LimitMEMLOCK=)",
-        Some(libc::EPERM | libc::EACCES) => "refused (sysctl kernel.io_uring_disabled or the container's seccomp profile)",
+        Some(libc::EPERM | libc::EACCES) => {
+            "refused (sysctl kernel.io_uring_disabled or the container's seccomp profile)"
+        }
         Some(libc::ENOSYS) => "not in this kernel or hidden by the container's seccomp profile",
         Some(libc::EINVAL) => "this kernel lacks SINGLE_ISSUER and DEFER_TASKRUN (Linux 6.1 has them)",
         Some(libc::EMFILE | libc::ENFILE) => "no file descriptor left (raise `ulimit -n`, LimitNOFILE=)",
@@ -328,7 +330,34 @@ fn explain(error: &io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
     use super::*;
+    use crate::driver::files::OpenFile;
+    use crate::port::buffer::IoBuffer;
+
+    #[test]
+    fn dropping_waits_until_the_kernel_has_given_the_buffers_back() {
+        let (source, sink) = rustix::pipe::pipe().expect("a pipe");
+        let open = Arc::new(OpenFile { file: source.into(), directory: false });
+        let mut ring = Ring::new().expect("io_uring works on this machine");
+        let op = FileOp::Read { offset: u64::MAX, buffer: IoBuffer::zeroed(4096) };
+        ring.start_file(Operation { token: 1, file: Arc::clone(&open), op });
+        ring.enter();
+        assert!(ring.next_event().is_none(), "the pipe is empty");
+        let (dropping, begun) = channel();
+        let writer = std::thread::spawn(move || {
+            begun.recv().expect("the test lives");
+            rustix::io::write(&sink, &[7; 10]).expect("the reading side is open");
+        });
+        dropping.send(()).expect("the writer lives");
+        drop(ring);
+        assert_eq!(Arc::strong_count(&open), 1, "the operation ended");
+        writer.join().expect("it ends well");
+        let left = rustix::io::ioctl_fionread(&open.file).expect("a pipe knows its fill");
+        assert_eq!(left, 0, "the operation took the bytes before its buffer was freed");
+    }
 
     #[test]
     fn start_errors_name_what_is_missing() {
