@@ -26,11 +26,9 @@
 use core::fmt;
 
 use crate::{
-    frame::{FrameHeader, FrameKind, append_with},
+    frame::{FrameHeader, FrameKind, append_frame_with},
     ids::{FNV_BASIS, MessageId, NodeId, ShardId, fnv1a},
-    limits::{
-        NAME_BYTES_MAX, PLACEMENT_HASH_VERSION, PROTOCOL_VERSION, SCHEMA_COUNT_MAX, SLOT_COUNT,
-    },
+    limits::{NAME_BYTES_MAX, PLACEMENT_HASH_VERSION, PROTOCOL_VERSION, SCHEMA_COUNT_MAX, SLOT_COUNT},
     wire::{AlignedBytes, EncodeError, Wire},
 };
 
@@ -64,13 +62,7 @@ pub struct Hello {
 impl Hello {
     /// The greeting of a shard that follows this crate's rules.
     #[must_use]
-    pub const fn new(
-        cluster_name: &str,
-        node: NodeId,
-        incarnation: u64,
-        shard: ShardId,
-        shard_count: u16,
-    ) -> Self {
+    pub const fn new(cluster_name: &str, node: NodeId, incarnation: u64, shard: ShardId, shard_count: u16) -> Self {
         Self {
             protocol_version: PROTOCOL_VERSION,
             placement_hash_version: PLACEMENT_HASH_VERSION,
@@ -93,14 +85,8 @@ impl Hello {
     ///
     /// If there are more than [`SCHEMA_COUNT_MAX`] schemas or a name longer than [`NAME_BYTES_MAX`]: the caller
     /// registers neither.
-    pub fn append_frame(
-        &self,
-        schemas: &[Schema<'_>],
-        out: &mut AlignedBytes,
-    ) -> Result<usize, EncodeError> {
-        append_with(out, FrameHeader::new(FrameKind::Hello), "", |out| {
-            Ok(self.encode(schemas, out))
-        })
+    pub fn append_frame(&self, schemas: &[Schema<'_>], out: &mut AlignedBytes) -> Result<usize, EncodeError> {
+        append_frame_with(out, FrameHeader::new(FrameKind::Hello), "", |out| Ok(self.encode(schemas, out)))
     }
 
     /// Appends the greeting's payload and returns its length.
@@ -109,10 +95,7 @@ impl Hello {
     ///
     /// As [`append_frame`](Self::append_frame).
     pub fn encode(&self, schemas: &[Schema<'_>], out: &mut AlignedBytes) -> usize {
-        assert!(
-            schemas.len() <= SCHEMA_COUNT_MAX,
-            "a node registers at most {SCHEMA_COUNT_MAX} wire types"
-        );
+        assert!(schemas.len() <= SCHEMA_COUNT_MAX, "a node registers at most {SCHEMA_COUNT_MAX} wire types");
         let start = out.len();
         out.extend_from_slice(&self.protocol_version.to_le_bytes());
         out.extend_from_slice(&self.placement_hash_version.to_le_bytes());
@@ -124,10 +107,7 @@ impl Hello {
         out.extend_from_slice(&self.slot_count.to_le_bytes());
         out.extend_from_slice(&(schemas.len() as u16).to_le_bytes());
         for schema in schemas {
-            assert!(
-                schema.name.len() <= NAME_BYTES_MAX,
-                "a wire name has at most {NAME_BYTES_MAX} bytes"
-            );
+            assert!(schema.name.len() <= NAME_BYTES_MAX, "a wire name has at most {NAME_BYTES_MAX} bytes");
             out.extend_from_slice(&schema.id.get().to_le_bytes());
             out.extend_from_slice(&schema.fingerprint.to_le_bytes());
             out.extend_from_slice(&schema.version.to_le_bytes());
@@ -177,16 +157,8 @@ impl Hello {
     /// The first rule on which the two differ. Schemas are compared one by one: [`Schema::compare`].
     pub fn accept(&self, peer: &Self) -> Result<(), HelloRefusal> {
         let numbers = [
-            (
-                "protocol version",
-                self.protocol_version,
-                peer.protocol_version,
-            ),
-            (
-                "placement hash version",
-                self.placement_hash_version,
-                peer.placement_hash_version,
-            ),
+            ("protocol version", self.protocol_version, peer.protocol_version),
+            ("placement hash version", self.placement_hash_version, peer.placement_hash_version),
             ("slot count", self.slot_count, peer.slot_count),
         ];
         for (what, own, theirs) in numbers {
@@ -198,10 +170,7 @@ impl Hello {
             return Err(HelloRefusal::OtherCluster);
         }
         if peer.shard.get() >= peer.shard_count {
-            return Err(HelloRefusal::NoSuchShard {
-                shard: peer.shard,
-                shard_count: peer.shard_count,
-            });
+            return Err(HelloRefusal::NoSuchShard { shard: peer.shard, shard_count: peer.shard_count });
         }
         Ok(())
     }
@@ -225,12 +194,7 @@ impl Schema<'static> {
     #[must_use]
     pub const fn of<T: Wire>() -> Self {
         const { crate::wire::assert_named::<T>() };
-        Self {
-            id: T::ID,
-            version: T::VERSION,
-            fingerprint: T::FINGERPRINT,
-            name: T::NAME,
-        }
+        Self { id: T::ID, version: T::VERSION, fingerprint: T::FINGERPRINT, name: T::NAME }
     }
 }
 
@@ -248,16 +212,10 @@ impl Schema<'_> {
             return Ok(());
         }
         if self.name != theirs.name {
-            return Err(Disagreement::SameId {
-                own: self.name.into(),
-                theirs: theirs.name.into(),
-            });
+            return Err(Disagreement::SameId { own: self.name.into(), theirs: theirs.name.into() });
         }
         if self.version == theirs.version && self.fingerprint != theirs.fingerprint {
-            return Err(Disagreement::Structure {
-                name: self.name.into(),
-                version: self.version,
-            });
+            return Err(Disagreement::Structure { name: self.name.into(), version: self.version });
         }
         Ok(())
     }
@@ -275,10 +233,7 @@ impl<'a> Iterator for Schemas<'a> {
 
     fn next(&mut self) -> Option<Schema<'a>> {
         self.left = self.left.checked_sub(1)?;
-        Some(
-            take_schema(&mut self.rest)
-                .expect("a greeting's schemas are checked when it is decoded"),
-        )
+        Some(take_schema(&mut self.rest).expect("a greeting's schemas are checked when it is decoded"))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -302,22 +257,13 @@ fn take_schema<'a>(rest: &mut &'a [u8]) -> Result<Schema<'a>, HelloError> {
     if usize::from(name_len) > NAME_BYTES_MAX {
         return Err(HelloError::NameTooLong { name_len });
     }
-    let (name, tail) = rest
-        .split_at_checked(name_len.into())
-        .ok_or(HelloError::Short {
-            what: "a schema's name",
-        })?;
+    let (name, tail) = rest.split_at_checked(name_len.into()).ok_or(HelloError::Short { what: "a schema's name" })?;
     *rest = tail;
     let name = core::str::from_utf8(name).map_err(|_| HelloError::NameText)?;
     if id != MessageId::of(name) {
         return Err(HelloError::NotItsName { id });
     }
-    Ok(Schema {
-        id,
-        version,
-        fingerprint,
-        name,
-    })
+    Ok(Schema { id, version, fingerprint, name })
 }
 
 /// Why bytes are no greeting. Nothing was taken from them.
@@ -360,10 +306,9 @@ impl fmt::Display for HelloError {
             Self::TooManySchemas { count } => {
                 write!(f, "{count} schemas, more than {SCHEMA_COUNT_MAX}")
             }
-            Self::NameTooLong { name_len } => write!(
-                f,
-                "a message name of {name_len} bytes, more than {NAME_BYTES_MAX}"
-            ),
+            Self::NameTooLong { name_len } => {
+                write!(f, "a message name of {name_len} bytes, more than {NAME_BYTES_MAX}")
+            }
             Self::NameText => write!(f, "a message name that is not UTF-8"),
             Self::NotItsName { id } => write!(f, "message id {id} is not the hash of its name"),
             Self::Trailing { len } => write!(f, "{len} bytes after the greeting"),
@@ -437,16 +382,10 @@ impl fmt::Display for Disagreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Structure { name, version } => {
-                write!(
-                    f,
-                    "message \"{name}\" version {version} has another structure at the peer; raise its version"
-                )
+                write!(f, "message \"{name}\" version {version} has another structure at the peer; raise its version")
             }
             Self::SameId { own, theirs } => {
-                write!(
-                    f,
-                    "message \"{own}\" and the peer's \"{theirs}\" have the same id; rename one"
-                )
+                write!(f, "message \"{own}\" and the peer's \"{theirs}\" have the same id; rename one")
             }
         }
     }

@@ -109,11 +109,7 @@ impl Epoch {
     /// At the end of the number range, which takes 2^64 moves of one group.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(
-            self.0
-                .checked_add(1)
-                .expect("a group moves fewer than 2^64 times"),
-        )
+        Self(self.0.checked_add(1).expect("a group moves fewer than 2^64 times"))
     }
 }
 
@@ -125,11 +121,7 @@ impl Slot {
     /// The slot with this number, or `None` from [`SLOT_COUNT`] on.
     #[must_use]
     pub const fn new(raw: u16) -> Option<Self> {
-        if raw < SLOT_COUNT {
-            Some(Self(raw))
-        } else {
-            None
-        }
+        if raw < SLOT_COUNT { Some(Self(raw)) } else { None }
     }
 
     /// The number, below [`SLOT_COUNT`].
@@ -154,11 +146,7 @@ impl GroupId {
     /// The group with this number, or `None` from [`GROUP_COUNT`] on.
     #[must_use]
     pub const fn new(raw: u8) -> Option<Self> {
-        if raw < GROUP_COUNT {
-            Some(Self(raw))
-        } else {
-            None
-        }
+        if raw < GROUP_COUNT { Some(Self(raw)) } else { None }
     }
 
     /// The number, below [`GROUP_COUNT`].

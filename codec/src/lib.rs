@@ -20,17 +20,13 @@ pub mod shape;
 pub mod wire;
 
 pub use frame::{
-    FrameHeader, FrameKind, HeaderError, ReplyStatus, append_frame, append_frame_bytes, frame_len,
+    FrameHeader, FrameKind, HeaderError, ReplyStatus, append_frame, append_frame_bytes, append_frame_with, frame_len,
 };
 pub use hello::{Disagreement, Hello, HelloError, HelloRefusal, Schema, Schemas};
 pub use ids::{ActorTypeId, Epoch, GroupId, MessageId, NodeId, ShardId, Slot, slot_of};
-pub use limits::{
-    GROUP_COUNT, KEY_BYTES_MAX, MAX_DEPTH, MAX_FRAME_BYTES, PLACEMENT_HASH_VERSION, SLOT_COUNT,
-};
+pub use limits::{GROUP_COUNT, KEY_BYTES_MAX, MAX_DEPTH, MAX_FRAME_BYTES, PLACEMENT_HASH_VERSION, SLOT_COUNT};
 pub use shape::{Shape, fingerprint, fingerprint_with_reply};
-pub use wire::{
-    AlignedBytes, DecodeError, EncodeError, Wire, WireValue, access, assert_wire, decode, encode,
-};
+pub use wire::{AlignedBytes, DecodeError, EncodeError, Wire, WireValue, access, assert_wire, decode, encode};
 
 /// The archive library, for the code that the macros write. Nobody else needs to name it.
 #[doc(hidden)]

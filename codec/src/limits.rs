@@ -56,18 +56,14 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// Schemas in a greeting, at most: a greeting of the longest names then still fits one frame.
 pub const SCHEMA_COUNT_MAX: usize = 4096;
 
-const _: () =
-    assert!(SLOT_COUNT.is_power_of_two() && SLOT_COUNT.is_multiple_of(GROUP_COUNT as u16));
+const _: () = assert!(SLOT_COUNT.is_power_of_two() && SLOT_COUNT.is_multiple_of(GROUP_COUNT as u16));
 const _: () = assert!(SLOTS_PER_GROUP as u32 * GROUP_COUNT as u32 == SLOT_COUNT as u32);
-const _: () =
-    assert!(KEY_BYTES_MAX <= u16::MAX as usize && KEY_BYTES_MAX.is_multiple_of(ALIGN_BYTES));
-const _: () =
-    assert!(MAX_FRAME_BYTES <= u32::MAX as usize && MAX_FRAME_BYTES.is_multiple_of(ALIGN_BYTES));
+const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize && KEY_BYTES_MAX.is_multiple_of(ALIGN_BYTES));
+const _: () = assert!(MAX_FRAME_BYTES <= u32::MAX as usize && MAX_FRAME_BYTES.is_multiple_of(ALIGN_BYTES));
 const _: () = assert!(HEADER_BYTES.is_multiple_of(ALIGN_BYTES));
 const _: () = assert!(NAME_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(SCHEMA_COUNT_MAX <= u16::MAX as usize);
 const _: () = assert!(
-    SCHEMA_COUNT_MAX * (crate::hello::SCHEMA_FIXED_BYTES + NAME_BYTES_MAX)
-        + crate::hello::HELLO_FIXED_BYTES
+    SCHEMA_COUNT_MAX * (crate::hello::SCHEMA_FIXED_BYTES + NAME_BYTES_MAX) + crate::hello::HELLO_FIXED_BYTES
         <= PAYLOAD_BYTES_MAX
 );

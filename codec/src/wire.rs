@@ -91,26 +91,14 @@ pub trait Wire: WireValue {
 /// Refuses, while compiling, a type that is nested too deeply or too large for a frame. The macros call it
 /// for every type; [`encode`] and [`access`] do so again.
 pub const fn assert_wire<T: WireValue>() {
-    assert!(
-        T::DEPTH <= MAX_DEPTH,
-        "a wire value may be nested at most 8 levels deep"
-    );
-    assert!(
-        size_of::<T::Archived>() <= PAYLOAD_BYTES_MAX,
-        "a wire value must fit one frame"
-    );
-    assert!(
-        align_of::<T::Archived>() <= ALIGN_BYTES,
-        "a wire value must be aligned to at most 16 bytes"
-    );
+    assert!(T::DEPTH <= MAX_DEPTH, "a wire value may be nested at most 8 levels deep");
+    assert!(size_of::<T::Archived>() <= PAYLOAD_BYTES_MAX, "a wire value must fit one frame");
+    assert!(align_of::<T::Archived>() <= ALIGN_BYTES, "a wire value must be aligned to at most 16 bytes");
 }
 
 /// Refuses, while compiling, a name that headers and greetings cannot carry. The macros call it.
 pub const fn assert_named<T: Wire>() {
-    assert!(
-        !T::NAME.is_empty() && T::NAME.len() <= NAME_BYTES_MAX,
-        "a wire name has 1 to 128 bytes"
-    );
+    assert!(!T::NAME.is_empty() && T::NAME.len() <= NAME_BYTES_MAX, "a wire name has 1 to 128 bytes");
 }
 
 /// The depth of a container of parts with these depths.
@@ -149,10 +137,7 @@ pub fn encode<T: WireValue>(value: &T, out: &mut AlignedBytes) -> Result<usize, 
     let before = out.len();
     pad_to_align(out);
     let start = out.len();
-    let writer = BoundedWriter {
-        bytes: mem::take(out),
-        start,
-    };
+    let writer = BoundedWriter { bytes: mem::take(out), start };
     let outcome;
     (outcome, *out) = with_arena(|arena| {
         let mut serializer = Serializer::new(writer, arena.acquire(), ());
@@ -164,9 +149,7 @@ pub fn encode<T: WireValue>(value: &T, out: &mut AlignedBytes) -> Result<usize, 
         // The bounded writer is the only part of the serializer that refuses.
         Err(Failure) => {
             out.resize(before, 0);
-            Err(EncodeError::TooLarge {
-                limit: PAYLOAD_BYTES_MAX,
-            })
+            Err(EncodeError::TooLarge { limit: PAYLOAD_BYTES_MAX })
         }
     }
 }
@@ -182,17 +165,11 @@ pub fn encode<T: WireValue>(value: &T, out: &mut AlignedBytes) -> Result<usize, 
 pub fn access<T: WireValue>(bytes: &[u8]) -> Result<&T::Archived, DecodeError> {
     const { assert_wire::<T>() };
     if bytes.len() > PAYLOAD_BYTES_MAX {
-        return Err(DecodeError::TooLarge {
-            len: bytes.len(),
-            limit: PAYLOAD_BYTES_MAX,
-        });
+        return Err(DecodeError::TooLarge { len: bytes.len(), limit: PAYLOAD_BYTES_MAX });
     }
     let need = size_of::<T::Archived>();
     if bytes.len() < need {
-        return Err(DecodeError::TooShort {
-            len: bytes.len(),
-            need,
-        });
+        return Err(DecodeError::TooShort { len: bytes.len(), need });
     }
     let off_by = bytes.as_ptr().addr() % ALIGN_BYTES;
     if off_by != 0 && !bytes.is_empty() {
@@ -272,10 +249,7 @@ pub enum EncodeError {
 impl fmt::Display for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLarge { limit } => write!(
-                f,
-                "the message takes more than {limit} bytes; send it in parts"
-            ),
+            Self::TooLarge { limit } => write!(f, "the message takes more than {limit} bytes; send it in parts"),
             Self::KeyTooLong { len, limit } => {
                 write!(f, "the actor key has {len} bytes, more than {limit}")
             }
@@ -319,14 +293,8 @@ impl fmt::Display for DecodeError {
             Self::TooLarge { len, limit } => {
                 write!(f, "an archive of {len} bytes, more than {limit}")
             }
-            Self::TooShort { len, need } => write!(
-                f,
-                "an archive of {len} bytes where the type takes at least {need}"
-            ),
-            Self::Misaligned { off_by } => write!(
-                f,
-                "an archive that begins {off_by} bytes past a multiple of 16"
-            ),
+            Self::TooShort { len, need } => write!(f, "an archive of {len} bytes where the type takes at least {need}"),
+            Self::Misaligned { off_by } => write!(f, "an archive that begins {off_by} bytes past a multiple of 16"),
             Self::Invalid => write!(f, "the bytes are damaged or of another schema"),
         }
     }
@@ -352,10 +320,7 @@ impl WireValue for () {
 /// Refuses, while compiling, a list of elements that take no bytes: its forged length would cost the
 /// validator time without bound.
 const fn assert_sized_element<T: WireValue>() {
-    assert!(
-        size_of::<T::Archived>() != 0,
-        "the elements of a list must take at least one byte"
-    );
+    assert!(size_of::<T::Archived>() != 0, "the elements of a list must take at least one byte");
 }
 
 impl<T: WireValue> WireValue for Vec<T> {
@@ -371,10 +336,7 @@ impl<T: WireValue, const N: usize> WireValue for [T; N] {
         assert_sized_element::<T>();
         depth_over(&[T::DEPTH])
     };
-    const SHAPE: u64 = Shape::builtin("array")
-        .field("0", T::SHAPE)
-        .field("len", N as u64)
-        .finish();
+    const SHAPE: u64 = Shape::builtin("array").field("0", T::SHAPE).field("len", N as u64).finish();
 }
 
 impl<T: WireValue> WireValue for Option<T> {
@@ -384,10 +346,7 @@ impl<T: WireValue> WireValue for Option<T> {
 
 impl<T: WireValue, E: WireValue> WireValue for Result<T, E> {
     const DEPTH: u32 = depth_over(&[T::DEPTH, E::DEPTH]);
-    const SHAPE: u64 = Shape::builtin("Result")
-        .field("Ok", T::SHAPE)
-        .field("Err", E::SHAPE)
-        .finish();
+    const SHAPE: u64 = Shape::builtin("Result").field("Ok", T::SHAPE).field("Err", E::SHAPE).finish();
 }
 
 macro_rules! tuples {

@@ -4,10 +4,9 @@
 
 use proptest::{collection::vec, option, prelude::*};
 use shardstage_codec::{
-    ActorTypeId, AlignedBytes, DecodeError, Disagreement, EncodeError, Epoch, FrameHeader,
-    FrameKind, GroupId, HeaderError, Hello, HelloError, HelloRefusal, MessageId, NodeId,
-    ReplyStatus, Schema, ShardId, Slot, Wire, WireValue, access, append_frame, append_frame_bytes,
-    assert_wire, checksum, decode, encode, frame_len,
+    ActorTypeId, AlignedBytes, DecodeError, Disagreement, EncodeError, Epoch, FrameHeader, FrameKind, GroupId,
+    HeaderError, Hello, HelloError, HelloRefusal, MessageId, NodeId, ReplyStatus, Schema, ShardId, Slot, Wire,
+    WireValue, access, append_frame, append_frame_bytes, assert_wire, checksum, decode, encode, frame_len,
     limits::{KEY_BYTES_MAX, MAX_FRAME_BYTES, PAYLOAD_BYTES_MAX, USER_BYTES_MAX},
     rkyv, slot_of, wire,
 };
@@ -97,28 +96,15 @@ fn a_frame_is_these_bytes() {
          7061796c 6f616400 00000000 00000000"
     );
     let header = FrameHeader::decode(&out).expect("it is valid");
-    assert_eq!(
-        header,
-        FrameHeader {
-            key_len: 5,
-            payload_len: 7,
-            ..ask()
-        }
-    );
-    assert_eq!(
-        (header.key(&out), header.payload(&out)),
-        (Ok("alice"), Ok(&b"payload"[..]))
-    );
+    assert_eq!(header, FrameHeader { key_len: 5, payload_len: 7, ..ask() });
+    assert_eq!((header.key(&out), header.payload(&out)), (Ok("alice"), Ok(&b"payload"[..])));
 }
 
 #[test]
 fn a_greeting_is_these_bytes() {
     let mut out = AlignedBytes::new();
     let hello = Hello::new("test", NodeId::new(3), 9, ShardId::new(1), 2);
-    let schema = Schema {
-        fingerprint: 0x0102_0304_0506_0708,
-        ..Schema::of::<Order>()
-    };
+    let schema = Schema { fingerprint: 0x0102_0304_0506_0708, ..Schema::of::<Order>() };
     hello.append_frame(&[schema], &mut out).expect("it fits");
     let header = FrameHeader::decode(&out).expect("it is valid");
     assert_eq!(header.kind, FrameKind::Hello);
@@ -174,11 +160,7 @@ fn keys_fall_into_these_slots() {
         ("flight", &long, 35),
     ];
     for (actor_type, key, slot) in golden {
-        assert_eq!(
-            slot_of(ActorTypeId::of(actor_type), key).get(),
-            slot,
-            "{actor_type} {key}"
-        );
+        assert_eq!(slot_of(ActorTypeId::of(actor_type), key).get(), slot, "{actor_type} {key}");
     }
 }
 
@@ -207,10 +189,7 @@ fn a_mebibyte_passes_and_more_is_refused_at_the_sender() {
     let mut out = AlignedBytes::new();
     out.extend_from_slice(b"before");
     let exact = vec![7u8; USER_BYTES_MAX];
-    let header = FrameHeader {
-        message_id: MessageId::new(1),
-        ..FrameHeader::new(FrameKind::Tell)
-    };
+    let header = FrameHeader { message_id: MessageId::new(1), ..FrameHeader::new(FrameKind::Tell) };
     let key = "k".repeat(KEY_BYTES_MAX);
     append_frame(&mut out, header, &key, &exact).expect("one mebibyte passes");
     let header = FrameHeader::decode(&out[16..]).expect("it is valid");
@@ -221,42 +200,55 @@ fn a_mebibyte_passes_and_more_is_refused_at_the_sender() {
     let oversize = vec![7u8; PAYLOAD_BYTES_MAX + 1];
     out.resize(6, 0);
     let refused = append_frame(&mut out, header, &key, &oversize);
-    assert_eq!(
-        refused,
-        Err(EncodeError::TooLarge {
-            limit: PAYLOAD_BYTES_MAX
-        })
-    );
+    assert_eq!(refused, Err(EncodeError::TooLarge { limit: PAYLOAD_BYTES_MAX }));
     let refused = append_frame_bytes(&mut out, header, &key, &oversize);
-    assert_eq!(
-        refused,
-        Err(EncodeError::TooLarge {
-            limit: PAYLOAD_BYTES_MAX
-        })
-    );
+    assert_eq!(refused, Err(EncodeError::TooLarge { limit: PAYLOAD_BYTES_MAX }));
     let refused = append_frame(&mut out, header, &"k".repeat(513), &1u8);
-    assert_eq!(
-        refused,
-        Err(EncodeError::KeyTooLong {
-            len: 513,
-            limit: 512
-        })
-    );
-    assert_eq!(
-        &out[..],
-        b"before",
-        "a refused frame leaves the buffer as it was"
-    );
+    assert_eq!(refused, Err(EncodeError::KeyTooLong { len: 513, limit: 512 }));
+    assert_eq!(&out[..], b"before", "a refused frame leaves the buffer as it was");
     let mut oversize = aligned(&oversize);
-    assert!(matches!(
-        access::<Vec<u8>>(&oversize),
-        Err(DecodeError::TooLarge { .. })
-    ));
+    assert!(matches!(access::<Vec<u8>>(&oversize), Err(DecodeError::TooLarge { .. })));
     oversize.clear();
-    assert!(matches!(
-        access::<Vec<u8>>(&oversize),
-        Err(DecodeError::TooShort { len: 0, need: 8 })
-    ));
+    assert!(matches!(access::<Vec<u8>>(&oversize), Err(DecodeError::TooShort { len: 0, need: 8 })));
+}
+
+#[test]
+fn an_archive_is_aligned_and_bounded_wherever_the_buffer_ends() {
+    let mut out = AlignedBytes::new();
+    out.extend_from_slice(&[1; 1001]);
+    let len = encode(&order(), &mut out).expect("it fits");
+    let start = out.len() - len;
+    assert_eq!(start, 1008, "padded to a multiple of 16");
+    assert_eq!(decode::<Order>(&out[start..]), Ok(order()));
+
+    // The list's own 8 bytes fill the bound exactly, whatever lies in front.
+    let largest = vec![7u8; PAYLOAD_BYTES_MAX - 8];
+    assert_eq!(encode(&largest, &mut out), Ok(PAYLOAD_BYTES_MAX));
+    out.resize(1001, 0);
+    let larger = vec![7u8; PAYLOAD_BYTES_MAX - 7];
+    let refused = encode(&larger, &mut out);
+    assert_eq!(refused, Err(EncodeError::TooLarge { limit: PAYLOAD_BYTES_MAX }));
+    assert_eq!(out.len(), 1001, "a refused value leaves the buffer as it was");
+}
+
+#[test]
+fn a_forged_greeting_says_what_is_wrong() {
+    let hello = Hello::new("test", NodeId::new(3), 9, ShardId::new(1), 2);
+    let mut out = AlignedBytes::new();
+    hello.encode(&[Schema::of::<Order>()], &mut out);
+    let forged = |change: fn(&mut [u8])| {
+        let mut bytes = out.to_vec();
+        change(&mut bytes);
+        Hello::decode(&bytes).map(|_| ())
+    };
+    assert_eq!(forged(|_| ()), Ok(()));
+    assert!(matches!(forged(|h| h[30] = 0), Err(HelloError::Trailing { len: 30 })));
+    assert!(matches!(forged(|h| h[30] = 2), Err(HelloError::Short { what: "a schema" })));
+    assert!(matches!(forged(|h| h[31] = 0xff), Err(HelloError::TooManySchemas { count: 0xff01 })));
+    assert!(matches!(forged(|h| h[32] ^= 1), Err(HelloError::NotItsName { .. })));
+    assert!(matches!(forged(|h| h[50] = 129), Err(HelloError::NameTooLong { name_len: 129 })));
+    assert!(matches!(forged(|h| h[50] = 11), Err(HelloError::Short { what: "a schema's name" })));
+    assert!(matches!(forged(|h| h[52] = 0xff), Err(HelloError::NameText)));
 }
 
 #[test]
@@ -279,10 +271,7 @@ fn misaligned_bytes_are_an_error_at_every_offset() {
         let mut shifted = AlignedBytes::new();
         shifted.resize(off_by, 0);
         shifted.extend_from_slice(&out[..len]);
-        assert_eq!(
-            access::<Order>(&shifted[off_by..]).map(|_| ()),
-            Err(DecodeError::Misaligned { off_by })
-        );
+        assert_eq!(access::<Order>(&shifted[off_by..]).map(|_| ()), Err(DecodeError::Misaligned { off_by }));
     }
 }
 
@@ -299,10 +288,7 @@ fn every_flipped_bit_of_a_header_is_noticed() {
     append_frame_bytes(&mut out, ask(), "alice", b"payload").expect("it fits");
     for bit in 0..64 * 8 {
         out[bit / 8] ^= 1 << (bit % 8);
-        assert!(
-            matches!(FrameHeader::decode(&out), Err(HeaderError::Checksum { .. })),
-            "bit {bit}"
-        );
+        assert!(matches!(FrameHeader::decode(&out), Err(HeaderError::Checksum { .. })), "bit {bit}");
         out[bit / 8] ^= 1 << (bit % 8);
     }
     assert!(FrameHeader::decode(&out).is_ok());
@@ -322,54 +308,17 @@ fn forged(change: impl FnOnce(&mut [u8])) -> Result<FrameHeader, HeaderError> {
 #[test]
 fn a_header_that_contradicts_itself_says_how() {
     assert!(forged(|_| ()).is_ok());
-    assert!(matches!(
-        forged(|h| h[0] += 1),
-        Err(HeaderError::Len {
-            len: 0x58,
-            key_len: 5,
-            payload_len: 7
-        })
-    ));
-    assert!(matches!(
-        forged(|h| h[8] = 2),
-        Err(HeaderError::Version { version: 2 })
-    ));
-    assert!(matches!(
-        forged(|h| h[10] = 6),
-        Err(HeaderError::Kind { kind: 6 })
-    ));
-    assert!(matches!(
-        forged(|h| h[14] = 64),
-        Err(HeaderError::Group { group: 64 })
-    ));
-    assert!(matches!(
-        forged(|h| h[15] = 8),
-        Err(HeaderError::Status { status: 8 })
-    ));
-    assert!(matches!(
-        forged(|h| h[15] = 1),
-        Err(HeaderError::Contradiction { .. })
-    ));
-    assert!(matches!(
-        forged(|h| h[16..24].fill(0)),
-        Err(HeaderError::Contradiction { .. })
-    ));
-    assert!(matches!(
-        forged(|h| h[10] = 1),
-        Err(HeaderError::Contradiction { .. })
-    ));
-    assert!(matches!(
-        forged(|h| h[10] = 5),
-        Err(HeaderError::Contradiction { .. })
-    ));
-    assert!(matches!(
-        forged(|h| h[59] = 0xff),
-        Err(HeaderError::Payload { .. })
-    ));
-    assert!(matches!(
-        forged(|h| h[61] = 0xff),
-        Err(HeaderError::Key { .. })
-    ));
+    assert!(matches!(forged(|h| h[0] += 1), Err(HeaderError::Len { len: 0x58, key_len: 5, payload_len: 7 })));
+    assert!(matches!(forged(|h| h[8] = 2), Err(HeaderError::Version { version: 2 })));
+    assert!(matches!(forged(|h| h[10] = 6), Err(HeaderError::Kind { kind: 6 })));
+    assert!(matches!(forged(|h| h[14] = 64), Err(HeaderError::Group { group: 64 })));
+    assert!(matches!(forged(|h| h[15] = 8), Err(HeaderError::Status { status: 8 })));
+    assert!(matches!(forged(|h| h[15] = 1), Err(HeaderError::Contradiction { .. })));
+    assert!(matches!(forged(|h| h[16..24].fill(0)), Err(HeaderError::Contradiction { .. })));
+    assert!(matches!(forged(|h| h[10] = 1), Err(HeaderError::Contradiction { .. })));
+    assert!(matches!(forged(|h| h[10] = 5), Err(HeaderError::Contradiction { .. })));
+    assert!(matches!(forged(|h| h[59] = 0xff), Err(HeaderError::Payload { .. })));
+    assert!(matches!(forged(|h| h[61] = 0xff), Err(HeaderError::Key { .. })));
     assert!(matches!(
         forged(|h| (h[10], h[15]) = (4, ReplyStatus::Full as u8)),
         Err(HeaderError::Contradiction { .. })
@@ -381,21 +330,12 @@ fn a_header_that_contradicts_itself_says_how() {
 fn an_incomplete_frame_waits_and_a_key_is_text() {
     let mut out = AlignedBytes::new();
     append_frame_bytes(&mut out, ask(), "alice", b"payload").expect("it fits");
-    assert_eq!(
-        FrameHeader::decode(&out[..63]),
-        Err(HeaderError::Short { len: 63 })
-    );
+    assert_eq!(FrameHeader::decode(&out[..63]), Err(HeaderError::Short { len: 63 }));
     let header = FrameHeader::decode(&out[..64]).expect("a header suffices");
     let need = header.unpadded_len();
     for len in 64..need {
-        assert_eq!(
-            header.payload(&out[..len]),
-            Err(HeaderError::Incomplete { len, need })
-        );
-        assert_eq!(
-            header.key(&out[..len]),
-            Err(HeaderError::Incomplete { len, need })
-        );
+        assert_eq!(header.payload(&out[..len]), Err(HeaderError::Incomplete { len, need }));
+        assert_eq!(header.key(&out[..len]), Err(HeaderError::Incomplete { len, need }));
     }
     out[64] = 0xff;
     assert_eq!(header.key(&out), Err(HeaderError::KeyText));
@@ -404,143 +344,66 @@ fn an_incomplete_frame_waits_and_a_key_is_text() {
 #[test]
 fn nodes_that_differ_say_in_what() {
     let own = Hello::new("test", NodeId::new(3), 9, ShardId::new(1), 2);
+    assert_eq!(own.accept(&Hello { node: NodeId::new(4), incarnation: 1, ..own }), Ok(()));
     assert_eq!(
-        own.accept(&Hello {
-            node: NodeId::new(4),
-            incarnation: 1,
-            ..own
-        }),
-        Ok(())
+        own.accept(&Hello { protocol_version: 2, ..own }),
+        Err(HelloRefusal::Differs { what: "protocol version", own: 1, theirs: 2 })
     );
-    assert_eq!(
-        own.accept(&Hello {
-            protocol_version: 2,
-            ..own
-        }),
-        Err(HelloRefusal::Differs {
-            what: "protocol version",
-            own: 1,
-            theirs: 2
-        })
-    );
-    assert!(matches!(
-        own.accept(&Hello {
-            placement_hash_version: 0,
-            ..own
-        }),
-        Err(HelloRefusal::Differs { .. })
-    ));
-    assert!(matches!(
-        own.accept(&Hello {
-            slot_count: 1,
-            ..own
-        }),
-        Err(HelloRefusal::Differs { .. })
-    ));
+    assert!(matches!(own.accept(&Hello { placement_hash_version: 0, ..own }), Err(HelloRefusal::Differs { .. })));
+    assert!(matches!(own.accept(&Hello { slot_count: 1, ..own }), Err(HelloRefusal::Differs { .. })));
     let other = Hello::new("other", NodeId::new(3), 9, ShardId::new(1), 2);
     assert_eq!(own.accept(&other), Err(HelloRefusal::OtherCluster));
-    assert!(matches!(
-        own.accept(&Hello {
-            shard_count: 1,
-            ..own
-        }),
-        Err(HelloRefusal::NoSuchShard { .. })
-    ));
+    assert!(matches!(own.accept(&Hello { shard_count: 1, ..own }), Err(HelloRefusal::NoSuchShard { .. })));
 }
 
 #[test]
 fn a_schema_mismatch_is_reported_by_name() {
     let own = Schema::of::<Order>();
     assert_eq!(own.compare(&own), Ok(()));
+    assert_eq!(own.compare(&Schema { version: 3, fingerprint: 1, ..own }), Ok(()));
+    assert_eq!(own.compare(&Schema { id: MessageId::of("else"), name: "else", ..own }), Ok(()));
     assert_eq!(
-        own.compare(&Schema {
-            version: 3,
-            fingerprint: 1,
-            ..own
-        }),
-        Ok(())
+        own.compare(&Schema { fingerprint: 1, ..own }),
+        Err(Disagreement::Structure { name: "test.order".into(), version: 2 })
     );
     assert_eq!(
-        own.compare(&Schema {
-            id: MessageId::of("else"),
-            name: "else",
-            ..own
-        }),
-        Ok(())
-    );
-    assert_eq!(
-        own.compare(&Schema {
-            fingerprint: 1,
-            ..own
-        }),
-        Err(Disagreement::Structure {
-            name: "test.order".into(),
-            version: 2
-        })
-    );
-    assert_eq!(
-        own.compare(&Schema {
-            name: "twin",
-            ..own
-        }),
-        Err(Disagreement::SameId {
-            own: "test.order".into(),
-            theirs: "twin".into()
-        })
+        own.compare(&Schema { name: "twin", ..own }),
+        Err(Disagreement::SameId { own: "test.order".into(), theirs: "twin".into() })
     );
 }
 
 fn order_strategy() -> impl Strategy<Value = Order> {
     let text = "\\PC{0,24}";
-    (
-        any::<u64>(),
-        text,
-        vec((any::<u32>(), text), 0..6),
-        option::of(vec(any::<u128>(), 0..4)),
-    )
-        .prop_map(|(id, name, lines, note)| Order {
-            id,
-            name,
-            lines,
-            note,
-        })
+    (any::<u64>(), text, vec((any::<u32>(), text), 0..6), option::of(vec(any::<u128>(), 0..4)))
+        .prop_map(|(id, name, lines, note)| Order { id, name, lines, note })
 }
 
 fn header_strategy() -> impl Strategy<Value = FrameHeader> {
-    (
-        any::<(u16, u64, u64, u64, u64, u64, u16)>(),
-        0u8..64,
-        0usize..5,
-    )
-        .prop_map(
-            |(
-                (message_version, id, actor_type, epoch, correlation, ttl_ns, shard),
-                group,
+    (any::<(u16, u64, u64, u64, u64, u64, u16)>(), 0u8..64, 0usize..5).prop_map(
+        |((message_version, id, actor_type, epoch, correlation, ttl_ns, shard), group, kind)| {
+            let (kind, status) = [
+                (FrameKind::Tell, ReplyStatus::Ok),
+                (FrameKind::Ask, ReplyStatus::Ok),
+                (FrameKind::Reply, ReplyStatus::Ok),
+                (FrameKind::Reply, ReplyStatus::Failed),
+                (FrameKind::Reply, ReplyStatus::Fenced),
+            ][kind];
+            FrameHeader {
                 kind,
-            )| {
-                let (kind, status) = [
-                    (FrameKind::Tell, ReplyStatus::Ok),
-                    (FrameKind::Ask, ReplyStatus::Ok),
-                    (FrameKind::Reply, ReplyStatus::Ok),
-                    (FrameKind::Reply, ReplyStatus::Failed),
-                    (FrameKind::Reply, ReplyStatus::Fenced),
-                ][kind];
-                FrameHeader {
-                    kind,
-                    message_version,
-                    group: GroupId::new(group).expect("below 64"),
-                    status,
-                    message_id: MessageId::new(id.max(1)),
-                    actor_type: ActorTypeId::new(actor_type),
-                    group_epoch: Epoch::new(epoch),
-                    correlation,
-                    ttl_ns,
-                    payload_len: 0,
-                    key_len: 0,
-                    shard: ShardId::new(shard),
-                }
-            },
-        )
+                message_version,
+                group: GroupId::new(group).expect("below 64"),
+                status,
+                message_id: MessageId::new(id.max(1)),
+                actor_type: ActorTypeId::new(actor_type),
+                group_epoch: Epoch::new(epoch),
+                correlation,
+                ttl_ns,
+                payload_len: 0,
+                key_len: 0,
+                shard: ShardId::new(shard),
+            }
+        },
+    )
 }
 
 proptest! {

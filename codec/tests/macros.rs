@@ -1,51 +1,18 @@
 //! `#[message]` and `#[wire]` against the cage, without the engine: this file stands in for it with the few
 //! names that the macros use. What they write must pass the lints of the strictest user crate.
 #![forbid(unsafe_code)]
-#![deny(
-    warnings,
-    missing_docs,
-    unreachable_pub,
-    unused_qualifications,
-    clippy::all
-)]
+#![deny(warnings, missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
 
 extern crate self as shardstage;
 
 use shardstage_codec::{
-    AlignedBytes, MessageId, Wire, WireValue, access, decode, encode, fingerprint,
-    fingerprint_with_reply,
+    AlignedBytes, MessageId, Wire, WireValue, access, decode, encode, fingerprint, fingerprint_with_reply,
 };
-use shardstage_macros::{message, wire};
 
-/// What the macros reach through the engine.
-pub mod __private {
-    pub use shardstage_codec as codec;
-    pub use shardstage_codec::rkyv;
-}
+#[path = "cage/engine.rs"]
+mod engine;
 
-/// The engine's message trait, as far as the macros touch it.
-pub trait Message: Sized {
-    /// The answer's type.
-    type Reply;
-    /// How the type goes over the wire, where it can.
-    const WIRE: Option<WireOps<Self>> = None;
-}
-
-/// The engine's wire functions, as far as the macros touch them.
-#[derive(Debug)]
-pub struct WireOps<M>(core::marker::PhantomData<M>);
-
-impl<M: Message<Reply: WireValue> + Wire> WireOps<M> {
-    /// The functions of `M`.
-    #[expect(clippy::new_without_default, reason = "a const fn, as in the engine")]
-    #[must_use]
-    pub const fn new() -> Self {
-        Self(core::marker::PhantomData)
-    }
-}
-
-/// The engine's marker of wire messages.
-pub trait WireMessage: Message<Reply: WireValue> + Wire {}
+pub use engine::{__private, Message, WireMessage, WireOps, message, wire};
 
 /// A message that stays inside: it holds what no wire could carry.
 #[message(reply = i64)]
@@ -77,7 +44,7 @@ pub use parts::Part;
 /// Apart, as rkyv writes one undocumented item for a public enum with named fields.
 #[allow(missing_docs)]
 mod parts {
-    use shardstage_macros::wire;
+    use crate::wire;
     /// A part, as an enum of all forms.
     #[wire]
     #[derive(Clone, Debug, PartialEq)]
@@ -108,13 +75,7 @@ fn everything() -> Everything {
         scalars: (1, -2, 3.5, 'ß'),
         r#type: [4, 5, 6],
         text: Some("long enough to lie outside".into()),
-        parts: vec![
-            Part::Empty,
-            Part::Pair(7, String::new()),
-            Part::Named {
-                list: vec![8, u128::MAX],
-            },
-        ],
+        parts: vec![Part::Empty, Part::Pair(7, String::new()), Part::Named { list: vec![8, u128::MAX] }],
     }
 }
 
@@ -125,10 +86,7 @@ fn a_macro_type_survives_the_wire() {
     assert_eq!(decode::<Everything>(&out[..len]), Ok(everything()));
     let view = access::<Everything>(&out[..len]).expect("it is valid");
     assert_eq!(view.parts.len(), 3);
-    assert_eq!(
-        view.text.as_ref().map(|text| text.as_str()),
-        Some("long enough to lie outside")
-    );
+    assert_eq!(view.text.as_ref().map(|text| text.as_str()), Some("long enough to lie outside"));
 
     out.clear();
     let len = encode(&Ping, &mut out).expect("it fits");
@@ -137,17 +95,12 @@ fn a_macro_type_survives_the_wire() {
 
 #[test]
 fn names_versions_and_replies_are_as_written() {
-    assert_eq!(
-        (Everything::NAME, Everything::VERSION),
-        ("test.everything", 3)
-    );
+    assert_eq!((Everything::NAME, Everything::VERSION), ("test.everything", 3));
     assert_eq!(Everything::ID, MessageId::of("test.everything"));
     assert_eq!((Happened::NAME, Happened::VERSION), ("test.happened", 1));
     assert!(Everything::WIRE.is_some() && Ping::WIRE.is_some());
     assert!(Local::WIRE.is_none() && Tick::WIRE.is_none());
-    let local = Local {
-        work: Box::new(|| 42),
-    };
+    let local = Local { work: Box::new(|| 42) };
     let reply: <Local as Message>::Reply = (local.work)();
     assert_eq!(reply, 42);
     let () = <Tick as Message>::Reply::default();
@@ -155,23 +108,17 @@ fn names_versions_and_replies_are_as_written() {
 
 #[test]
 fn the_fingerprint_covers_the_reply() {
-    assert_eq!(
-        Everything::FINGERPRINT,
-        fingerprint_with_reply::<Everything, Result<Vec<Part>, String>>()
-    );
-    assert_ne!(
-        Everything::FINGERPRINT,
-        fingerprint_with_reply::<Everything, ()>()
-    );
+    assert_eq!(Everything::FINGERPRINT, fingerprint_with_reply::<Everything, Result<Vec<Part>, String>>());
+    assert_ne!(Everything::FINGERPRINT, fingerprint_with_reply::<Everything, ()>());
     assert_eq!(Happened::FINGERPRINT, fingerprint::<Happened>());
     assert_ne!(Happened::FINGERPRINT, Ping::FINGERPRINT);
 }
 
 #[test]
 fn the_shape_covers_names_order_and_types_of_fields() {
-    /// Six ways to have two fields, five of them different.
+    /// Ways to have two fields, all but one different.
     mod ways {
-        use shardstage_macros::wire;
+        use crate::wire;
 
         #[wire]
         pub(super) struct A {
@@ -203,16 +150,17 @@ fn the_shape_covers_names_order_and_types_of_fields() {
             A { x: u32, y: u32 },
         }
         #[wire]
+        pub(super) enum OtherVariant {
+            B { x: u32, y: u32 },
+        }
+        #[wire]
         pub(super) struct Tuple(pub(super) u32, pub(super) u32);
     }
     use ways::*;
     let (_, _) = (A { x: 1, y: 2 }.x, Renamed { x: 1, y: 2 }.y);
     let (_, _) = (OtherField { x: 1, z: 2 }.z, OtherOrder { y: 1, x: 2 }.x);
-    let (_, _, _) = (
-        OtherType { x: 1, y: 2.0 }.y,
-        AsEnum::A { x: 1, y: 2 },
-        Tuple(1, 2).0,
-    );
+    let _ = OtherVariant::B { x: 1, y: 2 };
+    let (_, _, _) = (OtherType { x: 1, y: 2.0 }.y, AsEnum::A { x: 1, y: 2 }, Tuple(1, 2).0);
     assert_eq!(A::SHAPE, Renamed::SHAPE);
     let different = [
         A::SHAPE,
@@ -220,13 +168,11 @@ fn the_shape_covers_names_order_and_types_of_fields() {
         OtherOrder::SHAPE,
         OtherType::SHAPE,
         AsEnum::SHAPE,
+        OtherVariant::SHAPE,
         Tuple::SHAPE,
     ];
     for (index, shape) in different.iter().enumerate() {
-        assert!(
-            !different[..index].contains(shape),
-            "shape {index} is taken"
-        );
+        assert!(!different[..index].contains(shape), "shape {index} is taken");
     }
 }
 

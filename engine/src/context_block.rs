@@ -2,11 +2,11 @@
 //!
 //! Invariant: whoever takes the block answers its asker exactly once, or hands it on; dropping it unanswered rejects the ask.
 
-use shardstage_codec::{ActorTypeId, Epoch, NodeId};
+use shardstage_codec::{Epoch, NodeId};
 
+use crate::envelope::PackedAddress;
 use crate::error::{AskError, Rejected};
 use crate::key::Key;
-use crate::envelope::PackedAddress;
 use crate::reply::{ForeignAsker, ReplyAddress};
 
 /// Who waits for the answer.
@@ -21,7 +21,8 @@ pub(crate) enum Asker {
 
 /// A virtual actor as target: resolved to a cell on the shard that owns its slot.
 pub(crate) struct VirtualTarget {
-    pub(crate) actor_type: ActorTypeId,
+    /// The type's place in the registry.
+    pub(crate) position: usize,
     pub(crate) key: Key,
     /// The group epoch under which the sender resolved the owner.
     pub(crate) epoch: Epoch,

@@ -15,7 +15,8 @@
 
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
-use std::ptr;
+use std::num::NonZero;
+use std::ptr::{self, NonNull};
 
 use shardstage_codec::Epoch;
 
@@ -35,6 +36,21 @@ const META_CONTEXT: usize = 3;
 const FLAG_MASK: usize = 0b11_1111;
 const EPOCH_SHIFT: u32 = 48;
 const POINTER_MASK: usize = ((1 << EPOCH_SHIFT) - 1) & !FLAG_MASK;
+
+/// The low 16 bits of a group epoch: equal tags within a message's lifetime mean equal epochs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EpochTag(pub(crate) u16);
+
+impl EpochTag {
+    /// For envelopes addressed by (index, generation): the generation ends with the activation, and so with its epoch.
+    pub(crate) const BY_GENERATION: Self = Self(u16::MAX);
+
+    /// The tag of a group epoch.
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is compared")]
+    pub(crate) fn of(epoch: Epoch) -> Self {
+        Self((epoch.get() % (u16::MAX as u64)) as u16)
+    }
+}
 
 /// What one (receiver type, message type, handler kind) does with a message.
 ///
@@ -58,6 +74,8 @@ pub(crate) struct Delivery<'a> {
     pub(crate) state: *mut u8,
     pub(crate) sender: Option<PackedAddress>,
     pub(crate) reply: Option<ReplyAddress>,
+    /// The epoch under which the actor runs; `None` for one that is not virtual.
+    pub(crate) epoch: Option<EpochTag>,
 }
 
 /// (shard, index, generation) of a local actor in one word: 10 + 27 + 27 bits.
@@ -73,7 +91,11 @@ const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
 impl PackedAddress {
     pub(crate) fn new(shard: u16, index: u32, generation: u32) -> Self {
         debug_assert!(shard < SHARDS_MAX && u64::from(index) <= INDEX_MASK && generation <= GENERATION_MAX);
-        Self(u64::from(shard) << (INDEX_BITS + GENERATION_BITS) | u64::from(index) << GENERATION_BITS | u64::from(generation))
+        Self(
+            u64::from(shard) << (INDEX_BITS + GENERATION_BITS)
+                | u64::from(index) << GENERATION_BITS
+                | u64::from(generation),
+        )
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "10 bits remain after the shift")]
@@ -105,13 +127,14 @@ pub(crate) enum Meta {
 pub(crate) struct Envelope {
     pub(crate) index: u32,
     pub(crate) generation: u32,
-    head: *const VTable,
+    head: NonNull<VTable>,
     meta: u64,
     payload: [MaybeUninit<u64>; INLINE_BYTES / 8],
     _message: PhantomData<*mut ()>,
 }
 
 const _: () = assert!(size_of::<Envelope>() == 64);
+const _: () = assert!(size_of::<Option<Envelope>>() == 64);
 
 // SAFETY: an envelope is made from a `Message` (or a reply), which is `Send`, and a meta word that is an integer or an
 // owned box of a `Send` context block.
@@ -128,21 +151,33 @@ impl Envelope {
     /// # Safety
     /// `vtable.run` and `vtable.drop_message` expect a payload written for a `T`.
     #[inline]
-    pub(crate) unsafe fn new<T: Send>(index: u32, generation: u32, vtable: &'static VTable, epoch: Epoch, meta: Meta, message: T) -> Self {
+    pub(crate) unsafe fn new<T: Send>(
+        index: u32,
+        generation: u32,
+        vtable: &'static VTable,
+        epoch: EpochTag,
+        meta: Meta,
+        message: T,
+    ) -> Self {
         let (kind, meta) = match meta {
             Meta::None => (META_NONE, 0),
             Meta::Sender(address) => (META_SENDER, address.0),
             Meta::Reply(address) => (META_REPLY, address.0.0),
             Meta::Context(context) => (META_CONTEXT, Box::into_raw(context).expose_provenance() as u64),
         };
-        #[expect(clippy::cast_possible_truncation, reason = "the low 16 bits of the epoch are compared")]
-        let tag = (epoch.0 as u16 as usize) << EPOCH_SHIFT | kind;
-        let head = ptr::from_ref(vtable).map_addr(|address| {
-            debug_assert_eq!(address & !POINTER_MASK, 0, "vtables are 64-aligned and live below 2^48");
+        let tag = (epoch.0 as usize) << EPOCH_SHIFT | kind;
+        let head = NonNull::from_ref(vtable).map_addr(|address| {
+            debug_assert_eq!(address.get() & !POINTER_MASK, 0, "vtables are 64-aligned and live below 2^48");
             address | tag
         });
-        let mut envelope =
-            Self { index, generation, head, meta, payload: [const { MaybeUninit::uninit() }; INLINE_BYTES / 8], _message: PhantomData };
+        let mut envelope = Self {
+            index,
+            generation,
+            head,
+            meta,
+            payload: [const { MaybeUninit::uninit() }; INLINE_BYTES / 8],
+            _message: PhantomData,
+        };
         let payload = envelope.payload.as_mut_ptr();
         if const { is_inline::<T>() } {
             // SAFETY: `T` fits the payload in size and alignment, checked by the condition.
@@ -156,7 +191,7 @@ impl Envelope {
 
     #[inline]
     pub(crate) fn vtable(&self) -> &'static VTable {
-        let vtable = self.head.map_addr(|address| address & POINTER_MASK);
+        let vtable = self.head.as_ptr().map_addr(|address| address & POINTER_MASK);
         // SAFETY: `new` made the head from a `&'static VTable` and changed only bits that are masked away here.
         unsafe { &*vtable }
     }
@@ -164,16 +199,16 @@ impl Envelope {
     /// The low 16 bits of the group epoch under which it was sent.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "16 bits remain after the shift")]
-    pub(crate) fn epoch_low(&self) -> u16 {
-        (self.head.addr() >> EPOCH_SHIFT) as u16
+    pub(crate) fn epoch(&self) -> EpochTag {
+        EpochTag((self.head.addr().get() >> EPOCH_SHIFT) as u16)
     }
 
     /// Takes the third word out; the envelope has none afterwards.
     #[inline]
     pub(crate) fn take_meta(&mut self) -> Meta {
-        let kind = self.head.addr() & META_MASK;
+        let kind = self.head.addr().get() & META_MASK;
         let meta = self.meta;
-        self.head = self.head.map_addr(|address| address & !META_MASK);
+        self.clear_kind();
         match kind {
             META_NONE => Meta::None,
             META_SENDER => Meta::Sender(PackedAddress(meta)),
@@ -188,9 +223,15 @@ impl Envelope {
         }
     }
 
+    fn clear_kind(&mut self) {
+        self.head = self.head.map_addr(|address| {
+            NonZero::new(address.get() & !META_MASK).expect("a vtable's address is not null without its flag bits")
+        });
+    }
+
     /// Replaces the third word; the old one must have been taken.
     pub(crate) fn set_meta(&mut self, meta: Meta) {
-        debug_assert_eq!(self.head.addr() & META_MASK, META_NONE);
+        debug_assert_eq!(self.head.addr().get() & META_MASK, META_NONE);
         let (kind, word) = match meta {
             Meta::None => (META_NONE, 0),
             Meta::Sender(address) => (META_SENDER, address.0),
@@ -203,7 +244,7 @@ impl Envelope {
 
     #[inline]
     pub(crate) fn has_context(&self) -> bool {
-        self.head.addr() & META_MASK == META_CONTEXT
+        self.head.addr().get() & META_MASK == META_CONTEXT
     }
 
     /// The message, consuming the envelope. The meta word must have been taken.
@@ -212,7 +253,7 @@ impl Envelope {
     /// The envelope was made by `new::<T>`.
     #[inline]
     pub(crate) unsafe fn into_message<T>(self) -> T {
-        debug_assert_eq!(self.head.addr() & META_MASK, META_NONE);
+        debug_assert_eq!(self.head.addr().get() & META_MASK, META_NONE);
         let this = ManuallyDrop::new(self);
         let payload = this.payload.as_ptr();
         if const { is_inline::<T>() } {

@@ -53,7 +53,6 @@ impl Erased {
     /// It was made by `new::<T>`.
     #[inline]
     pub(crate) unsafe fn take<T>(self) -> T {
-        debug_assert_eq!(size_of::<T>() <= WORDS * 8, is_inline::<T>() || align_of::<T>() > 8);
         let this = ManuallyDrop::new(self);
         let room = this.room.as_ptr();
         if const { is_inline::<T>() } {

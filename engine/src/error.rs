@@ -80,7 +80,9 @@ impl<M> TellError<M> {
     /// The message that was not sent.
     pub fn into_message(self) -> M {
         match self {
-            Self::Full(message) | Self::Closed(message) | Self::Unavailable(message) | Self::NoHandler(message) => message,
+            Self::Full(message) | Self::Closed(message) | Self::Unavailable(message) | Self::NoHandler(message) => {
+                message
+            }
             Self::TooLarge { message, .. } => message,
         }
     }
@@ -101,7 +103,7 @@ impl<M> TellError<M> {
             Rejected::Closed | Rejected::Expired => Self::Closed(message),
             Rejected::NoHandler => Self::NoHandler(message),
             Rejected::Unavailable => Self::Unavailable(message),
-            Rejected::TooLarge => Self::TooLarge { message, limit: shardstage_codec::limits::MAX_PAYLOAD_BYTES },
+            Rejected::TooLarge => Self::TooLarge { message, limit: shardstage_codec::limits::PAYLOAD_BYTES_MAX },
         }
     }
 }
@@ -280,7 +282,9 @@ pub enum ShutdownError {
 impl fmt::Display for ShutdownError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::DrainTimeout { busy_shards } => write!(f, "{busy_shards} shards were still busy when the drain time was over"),
+            Self::DrainTimeout { busy_shards } => {
+                write!(f, "{busy_shards} shards were still busy when the drain time was over")
+            }
             Self::ShardPanicked => f.write_str("a shard's thread panicked"),
         }
     }

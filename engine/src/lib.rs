@@ -1,6 +1,87 @@
 //! Shardstage: a shard-per-core actor engine.
+//!
+//! Actors live on shards, one thread per core; shards talk over lock-free rings, nodes over a [`port::transport`], and what
+//! else lives on a shard, such as an event log, is a [`port::service`].
+//!
+//! The message path, in reading order: [`ActorRef::tell`] (`actor_ref.rs`) -> `envelope.rs` -> `route.rs` -> the mailbox
+//! (`shard/cell.rs`), a ring (`shard/mesh.rs`) or the injector (`link.rs`) -> `shard/turn.rs` -> `shard/activate.rs` ->
+//! `receive.rs` -> [`Handler::handle`].
 
+mod actor;
+mod actor_ref;
+mod address;
+mod ask;
+mod builder;
+mod cluster;
+mod config;
+mod context;
+mod context_block;
+mod dead_letter;
 pub mod driver;
+mod engine;
+mod engine_link;
+mod envelope;
+mod erased;
+mod error;
+mod key;
+mod latch;
 pub mod limits;
+mod link;
+mod message;
+mod peers;
 pub mod port;
+mod random;
+mod receive;
+mod reply;
+mod route;
+mod run_queue;
+mod runner;
+mod seed;
+mod shard;
+mod signal;
 pub mod sim;
+mod stats;
+mod timer;
+mod virtual_ref;
+
+pub use actor::{Actor, ArchivedHandler, AsyncHandler, BoxError, DeferredHandler, Handler, StopReason, VirtualActor};
+pub use actor_ref::{ActorId, ActorRef, Recipient};
+pub use address::{Address, ResolveError};
+pub use ask::Ask;
+pub use builder::EngineBuilder;
+pub use cluster::registry::TypeBuilder;
+pub use config::{Config, IdleStrategy};
+pub use context::{AskTarget, Context, PendingAsk, Resume};
+pub use dead_letter::{DeadLetter, DeadLetters, MessageName, Reason};
+pub use driver::DriverChoice;
+pub use engine::Engine;
+pub use error::{
+    AskError, Error, Panicked, Rejected, Result, ShutdownError, SpawnError, StartError, TellError, Unknown,
+};
+pub use key::Key;
+pub use latch::Happening;
+pub use message::{Message, WireMessage, WireOps};
+pub use peers::PeerState;
+pub use receive::{Receive, kind};
+pub use reply::Reply;
+pub use shardstage_codec::{Epoch, GroupId, NodeId, ShardId, Slot};
+pub use shardstage_macros::{message, wire};
+pub use stats::ShardStats;
+pub use timer::TimerId;
+pub use virtual_ref::VirtualRef;
+
+/// What most programs need: `use shardstage::prelude::*;`.
+pub mod prelude {
+    pub use crate::{
+        Actor, ActorRef, Address, AskError, AsyncHandler, Config, Context, DeferredHandler, Engine, Handler,
+        IdleStrategy, Message, Recipient, Rejected, Reply, StopReason, TellError, Unknown, VirtualActor, VirtualRef,
+        message, wire,
+    };
+}
+
+/// What the macros' output names. Not for users.
+#[doc(hidden)]
+pub mod __private {
+    pub use shardstage_codec as codec;
+    pub use shardstage_codec::rkyv;
+}

@@ -18,22 +18,15 @@ pub trait Message: Sized + Send + 'static {
 }
 
 /// A message with a stable id, which may cross nodes. Implemented by `#[message(id = "...")]`.
-pub trait WireMessage: Message + Wire
-where
-    Self::Reply: WireValue,
-{
-}
+pub trait WireMessage: Message<Reply: WireValue> + Wire {}
 
 /// The codec of one wire message and of its reply, as function pointers that need no trait bounds to be called.
 #[doc(hidden)]
 pub struct WireOps<M: Message> {
     pub(crate) id: MessageId,
     pub(crate) version: u16,
-    pub(crate) fingerprint: u64,
     pub(crate) name: &'static str,
     pub(crate) encode: fn(&M, &mut AlignedBytes) -> Result<usize, EncodeError>,
-    pub(crate) decode: fn(&[u8]) -> Result<M, DecodeError>,
-    pub(crate) encode_reply: fn(&M::Reply, &mut AlignedBytes) -> Result<usize, EncodeError>,
     pub(crate) decode_reply: fn(&[u8]) -> Result<M::Reply, DecodeError>,
 }
 
@@ -49,11 +42,8 @@ where
         Self {
             id: M::ID,
             version: M::VERSION,
-            fingerprint: M::FINGERPRINT,
             name: M::NAME,
             encode: codec::encode::<M>,
-            decode: codec::decode::<M>,
-            encode_reply: codec::encode::<M::Reply>,
             decode_reply: codec::decode::<M::Reply>,
         }
     }

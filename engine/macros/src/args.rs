@@ -59,15 +59,9 @@ impl Args {
         });
         parser.parse2(tokens)?;
         let name = match (id, version) {
-            (Some(id), version) => Some(Name {
-                id,
-                version: version.map_or(1, |(_, number)| number),
-            }),
+            (Some(id), version) => Some(Name { id, version: version.map_or(1, |(_, number)| number) }),
             (None, Some((token, _))) => {
-                return Err(Error::new(
-                    token.span(),
-                    "a version needs an id: `id = \"...\"`",
-                ));
+                return Err(Error::new(token.span(), "a version needs an id: `id = \"...\"`"));
             }
             (None, None) => None,
         };
@@ -86,19 +80,11 @@ fn parse_id(meta: &ParseNestedMeta<'_>) -> Result<LitStr> {
     let id: LitStr = meta
         .value()
         .and_then(|value| value.parse())
-        .map_err(|error| {
-            Error::new(
-                error.span(),
-                "an id is a name in quotes: `id = \"bank.deposit\"`",
-            )
-        })?;
+        .map_err(|error| Error::new(error.span(), "an id is a name in quotes: `id = \"bank.deposit\"`"))?;
     let name = id.value();
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
     if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(allowed) {
-        return Err(Error::new(
-            id.span(),
-            "an id is 1 to 128 of `a-z A-Z 0-9 . _ - /`",
-        ));
+        return Err(Error::new(id.span(), "an id is 1 to 128 of `a-z A-Z 0-9 . _ - /`"));
     }
     Ok(id)
 }
@@ -110,9 +96,6 @@ fn parse_version(meta: &ParseNestedMeta<'_>) -> Result<(LitInt, u16)> {
         .map_err(|error| Error::new(error.span(), "a version is a number: `version = 2`"))?;
     match token.base10_parse::<u16>() {
         Ok(number) if number > 0 => Ok((token, number)),
-        _ => Err(Error::new(
-            token.span(),
-            "a version is a number from 1 to 65535",
-        )),
+        _ => Err(Error::new(token.span(), "a version is a number from 1 to 65535")),
     }
 }

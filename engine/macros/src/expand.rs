@@ -5,10 +5,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote, quote_spanned};
-use syn::{
-    Attribute, Data, DeriveInput, Error, Fields, Result, Type, ext::IdentExt, parse_quote,
-    spanned::Spanned,
-};
+use syn::{Attribute, Data, DeriveInput, Error, Fields, Result, Type, ext::IdentExt, parse_quote, spanned::Spanned};
 
 use crate::args::{Args, Name};
 
@@ -75,10 +72,7 @@ fn wire_value(item: &DeriveInput) -> Result<TokenStream> {
             quote! { ::enumeration() #(#variants)* }
         }
         Data::Union(data) => {
-            return Err(Error::new(
-                data.union_token.span(),
-                "a union cannot cross the wire",
-            ));
+            return Err(Error::new(data.union_token.span(), "a union cannot cross the wire"));
         }
     };
     let ident = &item.ident;
@@ -105,13 +99,9 @@ fn wire_value(item: &DeriveInput) -> Result<TokenStream> {
 fn fields(fields: &Fields, depths: &mut Vec<TokenStream>) -> TokenStream {
     let mut shape = TokenStream::new();
     for (index, field) in fields.iter().enumerate() {
-        let name = field
-            .ident
-            .as_ref()
-            .map_or_else(|| index.to_string(), |ident| ident.unraw().to_string());
+        let name = field.ident.as_ref().map_or_else(|| index.to_string(), |ident| ident.unraw().to_string());
         let ty = &field.ty;
-        let value =
-            quote_spanned! { ty.span()=> <#ty as ::shardstage::__private::codec::WireValue> };
+        let value = quote_spanned! { ty.span()=> <#ty as ::shardstage::__private::codec::WireValue> };
         quote! { .field(#name, #value::SHAPE) }.to_tokens(&mut shape);
         depths.push(quote! { #value::DEPTH });
     }
@@ -147,10 +137,9 @@ fn check_item(item: &DeriveInput) -> Result<()> {
         ));
     }
     match &item.data {
-        Data::Enum(data) if data.variants.is_empty() => Err(Error::new(
-            item.ident.span(),
-            "an enum without variants has no values to send",
-        )),
+        Data::Enum(data) if data.variants.is_empty() => {
+            Err(Error::new(item.ident.span(), "an enum without variants has no values to send"))
+        }
         _ => Ok(()),
     }
 }
@@ -177,9 +166,7 @@ fn check_attributes(item: &DeriveInput) -> Result<()> {
 fn refuse(attributes: &[Attribute], names: &[&str]) -> Result<()> {
     for attribute in attributes {
         if let Some(name) = names.iter().find(|name| attribute.path().is_ident(name)) {
-            let text = format!(
-                "`#[{name}(..)]` cannot stand in a wire type: its layout must be the same everywhere"
-            );
+            let text = format!("`#[{name}(..)]` cannot stand in a wire type: its layout must be the same everywhere");
             return Err(Error::new(attribute.span(), text));
         }
     }

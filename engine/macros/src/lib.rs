@@ -59,9 +59,7 @@ use proc_macro::TokenStream;
 /// `#[cfg(..)]` inside a wire type.
 #[proc_macro_attribute]
 pub fn message(args: TokenStream, item: TokenStream) -> TokenStream {
-    expand::message(args.into(), item.into())
-        .unwrap_or_else(|error| error.into_compile_error())
-        .into()
+    expand::message(args.into(), item.into()).unwrap_or_else(|error| error.into_compile_error()).into()
 }
 
 /// Makes a struct or enum a wire value: a part of wire messages, an event, a snapshot.
@@ -74,7 +72,5 @@ pub fn message(args: TokenStream, item: TokenStream) -> TokenStream {
 /// As `#[message]`; `reply` belongs there.
 #[proc_macro_attribute]
 pub fn wire(args: TokenStream, item: TokenStream) -> TokenStream {
-    expand::wire(args.into(), item.into())
-        .unwrap_or_else(|error| error.into_compile_error())
-        .into()
+    expand::wire(args.into(), item.into()).unwrap_or_else(|error| error.into_compile_error()).into()
 }

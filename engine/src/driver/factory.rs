@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn the_variable_overrides_auto_only() {
-        let kind = |choice, variable| RealDriverFactory::with_override(choice, variable).expect("both drivers work").kind();
+        let kind =
+            |choice, variable| RealDriverFactory::with_override(choice, variable).expect("both drivers work").kind();
         assert_eq!(kind(DriverChoice::Auto, Some("poll")), DriverKind::Poll);
         assert_eq!(kind(DriverChoice::Auto, Some("uring")), DriverKind::Uring);
         assert_eq!(kind(DriverChoice::Uring, Some("poll")), DriverKind::Uring);

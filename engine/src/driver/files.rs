@@ -144,7 +144,10 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(directory).map_err(|error| with_path("listing", directory, &error))? {
         let name = entry?.file_name().into_string().map_err(|name| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{} holds a name that is not UTF-8: {name:?}", directory.display()))
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{} holds a name that is not UTF-8: {name:?}", directory.display()),
+            )
         })?;
         names.push(name);
     }

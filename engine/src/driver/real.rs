@@ -14,11 +14,11 @@ use std::time::Duration;
 use quinn_udp::BATCH_SIZE;
 
 use super::backend::{Backend, Gathered, Interest};
+use super::clock;
 use super::files::{self, Files};
 use super::random::RandomPool;
 use super::table::Table;
 use super::udp::UdpSocket;
-use super::clock;
 use crate::port::driver::{
     DatagramBatch, Driver, DriverKind, FileCompletion, FileId, FileRequest, OpenOptions, SocketId, Transmit, Wake,
 };

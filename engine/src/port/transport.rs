@@ -20,7 +20,8 @@ pub enum Lane {
     Control = 0,
     /// Ordinary messages.
     User = 1,
-    /// Messages of at least [`crate::limits::BULK_FRAME_BYTES`].
+    /// Messages to actor types that were registered for it, because they are large. A lane belongs to the receiving type,
+    /// not to a message's size, so that order between two actors never depends on sizes.
     Bulk = 2,
 }
 

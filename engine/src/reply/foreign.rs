@@ -17,7 +17,12 @@ use crate::shard::ShardCell;
 /// The part of a foreign ask that does not need its reply type.
 pub(crate) trait ForeignAsker: Send + Sync {
     /// Makes a slot on the receiving shard, so that the handler answers a slot like any other.
-    fn register(self: Arc<Self>, shard: &ShardCell, deadline_ns: u64, group: Option<GroupId>) -> Result<ReplyAddress, Rejected>;
+    fn register(
+        self: Arc<Self>,
+        shard: &ShardCell,
+        deadline_ns: u64,
+        group: Option<GroupId>,
+    ) -> Result<ReplyAddress, Rejected>;
 
     /// Ends the ask without an answer.
     fn fail(&self, error: AskError);
@@ -93,7 +98,12 @@ impl<R: Send + 'static> ForeignReply<R> {
 }
 
 impl<R: Send + 'static> ForeignAsker for ForeignReply<R> {
-    fn register(self: Arc<Self>, shard: &ShardCell, deadline_ns: u64, group: Option<GroupId>) -> Result<ReplyAddress, Rejected> {
+    fn register(
+        self: Arc<Self>,
+        shard: &ShardCell,
+        deadline_ns: u64,
+        group: Option<GroupId>,
+    ) -> Result<ReplyAddress, Rejected> {
         let ops = self.ops;
         let new = NewSlot {
             deadline_ns,
@@ -104,7 +114,7 @@ impl<R: Send + 'static> ForeignAsker for ForeignReply<R> {
             group,
             incarnation: 0,
         };
-        shard.core.borrow_mut().replies.insert(new).ok_or(Rejected::Full)
+        shard.core.borrow_mut().replies.insert(new).map_err(|(reason, _)| reason)
     }
 
     fn fail(&self, error: AskError) {

@@ -12,10 +12,10 @@ use std::marker::PhantomData;
 use shardstage_codec::{AlignedBytes, EncodeError, NodeId};
 
 pub(crate) use foreign::{ForeignAsker, ForeignReply};
-pub(crate) use table::{NewSlot, ReplySlot, ReplyTable, Waiter};
+pub(crate) use table::{NewSlot, ReplyTable, Waiter};
 
 use crate::engine_link::EngineLink;
-use crate::envelope::{Envelope, Meta, PackedAddress};
+use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress};
 use crate::erased::Erased;
 use crate::error::{AskError, Panicked, Unknown};
 use crate::shard::{ShardCell, current};
@@ -23,9 +23,6 @@ use crate::shard::{ShardCell, current};
 /// A reply slot somewhere in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReplyAddress(pub(crate) PackedAddress);
-
-/// The low 16 bits of a group epoch; equal tags within a message's lifetime mean equal epochs.
-pub(crate) type EpochTag = u16;
 
 /// The type-dependent parts of a slot, as plain functions.
 #[derive(Clone, Copy)]
@@ -62,6 +59,7 @@ pub(crate) struct RemoteAsker<R> {
     pub(crate) correlation: u64,
     pub(crate) group: shardstage_codec::GroupId,
     pub(crate) epoch: shardstage_codec::Epoch,
+    pub(crate) message: (shardstage_codec::MessageId, u16),
     pub(crate) encode: fn(&R, &mut AlignedBytes) -> Result<usize, EncodeError>,
 }
 
@@ -102,7 +100,7 @@ pub(crate) fn complete<R: Send + 'static>(
         return;
     };
     if let (Some(group), Some(epoch)) = (slot.group, epoch)
-        && placement.epoch(group).tag() != epoch
+        && EpochTag::of(placement.epoch(group)) != epoch
     {
         value = Err(AskError::Unknown(Unknown::Fenced));
     }
@@ -111,9 +109,8 @@ pub(crate) fn complete<R: Send + 'static>(
             let (deliver, index, generation) = (*deliver, *index, *generation);
             slot.set_ready(Erased::new(value));
             // SAFETY: a `Then` waiter's vtable takes the reply address as its message.
-            let envelope = unsafe {
-                Envelope::new(index, generation, deliver, shardstage_codec::Epoch(0), Meta::None, address)
-            };
+            let envelope =
+                unsafe { Envelope::new(index, generation, deliver, EpochTag::BY_GENERATION, Meta::None, address) };
             core.push_reserved(envelope);
         }
         Waiter::Task { waker } => {
@@ -156,7 +153,7 @@ pub(crate) fn answer<R: Send + 'static>(
     epoch: Option<EpochTag>,
     value: Result<R, AskError>,
 ) {
-    if address.0.shard() == shard.link.shard().0 {
+    if address.0.shard() == shard.link.shard().get() {
         complete(shard, address, epoch, value);
     } else {
         let reply = CrossReply { address, epoch, deliver: deliver_typed::<R>, value: Erased::new(value) };
@@ -168,14 +165,20 @@ pub(crate) fn answer<R: Send + 'static>(
 /// torn down, in which case the asker ends by its deadline.
 pub(crate) fn fail_anywhere(address: ReplyAddress, error: AskError) {
     current(|shard| {
-        let Some(shard) = shard else { return };
-        if address.0.shard() == shard.link.shard().0 {
-            fail_here(shard, address, error);
-        } else {
-            let reply = CrossReply { address, epoch: None, deliver: deliver_failure, value: Erased::new(error) };
-            shard.core.borrow_mut().mesh.push_reply(reply);
+        if let Some(shard) = shard {
+            answer_failure(shard, address, error);
         }
     });
+}
+
+/// Fails the slot at `address`, of this shard or another.
+pub(crate) fn answer_failure(shard: &ShardCell, address: ReplyAddress, error: AskError) {
+    if address.0.shard() == shard.link.shard().get() {
+        fail_here(shard, address, error);
+    } else {
+        let reply = CrossReply { address, epoch: None, deliver: deliver_failure, value: Erased::new(error) };
+        shard.core.borrow_mut().mesh.push_reply(reply);
+    }
 }
 
 /// The place of one answer. A [`DeferredHandler`](crate::DeferredHandler) gets it and may answer later, from any thread.
@@ -223,13 +226,23 @@ impl<R: Send + 'static> Reply<R> {
 impl<R: Send + 'static> Drop for Reply<R> {
     fn drop(&mut self) {
         if self.address.is_some() {
-            self.finish(Err(AskError::Failed(Panicked("the handler dropped its reply unanswered".into()))));
+            let why = if std::thread::panicking() {
+                "the handler panicked"
+            } else {
+                "the handler dropped its reply unanswered"
+            };
+            self.finish(Err(AskError::Failed(Panicked(why.into()))));
         }
     }
 }
 
 impl<R: Send + 'static> std::fmt::Debug for Reply<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Reply<{}>({})", std::any::type_name::<R>(), if self.address.is_some() { "expected" } else { "not expected" })
+        write!(
+            f,
+            "Reply<{}>({})",
+            std::any::type_name::<R>(),
+            if self.address.is_some() { "expected" } else { "not expected" }
+        )
     }
 }

@@ -10,17 +10,14 @@ use shardstage_codec::{GroupId, NodeId};
 use super::{ReplyAddress, ReplyOps};
 use crate::envelope::{GENERATION_MAX, PackedAddress, VTable};
 use crate::erased::Erased;
+use crate::error::Rejected;
 
 const NONE: u32 = u32::MAX;
 
 /// What happens when the answer is there.
 pub(crate) enum Waiter {
     /// `cx.ask(..).then(..)`: a turn of the asking actor. The closure is in the slot.
-    Then {
-        deliver: &'static VTable,
-        index: u32,
-        generation: u32,
-    },
+    Then { deliver: &'static VTable, index: u32, generation: u32 },
     /// A future polled on this shard.
     Task { waker: Option<Waker> },
     /// A thread or task outside the shards; its `Arc<ForeignReply<R>>` is the slot's closure.
@@ -70,6 +67,12 @@ impl ReplySlot {
         self.closure.take().expect("made with a closure")
     }
 
+    /// What the slot was made of, when its message could not be sent.
+    pub(crate) fn into_new(self) -> NewSlot {
+        let Self { deadline_ns, ops, waiter, peer, group, incarnation, closure, .. } = self;
+        NewSlot { deadline_ns, ops, waiter, closure, peer, group, incarnation }
+    }
+
     /// The closure and the value of a ready slot.
     pub(crate) fn into_parts(mut self) -> (Option<Erased>, Erased) {
         (self.closure.take(), self.value.take().expect("ready slots have a value"))
@@ -100,8 +103,11 @@ impl ReplyTable {
         self.live
     }
 
-    /// Opens a slot; `None` when the table is at its limit.
-    pub(crate) fn insert(&mut self, new: NewSlot) -> Option<ReplyAddress> {
+    /// Opens a slot; it comes back when the table is at its limit.
+    pub(crate) fn insert(&mut self, new: NewSlot) -> Result<ReplyAddress, (Rejected, NewSlot)> {
+        if self.free == NONE && self.slots.len() >= crate::limits::ASKS_PER_SHARD as usize {
+            return Err((Rejected::Full, new));
+        }
         self.next_deadline_ns = self.next_deadline_ns.min(new.deadline_ns);
         let NewSlot { deadline_ns, ops, waiter, closure, peer, group, incarnation } = new;
         let index = if self.free != NONE {
@@ -110,20 +116,40 @@ impl ReplyTable {
             self.free = slot.next_free;
             let generation = slot.generation;
             *slot = ReplySlot {
-                generation, live: true, ready: false, next_free: NONE, deadline_ns, ops, waiter, peer, group, incarnation, closure,
+                generation,
+                live: true,
+                ready: false,
+                next_free: NONE,
+                deadline_ns,
+                ops,
+                waiter,
+                peer,
+                group,
+                incarnation,
+                closure,
                 value: None,
             };
             index
         } else {
-            let index = u32::try_from(self.slots.len()).ok().filter(|index| *index < crate::limits::ASKS_PER_SHARD)?;
+            let index = u32::try_from(self.slots.len()).expect("bounded above");
             self.slots.push(ReplySlot {
-                generation: 1, live: true, ready: false, next_free: NONE, deadline_ns, ops, waiter, peer, group, incarnation,
-                closure, value: None,
+                generation: 1,
+                live: true,
+                ready: false,
+                next_free: NONE,
+                deadline_ns,
+                ops,
+                waiter,
+                peer,
+                group,
+                incarnation,
+                closure,
+                value: None,
             });
             index
         };
         self.live += 1;
-        Some(ReplyAddress(PackedAddress::new(self.shard, index, self.slots[index as usize].generation)))
+        Ok(ReplyAddress(PackedAddress::new(self.shard, index, self.slots[index as usize].generation)))
     }
 
     fn get(&mut self, address: ReplyAddress) -> Option<&mut ReplySlot> {
@@ -215,18 +241,6 @@ impl ReplyTable {
             }
         }
         self.next_deadline_ns = next;
-    }
-
-    /// Collects the ready `Then` slots, with their actors, so that those of dead actors can be freed.
-    pub(crate) fn ready_callbacks(&self, out: &mut Vec<(ReplyAddress, u32, u32)>) {
-        for (index, slot) in (0_u32..).zip(&self.slots) {
-            if let Waiter::Then { index: actor, generation, .. } = slot.waiter
-                && slot.live
-                && slot.ready
-            {
-                out.push((ReplyAddress(PackedAddress::new(self.shard, index, slot.generation)), actor, generation));
-            }
-        }
     }
 
     /// Collects the waiting slots that the given peer should answer.

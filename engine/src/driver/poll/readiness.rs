@@ -53,7 +53,8 @@ pub(super) struct Readiness {
 
 impl Readiness {
     pub(super) fn new() -> io::Result<Self> {
-        let poller = Poller::new().map_err(|error| io::Error::new(error.kind(), format!("making a poller: {error}")))?;
+        let poller =
+            Poller::new().map_err(|error| io::Error::new(error.kind(), format!("making a poller: {error}")))?;
         let shared = Arc::new(PollWake { flag: WakeFlag::default(), poller });
         Ok(Self { shared, events: Events::with_capacity(EVENTS), reports: Vec::new() })
     }

@@ -71,7 +71,8 @@ impl Worker {
             None => {
                 let (queue, operations) = channel();
                 let (finished, cpus) = (Arc::clone(&self.finished), self.cpus);
-                let thread = Builder::new().name("shardstage-files".into()).spawn(move || run(&operations, &finished, cpus))?;
+                let thread =
+                    Builder::new().name("shardstage-files".into()).spawn(move || run(&operations, &finished, cpus))?;
                 Running { queue, thread }
             }
         };

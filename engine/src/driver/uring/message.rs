@@ -20,8 +20,7 @@ const NO_RING: libc::c_int = -1;
 /// # Errors
 /// `InvalidInput` where the kernel is older; otherwise what the kernel says. Nothing was posted.
 pub(super) fn post(ring: BorrowedFd<'_>, user_data: u64) -> io::Result<()> {
-    let request: squeue::Entry =
-        opcode::MsgRingData::new(types::Fd(ring.as_raw_fd()), 0, user_data, None).build();
+    let request: squeue::Entry = opcode::MsgRingData::new(types::Fd(ring.as_raw_fd()), 0, user_data, None).build();
     // SAFETY: the kernel reads one submission entry (64 bytes, `repr(C)`) at the given address during the call and writes
     // nothing; `ring` is open for the length of the call.
     let answer = unsafe {

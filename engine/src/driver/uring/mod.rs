@@ -120,7 +120,8 @@ impl Backend for UringBackend {
                 self.ring.enter();
                 let seen = into.sockets.len();
                 self.read_events(into);
-                waiting = !into.sockets[seen..].iter().any(|report| report.key == key && report.disarmed == direction(poll));
+                waiting =
+                    !into.sockets[seen..].iter().any(|report| report.key == key && report.disarmed == direction(poll));
             }
         }
     }

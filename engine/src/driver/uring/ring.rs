@@ -98,7 +98,10 @@ impl Ring {
             .map_err(|error| explain(&error))?;
         let parameters = uring.params();
         if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring lacks EXT_ARG or NODROP: the kernel is too old"));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "io_uring lacks EXT_ARG or NODROP: the kernel is too old",
+            ));
         }
         let count = u16::try_from(URING_FILE_OPERATIONS).expect("the limit fits an index");
         Ok(Self {
@@ -307,17 +310,16 @@ fn settle(result: io::Result<()>) {
 
 fn is_transient(error: &io::Error) -> bool {
     // ETIME ends a wait; EBUSY asks to read completions first; EAGAIN and ENOMEM pass when the kernel has memory again.
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::ENOMEM)
-    )
+    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::ENOMEM))
 }
 
 /// Says which limit or permission is missing.
 fn explain(error: &io::Error) -> io::Error {
     let cause = match error.raw_os_error() {
         Some(libc::ENOMEM) => "not enough locked memory for the ring (raise `ulimit -l`, LimitMEMLOCK=)",
-        Some(libc::EPERM | libc::EACCES) => "refused (sysctl kernel.io_uring_disabled or the container's seccomp profile)",
+        Some(libc::EPERM | libc::EACCES) => {
+            "refused (sysctl kernel.io_uring_disabled or the container's seccomp profile)"
+        }
         Some(libc::ENOSYS) => "not in this kernel or hidden by the container's seccomp profile",
         Some(libc::EINVAL) => "this kernel lacks SINGLE_ISSUER and DEFER_TASKRUN (Linux 6.1 has them)",
         Some(libc::EMFILE | libc::ENFILE) => "no file descriptor left (raise `ulimit -n`, LimitNOFILE=)",

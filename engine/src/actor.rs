@@ -1,0 +1,102 @@
+//! What a user writes: `Actor`, the handler kinds, and virtual actors.
+//!
+//! Invariant: one actor handles one message at a time, and nobody else touches its state.
+
+use std::future::Future;
+
+use shardstage_codec::WireValue;
+
+use crate::context::Context;
+use crate::message::{Message, WireMessage};
+use crate::reply::Reply;
+
+/// An error of a user's hook.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why an actor stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// It was asked to, or stopped itself.
+    Stopped,
+    /// It took its last message before a drain marker.
+    Drained,
+    /// A virtual actor was idle; the next message activates it again.
+    Passivated,
+    /// Its factory or [`Actor::started`] failed; carries the text.
+    StartFailed(String),
+    /// It panicked and cannot be rebuilt; carries the panic's text.
+    Panicked(String),
+    /// The engine shut down.
+    Shutdown,
+}
+
+/// State that handles messages, one at a time, on one shard. It need not be `Send`.
+///
+/// All hooks have empty defaults.
+pub trait Actor: Sized + 'static {
+    /// Runs before the first message, after each rebuild too.
+    ///
+    /// # Errors
+    /// Ends the actor: its references become `Closed`, and whoever watches it is told
+    /// [`StopReason::StartFailed`].
+    fn started(&mut self, _cx: &mut Context<Self>) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    /// Runs once when the actor stops, before its state is dropped. Not after a panic.
+    fn stopped(&mut self, _reason: &StopReason, _cx: &mut Context<Self>) {}
+
+    /// An actor that this one watches has stopped.
+    fn terminated(&mut self, _who: crate::actor_ref::ActorId, _reason: &StopReason, _cx: &mut Context<Self>) {}
+
+    /// Runs when a suspension that [`Context::suspend`] began has ended, before the next message.
+    fn resumed(&mut self, _cx: &mut Context<Self>) {}
+
+    /// Whether an idle virtual actor may be passivated now.
+    fn may_passivate(&self) -> bool {
+        true
+    }
+}
+
+/// Handles messages of type `M` synchronously: the fast path. What it returns is the reply; an `Err` in it is a reply too,
+/// never a crash.
+pub trait Handler<M: Message>: Actor {
+    /// Handles one message.
+    ///
+    /// # Panics
+    /// A panic ends this message as `Failed`, and the actor is rebuilt from its factory with its mailbox kept.
+    fn handle(&mut self, message: M, cx: &mut Context<Self>) -> M::Reply;
+}
+
+/// Handles messages of type `M` in an `async fn`, which suspends the actor while it waits, never its shard.
+///
+/// The actor handles no other message meanwhile. The future's room is reused from message to message.
+pub trait AsyncHandler<M: Message>: Actor {
+    /// Handles one message.
+    fn handle(&mut self, message: M, cx: &mut Context<Self>) -> impl Future<Output = M::Reply>;
+}
+
+/// Handles messages of type `M` and answers later, through the [`Reply`] that it gets.
+pub trait DeferredHandler<M: Message>: Actor {
+    /// Takes one message and the place of its answer.
+    fn handle(&mut self, message: M, reply: Reply<M::Reply>, cx: &mut Context<Self>);
+}
+
+/// Handles messages of type `M` through their archived view, so that one from another node is read in place without being
+/// rebuilt. A message from this node is encoded into scratch room first.
+pub trait ArchivedHandler<M: WireMessage>: Actor
+where
+    M::Reply: WireValue,
+{
+    /// Handles one message.
+    fn handle(&mut self, message: &M::Archived, cx: &mut Context<Self>) -> M::Reply;
+}
+
+/// An actor that is addressed by type and key and activated by its first message.
+pub trait VirtualActor: Actor {
+    /// The type's stable name on the wire and in placement. Changing it moves every actor of the type.
+    const TYPE: &'static str;
+
+    /// Makes the actor for `key`; runs on its shard, again after each rebuild.
+    fn activate(key: &str) -> Self;
+}

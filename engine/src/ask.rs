@@ -1,0 +1,210 @@
+//! `Ask`: a message whose reply is awaited.
+//!
+//! Invariant: nothing is sent before the first poll, `wait` or `then`; afterwards exactly one slot waits for the reply, and
+//! dropping the future frees it at once.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use crate::actor_ref::ActorId;
+use crate::envelope::VTable;
+use crate::error::{AskError, Rejected, Unknown};
+use crate::limits::ASK_DEADLINE;
+use crate::message::Message;
+use crate::reply::{ForeignReply, NewSlot, ReplyAddress, ReplyOps, Waiter};
+use crate::route;
+use crate::shard::{ShardCell, assert_not_on_a_shard, current};
+use crate::virtual_ref::VirtualId;
+
+/// Whom to ask.
+#[derive(Clone)]
+pub(crate) enum Target {
+    Actor(ActorId),
+    Virtual(VirtualId),
+}
+
+/// What is asked, before it is sent.
+pub(crate) struct Question<M: Message> {
+    pub(crate) target: Target,
+    pub(crate) vtable: &'static VTable,
+    pub(crate) message: M,
+    pub(crate) ttl: Duration,
+}
+
+enum State<M: Message> {
+    Unsent(Question<M>),
+    /// Waits in the reply table of the shard that polls this future.
+    OnShard(ReplyAddress, &'static crate::link::ShardLink),
+    /// Waits outside the shards.
+    Outside(Arc<ForeignReply<M::Reply>>),
+    Done,
+}
+
+/// A question on its way: a future of the reply.
+///
+/// # Cancel safety
+/// Dropping it before the first poll sends nothing. Dropping it later gives the reply up; the message may still be handled.
+#[must_use = "nothing is sent until the ask is awaited"]
+pub struct Ask<M: Message> {
+    state: State<M>,
+}
+
+// The message is moved out as a whole and never pinned.
+impl<M: Message> Unpin for Ask<M> {}
+
+impl<M: Message> Ask<M> {
+    pub(crate) fn new(target: Target, vtable: &'static VTable, message: M) -> Self {
+        Self { state: State::Unsent(Question { target, vtable, message, ttl: ASK_DEADLINE }) }
+    }
+
+    /// Waits at most `ttl` for the reply, counted from the sending. The deadline travels with the message: whoever takes it
+    /// later than that drops it before work.
+    pub fn deadline(mut self, ttl: Duration) -> Self {
+        if let State::Unsent(question) = &mut self.state {
+            question.ttl = ttl;
+        }
+        self
+    }
+
+    /// Sends the message and blocks the calling thread until the reply is there or the deadline has passed.
+    ///
+    /// # Errors
+    /// See [`AskError`].
+    ///
+    /// # Panics
+    /// On a shard's thread, which must never block.
+    pub fn wait(self) -> Result<M::Reply, AskError> {
+        assert_not_on_a_shard("Ask::wait()");
+        let question = self.into_question();
+        let until = Instant::now() + question.ttl;
+        let reply = ForeignReply::<M::Reply>::new(ReplyOps::of::<M>());
+        route::ask_from_outside(question, Arc::clone(&reply));
+        loop {
+            if let Some(value) = reply.try_take() {
+                return value;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                reply.complete(Err(AskError::Unknown(Unknown::Deadline)));
+            } else {
+                std::thread::park_timeout(left);
+            }
+        }
+    }
+
+    pub(crate) fn into_question(mut self) -> Question<M> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Unsent(question) => question,
+            _ => panic!("an ask that was polled cannot be sent again"),
+        }
+    }
+
+    fn send(&mut self, question: Question<M>, cx: &mut TaskContext<'_>) -> Option<AskError> {
+        let on_shard = current(|shard| match shard {
+            Some(shard) if route::is_home(shard, &question.target) => Ok(self.send_on_shard(shard, question, cx)),
+            _ => Err(question),
+        });
+        match on_shard {
+            Ok(refused) => refused.map(AskError::Rejected),
+            Err(question) => {
+                let reply = ForeignReply::<M::Reply>::new(ReplyOps::of::<M>());
+                route::ask_from_outside(question, Arc::clone(&reply));
+                self.state = State::Outside(reply);
+                None
+            }
+        }
+    }
+
+    fn send_on_shard(
+        &mut self,
+        shard: &ShardCell,
+        question: Question<M>,
+        cx: &mut TaskContext<'_>,
+    ) -> Option<Rejected> {
+        let slot = NewSlot {
+            deadline_ns: 0,
+            ops: ReplyOps::of::<M>(),
+            waiter: Waiter::Task { waker: Some(cx.waker().clone()) },
+            closure: None,
+            peer: None,
+            group: None,
+            incarnation: 0,
+        };
+        match route::ask_from_shard(shard, question, slot) {
+            Ok(address) => {
+                self.state = State::OnShard(address, shard.link);
+                None
+            }
+            Err((reason, _slot)) => Some(reason),
+        }
+    }
+
+    fn poll_on_shard(&mut self, address: ReplyAddress, cx: &mut TaskContext<'_>) -> Poll<Result<M::Reply, AskError>> {
+        let ready = current(|shard| {
+            let shard = shard.expect("an ask that was first polled on a shard stays there");
+            shard.core.borrow_mut().replies.poll_task(address, cx.waker())
+        });
+        let Some(slot) = ready else { return Poll::Pending };
+        self.state = State::Done;
+        let (_, value) = slot.into_parts();
+        // SAFETY: `complete::<M::Reply>` stored it: the slot was opened with `ReplyOps::of::<M>()`.
+        Poll::Ready(unsafe { value.take::<Result<M::Reply, AskError>>() })
+    }
+}
+
+impl<M: Message> Future for Ask<M> {
+    type Output = Result<M::Reply, AskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        if let State::Unsent(_) = &self.state {
+            let State::Unsent(question) = std::mem::replace(&mut self.state, State::Done) else {
+                unreachable!("just matched")
+            };
+            if let Some(error) = self.send(question, cx) {
+                return Poll::Ready(Err(error));
+            }
+        }
+        match &self.state {
+            State::OnShard(address, _) => {
+                let address = *address;
+                self.poll_on_shard(address, cx)
+            }
+            State::Outside(reply) => {
+                let polled = reply.poll(cx);
+                if polled.is_ready() {
+                    self.state = State::Done;
+                }
+                polled
+            }
+            State::Unsent(_) | State::Done => panic!("an ask was polled after it was ready"),
+        }
+    }
+}
+
+impl<M: Message> Drop for Ask<M> {
+    fn drop(&mut self) {
+        if let State::OnShard(address, link) = self.state {
+            let freed = current(|shard| {
+                shard
+                    .filter(|shard| std::ptr::eq(shard.link, link))
+                    .and_then(|shard| shard.core.try_borrow_mut().ok())
+                    .and_then(|mut core| core.replies.cancel(address))
+            });
+            drop(freed);
+        }
+    }
+}
+
+impl<M: Message> std::fmt::Debug for Ask<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = match &self.state {
+            State::Unsent(_) => "not sent",
+            State::OnShard(..) | State::Outside(_) => "waiting",
+            State::Done => "done",
+        };
+        write!(f, "Ask<{}>({state})", std::any::type_name::<M>())
+    }
+}

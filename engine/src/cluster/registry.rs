@@ -1,0 +1,173 @@
+//! The registry of one engine: which virtual actor types it hosts, and which messages they take over the wire.
+//!
+//! Invariant: filled before the engine starts and never changed afterwards, so every shard reads it without a lock.
+
+use std::any::TypeId;
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use shardstage_codec::{ActorTypeId, DecodeError, GroupId, MessageId, NodeId, WireValue};
+
+use crate::actor::VirtualActor;
+use crate::envelope::{Envelope, EpochTag, Meta};
+use crate::error::Rejected;
+use crate::key::Key;
+use crate::limits::VIRTUAL_IDLE;
+use crate::message::WireMessage;
+use crate::port::transport::{Lane, SchemaLine};
+use crate::receive::{Receive, vtable};
+use crate::reply::{NewSlot, RemoteAsker, ReplyAddress, ReplyOps, Waiter};
+use crate::shard::{ActorBox, Again, ShardCell};
+
+/// What the inbound path needs of one accepted message type.
+pub(crate) struct InboundMessage {
+    pub(crate) schema: SchemaLine,
+    /// Rebuilds the message and wraps it for the actor.
+    pub(crate) wrap: fn(&[u8], EpochTag) -> Result<Envelope, DecodeError>,
+    /// Opens a slot whose answer goes to another node.
+    pub(crate) open_slot: fn(&ShardCell, RemoteAsk) -> Result<ReplyAddress, Rejected>,
+}
+
+/// Where the answer to a remote ask goes.
+pub(crate) struct RemoteAsk {
+    pub(crate) peer: NodeId,
+    pub(crate) correlation: u64,
+    pub(crate) group: GroupId,
+    pub(crate) epoch: shardstage_codec::Epoch,
+    pub(crate) deadline_ns: u64,
+}
+
+/// One virtual actor type.
+pub(crate) struct RegisteredType {
+    pub(crate) id: ActorTypeId,
+    pub(crate) name: &'static str,
+    pub(crate) rust_type: TypeId,
+    pub(crate) activate: fn(Key) -> ActorBox,
+    pub(crate) idle: Duration,
+    pub(crate) mailbox_capacity: Option<u32>,
+    pub(crate) lane: Lane,
+    pub(crate) messages: HashMap<(MessageId, u16), InboundMessage>,
+}
+
+/// All registered types.
+#[derive(Default)]
+pub(crate) struct Registry {
+    pub(crate) types: Vec<RegisteredType>,
+}
+
+impl Registry {
+    pub(crate) fn position(&self, rust_type: TypeId) -> Option<usize> {
+        self.types.iter().position(|registered| registered.rust_type == rust_type)
+    }
+
+    pub(crate) fn by_id(&self, id: ActorTypeId) -> Option<usize> {
+        self.types.iter().position(|registered| registered.id == id)
+    }
+
+    /// The schema lines of every accepted message, ordered and without repetition.
+    pub(crate) fn schema(&self) -> Vec<SchemaLine> {
+        let mut lines: Vec<SchemaLine> = self
+            .types
+            .iter()
+            .flat_map(|registered| registered.messages.values())
+            .map(|message| message.schema.clone())
+            .collect();
+        lines.sort_by_key(|line| (line.id, line.version));
+        lines.dedup();
+        lines
+    }
+}
+
+/// Says how a virtual actor type is hosted and which messages it takes; the argument of
+/// [`EngineBuilder::register`](crate::EngineBuilder::register).
+pub struct TypeBuilder<A> {
+    pub(crate) registered: RegisteredType,
+    _actor: PhantomData<fn(A)>,
+}
+
+impl<A: VirtualActor> TypeBuilder<A> {
+    pub(crate) fn new() -> Self {
+        let registered = RegisteredType {
+            id: ActorTypeId::of(A::TYPE),
+            name: A::TYPE,
+            rust_type: TypeId::of::<A>(),
+            activate: |key| ActorBox::new::<A, _>(Again(move || A::activate(key.as_str()))),
+            idle: VIRTUAL_IDLE,
+            mailbox_capacity: None,
+            lane: Lane::User,
+            messages: HashMap::new(),
+        };
+        Self { registered, _actor: PhantomData }
+    }
+
+    /// Accepts messages of type `M` from other nodes.
+    #[must_use]
+    pub fn accept<M, K>(mut self) -> Self
+    where
+        M: WireMessage,
+        M::Reply: WireValue,
+        A: Receive<M, K>,
+        K: 'static,
+    {
+        let message = InboundMessage {
+            schema: SchemaLine { id: M::ID, version: M::VERSION, fingerprint: M::FINGERPRINT, name: M::NAME },
+            wrap: |bytes, epoch| {
+                let message = shardstage_codec::decode::<M>(bytes)?;
+                // SAFETY: the vtable is made for `M`; the inbound path fills in a cell of type `A`.
+                Ok(unsafe { Envelope::new(0, 0, vtable::<A, M, K>(), epoch, Meta::None, message) })
+            },
+            open_slot: |shard, ask| {
+                let asker = RemoteAsker::<M::Reply> {
+                    peer: ask.peer,
+                    correlation: ask.correlation,
+                    group: ask.group,
+                    epoch: ask.epoch,
+                    message: (M::ID, M::VERSION),
+                    encode: shardstage_codec::encode::<M::Reply>,
+                };
+                let new = NewSlot {
+                    deadline_ns: ask.deadline_ns,
+                    ops: ReplyOps::of::<M>(),
+                    waiter: Waiter::Remote,
+                    closure: Some(crate::erased::Erased::new(asker)),
+                    peer: None,
+                    group: Some(ask.group),
+                    incarnation: 0,
+                };
+                shard.core.borrow_mut().replies.insert(new).map_err(|(reason, _)| reason)
+            },
+        };
+        self.registered.messages.insert((M::ID, M::VERSION), message);
+        self
+    }
+
+    /// How long an actor stays active without a message; 60 s unless said. It is passivated within a quarter of this
+    /// afterwards.
+    #[must_use]
+    pub fn idle_timeout(mut self, idle: Duration) -> Self {
+        self.registered.idle = idle;
+        self
+    }
+
+    /// The mailbox bound of this type, messages; the engine's unless said.
+    #[must_use]
+    pub fn mailbox_capacity(mut self, capacity: u32) -> Self {
+        self.registered.mailbox_capacity = Some(capacity);
+        self
+    }
+
+    /// Messages to this type travel on the bulk lane, so that large ones never delay others. Order between two actors does
+    /// not change, since the lane belongs to the receiving type.
+    #[must_use]
+    pub fn bulk(mut self) -> Self {
+        self.registered.lane = Lane::Bulk;
+        self
+    }
+}
+
+impl<A> std::fmt::Debug for TypeBuilder<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TypeBuilder({})", self.registered.name)
+    }
+}

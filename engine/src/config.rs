@@ -1,0 +1,68 @@
+//! `Config`: what an engine can be told. The defaults are meant to be right.
+
+use std::time::Duration;
+
+use crate::driver::DriverChoice;
+use crate::error::StartError;
+use crate::limits::{DRAIN_TIME, MAILBOX_CAPACITY, MAILBOX_CAPACITY_MAX};
+
+/// What a shard does when it has nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdleStrategy {
+    /// Sleeps in the kernel at once. A wake-up costs tens of microseconds on a virtual machine; an idle shard costs nothing.
+    Park,
+    /// Looks for work for this long, then sleeps. Every message within that time is seen in well under a microsecond.
+    SpinThenPark(Duration),
+    /// Never sleeps: the lowest latency, a whole core per shard. For machines that have one to spare.
+    Spin,
+}
+
+/// Settings of an engine.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// How many shards; `None` for one per core that this process may use. At most 1,023.
+    pub shards: Option<u16>,
+    /// Whether each shard's thread is pinned to a core; shards beyond the number of cores are not.
+    pub pin: bool,
+    /// What an idle shard does. The default parks at once.
+    pub idle: IdleStrategy,
+    /// Which driver the shards stand on.
+    pub driver: DriverChoice,
+    /// Messages that a mailbox holds; 1 to 1,048,576.
+    pub mailbox_capacity: u32,
+    /// How long a shutdown lets actors finish what is queued.
+    pub drain_time: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            shards: None,
+            pin: true,
+            idle: IdleStrategy::Park,
+            driver: DriverChoice::Auto,
+            mailbox_capacity: MAILBOX_CAPACITY,
+            drain_time: DRAIN_TIME,
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn check(&self) -> Result<(), StartError> {
+        let wrong = |why: String| Err(StartError::Config(why));
+        let shards_max = crate::envelope::SHARDS_MAX - 1;
+        if let Some(shards) = self.shards
+            && (shards == 0 || shards > shards_max)
+        {
+            return wrong(format!("shards is {shards}; allowed are 1 to {shards_max}"));
+        }
+        if self.mailbox_capacity == 0 || self.mailbox_capacity > MAILBOX_CAPACITY_MAX {
+            return wrong(format!(
+                "mailbox_capacity is {}; allowed are 1 to {MAILBOX_CAPACITY_MAX}",
+                self.mailbox_capacity
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,506 @@
+//! `Context`: what a handler can do beside changing its own state.
+//!
+//! Invariant: a context is made for one message or hook of one actor and is used on its shard's thread during that time only.
+//! One of the few files with `unsafe`: the pointer to the shard.
+
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use shardstage_codec::ShardId;
+
+use crate::actor::{Actor, StopReason, VirtualActor};
+use crate::actor_ref::{ActorId, ActorRef, Recipient, on_shard_of};
+use crate::address::{Address, ResolveError};
+use crate::ask::Ask;
+use crate::envelope::{Delivery, Envelope, EpochTag, Meta, PackedAddress, VTable, drop_message};
+use crate::erased::Erased;
+use crate::error::{AskError, SpawnError};
+use crate::key::Key;
+use crate::message::{Message, WireMessage};
+use crate::port::service::Service;
+use crate::receive::{Receive, vtable};
+use crate::reply::{NewSlot, ReplyAddress, ReplyOps, Waiter};
+use crate::shard::{ActorBox, Again, Once, ShardCell, Spawn};
+use crate::timer::{Period, TimerId};
+use crate::virtual_ref::VirtualRef;
+
+/// Which actor runs, on which shard.
+#[derive(Clone, Copy)]
+pub(crate) struct Seat {
+    shard: NonNull<ShardCell>,
+    index: u32,
+    generation: u32,
+    sender: Option<PackedAddress>,
+}
+
+impl Seat {
+    pub(crate) fn new(
+        shard: &ShardCell,
+        index: u32,
+        generation: u32,
+        sender: Option<PackedAddress>,
+    ) -> Self {
+        Self { shard: NonNull::from(shard), index, generation, sender }
+    }
+}
+
+/// What an actor's handlers and hooks get beside the message.
+pub struct Context<A> {
+    seat: Seat,
+    _actor: PhantomData<fn(A)>,
+}
+
+impl<A: Actor> Context<A> {
+    pub(crate) fn new(seat: Seat) -> Self {
+        Self { seat, _actor: PhantomData }
+    }
+
+    fn shard_cell(&self) -> &ShardCell {
+        // SAFETY: a context lives in a handler, hook or suspended future of an actor, and the shard outlives its actors.
+        unsafe { self.seat.shard.as_ref() }
+    }
+
+    /// A reference to this actor.
+    #[must_use]
+    pub fn me(&self) -> ActorRef<A> {
+        ActorRef::new(self.id())
+    }
+
+    fn id(&self) -> ActorId {
+        ActorId::new(self.shard_cell().link, self.seat.index, self.seat.generation)
+    }
+
+    /// The actor that sent this message; `None` for one from outside the shards, from another node, or for an ask.
+    #[must_use]
+    pub fn sender(&self) -> Option<ActorId> {
+        let engine = self.shard_cell().link.engine();
+        self.seat.sender.map(|sender| ActorId::new(engine.link(sender.shard()), sender.index(), sender.generation()))
+    }
+
+    /// The shard that this actor lives on.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.shard_cell().link.shard()
+    }
+
+    /// The turn's time in nanoseconds, on the shards' monotonic clock; virtual in the simulator.
+    #[must_use]
+    pub fn now_ns(&self) -> u64 {
+        self.shard_cell().core.borrow().now_ns
+    }
+
+    /// 64 random bits, fast and not for secrets; seeded in the simulator.
+    #[must_use]
+    pub fn random_u64(&self) -> u64 {
+        self.shard_cell().core.borrow_mut().random.next_u64()
+    }
+
+    /// The key of this virtual actor; `None` for one that was spawned.
+    #[must_use]
+    pub fn key(&self) -> Option<Key> {
+        let mut core = self.shard_cell().core.borrow_mut();
+        let cell = core.cells.get(self.seat.index, self.seat.generation)?;
+        cell.extra.as_ref()?.identity.as_ref().map(|(_, key)| key.clone())
+    }
+
+    /// The epoch of this virtual actor's slot group under which it runs; the first epoch for one that was spawned.
+    #[must_use]
+    pub fn epoch(&self) -> shardstage_codec::Epoch {
+        let engine = self.shard_cell().link.engine();
+        let Some(key) = self.key() else { return shardstage_codec::Epoch::FIRST };
+        let mut core = self.shard_cell().core.borrow_mut();
+        let position = core
+            .cells
+            .get(self.seat.index, self.seat.generation)
+            .and_then(|cell| cell.extra.as_ref()?.identity.as_ref().map(|(position, _)| *position))
+            .expect("it has a key");
+        let slot = shardstage_codec::slot_of(engine.registry.types[position].id, &key);
+        engine.placement.epoch(slot.group())
+    }
+
+    /// A reference to the virtual actor `key` of type `V`.
+    #[must_use]
+    pub fn actor<V: VirtualActor>(&self, key: impl Into<Key>) -> VirtualRef<V> {
+        VirtualRef::new(self.shard_cell().link.engine(), key.into())
+    }
+
+    /// The address of an actor, as a plain value for messages.
+    #[must_use]
+    pub fn address<B: Actor>(&self, actor: ActorRef<B>) -> Address<B> {
+        Address::of(actor.id())
+    }
+
+    /// Makes a reference of an address that came in a message.
+    ///
+    /// # Errors
+    /// When the address names another node, no shard of this engine, or an actor of another type.
+    pub fn resolve<B: Actor>(&self, address: Address<B>) -> Result<ActorRef<B>, ResolveError> {
+        address.resolve(self.shard_cell(), (self.seat.index, std::any::TypeId::of::<A>()))
+    }
+
+    /// Spawns an actor on this shard and returns at once; it starts in its first turn. The factory is kept for rebuilds after a
+    /// panic.
+    ///
+    /// # Errors
+    /// [`SpawnError::Exhausted`] when the shard has no slot left.
+    pub fn spawn<B, F>(&mut self, factory: F) -> Result<ActorRef<B>, SpawnError>
+    where
+        B: Actor,
+        F: Fn() -> B + 'static,
+    {
+        self.spawn_box(ActorBox::new::<B, _>(Again(factory)))
+    }
+
+    /// Like [`spawn`](Self::spawn), with a factory that works once: a panic stops the actor.
+    ///
+    /// # Errors
+    /// [`SpawnError::Exhausted`] when the shard has no slot left.
+    pub fn spawn_once<B, F>(&mut self, factory: F) -> Result<ActorRef<B>, SpawnError>
+    where
+        B: Actor,
+        F: FnOnce() -> B + 'static,
+    {
+        self.spawn_box(ActorBox::new::<B, _>(Once(Some(factory))))
+    }
+
+    fn spawn_box<B: Actor>(&self, state: ActorBox) -> Result<ActorRef<B>, SpawnError> {
+        let mut core = self.shard_cell().core.borrow_mut();
+        let capacity = core.mailbox_capacity;
+        let spawned = core.spawn(Spawn { state, capacity, identity: None, epoch: EpochTag::BY_GENERATION });
+        drop(core);
+        spawned
+            .map(|(index, generation)| ActorRef::new(ActorId::new(self.shard_cell().link, index, generation)))
+            .map_err(|(error, _)| error)
+    }
+
+    /// Stops this actor after the current message; what is queued goes to the dead letters.
+    pub fn stop(&mut self) {
+        self.shard_cell().request_stop(self.seat.index, self.seat.generation, StopReason::Stopped);
+    }
+
+    /// Sends `message` to this actor after `delay`, unless it stops or is rebuilt before. The message has its own room: a full
+    /// mailbox does not refuse it.
+    pub fn after<M, K>(&mut self, delay: Duration, message: M) -> TimerId
+    where
+        A: Receive<M, K>,
+        M: Message,
+        K: 'static,
+    {
+        let envelope = self.to_me::<M, K>(message);
+        let mut core = self.shard_cell().core.borrow_mut();
+        let at_ns = core.now_ns.saturating_add(nanos(delay));
+        core.timers.once(at_ns, envelope)
+    }
+
+    /// Sends a copy of `message` to this actor every `period`, at a fixed rate from now on. Ticks that could not be sent in
+    /// time because the shard was late are counted as missed and left out.
+    ///
+    /// # Panics
+    /// When `period` is zero.
+    pub fn every<M, K>(&mut self, period: Duration, message: M) -> TimerId
+    where
+        A: Receive<M, K>,
+        M: Message + Clone,
+        K: 'static,
+    {
+        assert!(!period.is_zero(), "a period has a length");
+        let (index, generation) = (self.seat.index, self.seat.generation);
+        let make = move || {
+            // SAFETY: the vtable is made for `M`, and the cell of this generation is an `A`.
+            unsafe {
+                Envelope::new(
+                    index,
+                    generation,
+                    vtable::<A, M, K>(),
+                    EpochTag::BY_GENERATION,
+                    Meta::None,
+                    message.clone(),
+                )
+            }
+        };
+        let mut core = self.shard_cell().core.borrow_mut();
+        let period_ns = nanos(period);
+        let at_ns = core.now_ns.saturating_add(period_ns);
+        core.timers.every(at_ns, Period { period_ns, make: Box::new(make), index, generation })
+    }
+
+    /// Cancels a timer; nothing happens if it has fired or never was.
+    pub fn cancel(&mut self, timer: TimerId) {
+        let cancelled = self.shard_cell().core.borrow_mut().timers.cancel(timer);
+        drop(cancelled);
+    }
+
+    fn to_me<M, K>(&self, message: M) -> Envelope
+    where
+        A: Receive<M, K>,
+        M: Message,
+        K: 'static,
+    {
+        // SAFETY: the vtable is made for `M`, and the cell of this generation is an `A`.
+        unsafe {
+            Envelope::new(
+                self.seat.index,
+                self.seat.generation,
+                vtable::<A, M, K>(),
+                EpochTag::BY_GENERATION,
+                Meta::None,
+                message,
+            )
+        }
+    }
+
+    /// Has [`Actor::terminated`] called when the other actor has stopped; at once if it already has.
+    pub fn watch(&mut self, other: ActorId) {
+        let me = self.id();
+        on_shard_of(other, move |shard| {
+            let mut core = shard.core.borrow_mut();
+            if let Some(cell) = core.cells.get(other.index(), other.generation()) {
+                cell.extra().watchers.push(me);
+            } else {
+                drop(core);
+                shard.tell_terminated(me, other, StopReason::Stopped);
+            }
+        });
+    }
+
+    /// Asks another actor; `.then(|this, reply, cx| ..)` runs as a turn of this actor when the reply, or the reason why there
+    /// is none, has come. Meanwhile this actor is free.
+    pub fn ask<M, T, K>(&mut self, target: T, message: M) -> PendingAsk<'_, A, M>
+    where
+        T: AskTarget<M, K>,
+        M: Message,
+    {
+        PendingAsk { ask: target.question(message), cx: self }
+    }
+
+    /// Calls `f` with this shard's service of type `S`, such as the event log; `None` when there is none, or when it is the one
+    /// that is calling.
+    pub fn service<S: Service, R>(&mut self, f: impl FnOnce(&mut S) -> R) -> Option<R> {
+        for slot in &self.shard_cell().services {
+            if let Ok(mut service) = slot.try_borrow_mut() {
+                let any: &mut dyn std::any::Any = &mut **service;
+                if let Some(service) = any.downcast_mut::<S>() {
+                    return Some(f(service));
+                }
+            }
+        }
+        None
+    }
+
+    /// Suspends this actor after the current message or hook: it keeps its messages until the returned [`Resume`] is dropped.
+    pub fn suspend(&mut self) -> Resume {
+        let mut core = self.shard_cell().core.borrow_mut();
+        let cell = core.cells.get(self.seat.index, self.seat.generation).expect("a running actor has its cell");
+        cell.suspended = true;
+        cell.extra().suspensions += 1;
+        Resume { id: self.id(), incarnation: cell.incarnation }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "584 years")]
+fn nanos(duration: Duration) -> u64 {
+    duration.as_nanos() as u64
+}
+
+impl<A> std::fmt::Debug for Context<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Context<{}>({}.{})", std::any::type_name::<A>(), self.seat.index, self.seat.generation)
+    }
+}
+
+/// Ends a suspension when it is dropped, from any thread. See [`Context::suspend`].
+#[must_use = "dropping it resumes the actor"]
+#[derive(Debug)]
+pub struct Resume {
+    id: ActorId,
+    incarnation: u16,
+}
+
+impl Drop for Resume {
+    fn drop(&mut self) {
+        let (id, incarnation) = (self.id, self.incarnation);
+        on_shard_of(id, move |shard| {
+            let mut core = shard.core.borrow_mut();
+            let Some(cell) = core.cells.get(id.index(), id.generation()) else { return };
+            if cell.incarnation != incarnation || cell.extra().suspensions == 0 {
+                return;
+            }
+            cell.extra().suspensions -= 1;
+            if cell.extra().suspensions == 0 {
+                cell.resumed = true;
+                core.wake(id.index(), id.generation());
+            }
+        });
+    }
+}
+
+/// Whom [`Context::ask`] can ask: an [`ActorRef`], a [`Recipient`] or a [`VirtualRef`]. `K` is inferred.
+#[expect(private_bounds, reason = "the supertrait seals this one")]
+pub trait AskTarget<M: Message, K>: ask_target::Sealed {
+    #[doc(hidden)]
+    fn question(self, message: M) -> Ask<M>;
+}
+
+mod ask_target {
+    pub(super) trait Sealed {}
+    impl<A> Sealed for super::ActorRef<A> {}
+    impl<M> Sealed for super::Recipient<M> {}
+    impl<A> Sealed for super::VirtualRef<A> {}
+    impl<A> Sealed for &super::VirtualRef<A> {}
+}
+
+impl<B, M, K> AskTarget<M, K> for ActorRef<B>
+where
+    B: Receive<M, K>,
+    M: Message,
+    K: 'static,
+{
+    fn question(self, message: M) -> Ask<M> {
+        self.ask(message)
+    }
+}
+
+impl<M: Message> AskTarget<M, ()> for Recipient<M> {
+    fn question(self, message: M) -> Ask<M> {
+        self.ask(message)
+    }
+}
+
+impl<B, M, K> AskTarget<M, K> for &VirtualRef<B>
+where
+    B: VirtualActor + Receive<M, K>,
+    M: WireMessage,
+    K: 'static,
+{
+    fn question(self, message: M) -> Ask<M> {
+        self.ask(message)
+    }
+}
+
+impl<B, M, K> AskTarget<M, K> for VirtualRef<B>
+where
+    B: VirtualActor + Receive<M, K>,
+    M: WireMessage,
+    K: 'static,
+{
+    fn question(self, message: M) -> Ask<M> {
+        (&self).question(message)
+    }
+}
+
+/// An ask that waits for its `then`.
+#[must_use = "nothing is asked before `then`"]
+pub struct PendingAsk<'a, A, M: Message> {
+    ask: Ask<M>,
+    cx: &'a mut Context<A>,
+}
+
+impl<A: Actor, M: Message> PendingAsk<'_, A, M> {
+    /// Waits at most `ttl`; 5 s unless said.
+    pub fn deadline(mut self, ttl: Duration) -> Self {
+        self.ask = self.ask.deadline(ttl);
+        self
+    }
+
+    /// Sends the message; `f` runs with the actor's state, the reply and a context, as a turn of this actor. If the message was
+    /// refused, that turn comes too. If this actor stops or is rebuilt before, `f` is dropped.
+    ///
+    /// Costs no allocation while what `f` captures fits 32 bytes.
+    pub fn then<F>(self, f: F)
+    where
+        F: FnOnce(&mut A, Result<M::Reply, AskError>, &mut Context<A>) + 'static,
+    {
+        let Self { ask, cx } = self;
+        let shard = cx.shard_cell();
+        let incarnation = {
+            let mut core = shard.core.borrow_mut();
+            core.cells.get(cx.seat.index, cx.seat.generation).map_or(0, |cell| cell.incarnation)
+        };
+        let slot = NewSlot {
+            deadline_ns: u64::MAX,
+            ops: ReplyOps::of::<M>(),
+            waiter: Waiter::Then {
+                deliver: then_vtable::<A, M::Reply, F>(),
+                index: cx.seat.index,
+                generation: cx.seat.generation,
+            },
+            closure: Some(Erased::new(f)),
+            peer: None,
+            group: None,
+            incarnation,
+        };
+        let question = ask.into_question();
+        let sent = if crate::route::is_home(shard, &question.target) {
+            crate::route::ask_from_shard(shard, question, slot)
+        } else {
+            Err((crate::error::Rejected::Unavailable, slot))
+        };
+        if let Err((reason, slot)) = sent {
+            // The refusal comes as a turn of its own, in the room that the ask reserved.
+            let inserted = shard.core.borrow_mut().replies.insert(NewSlot { deadline_ns: u64::MAX, ..slot });
+            if let Ok(address) = inserted {
+                crate::reply::fail_here(shard, address, AskError::Rejected(reason));
+            }
+        }
+    }
+}
+
+impl<A, M: Message> std::fmt::Debug for PendingAsk<'_, A, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.ask.fmt(f)
+    }
+}
+
+/// The vtable by which a reply comes to its `then`: its message is the address of the ready slot.
+fn then_vtable<A, R, F>() -> &'static VTable
+where
+    A: Actor,
+    R: Send + 'static,
+    F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
+{
+    struct Made<A, R, F>(PhantomData<(A, R, F)>);
+    impl<A, R, F> Made<A, R, F>
+    where
+        A: Actor,
+        R: Send + 'static,
+        F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
+    {
+        const VTABLE: &'static VTable =
+            &VTable { run: run_then::<A, R, F>, drop_message: drop_message::<ReplyAddress>, message_name: || "reply" };
+    }
+    Made::<A, R, F>::VTABLE
+}
+
+/// `VTable::run` of a reply.
+///
+/// # Safety
+/// `delivery.state` is a built `A`, and the envelope holds the address of a slot made by `PendingAsk::<A, _>::then::<F>`.
+unsafe fn run_then<A, R, F>(delivery: &mut Delivery<'_>, envelope: Envelope)
+where
+    A: Actor,
+    R: Send + 'static,
+    F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
+{
+    // SAFETY: the caller's contract.
+    let address = unsafe { envelope.into_message::<ReplyAddress>() };
+    let (slot, incarnation) = {
+        let mut core = delivery.shard.core.borrow_mut();
+        let Some(slot) = core.replies.take_ready(address) else { return };
+        let incarnation = core.cells.get(delivery.index, delivery.generation).map(|cell| cell.incarnation);
+        (slot, incarnation)
+    };
+    if incarnation != Some(slot.incarnation) {
+        return;
+    }
+    let (closure, value) = slot.into_parts();
+    let closure = closure.expect("made with a closure");
+    // SAFETY: `then` erased an `F`.
+    let f = unsafe { closure.take::<F>() };
+    // SAFETY: `complete::<R>` erased this type.
+    let value = unsafe { value.take::<Result<R, AskError>>() };
+    // SAFETY: the caller's contract.
+    let actor = unsafe { &mut *delivery.state.cast::<A>() };
+    let seat = Seat::new(delivery.shard, delivery.index, delivery.generation, None);
+    f(actor, value, &mut Context::new(seat));
+}

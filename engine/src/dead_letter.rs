@@ -1,0 +1,170 @@
+//! Dead letters: every message that was accepted somewhere and could not be delivered, counted, and the latest ones kept.
+//!
+//! Invariant: nothing is dropped without its reason's counter rising.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+use shardstage_codec::{FrameHeader, MessageId, ReplyStatus};
+
+use crate::actor_ref::ActorId;
+use crate::error::Rejected;
+use crate::limits::DEAD_LETTERS_KEPT;
+
+/// Why a message became a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Reason {
+    /// The mailbox was full on arrival: an overrun by a sender that could not know yet.
+    Full,
+    /// The receiver had stopped.
+    Closed,
+    /// The deadline had passed.
+    Expired,
+    /// The receiver's node does not take it.
+    NoHandler,
+    /// The receiver's node could not be reached, or does not own the actor.
+    Unavailable,
+    /// Its encoding is larger than a frame may be.
+    TooLarge,
+    /// It was sent under an epoch that is over.
+    Fenced,
+    /// It came over the wire and could not be read.
+    Malformed,
+}
+
+const REASONS: [Reason; 8] = [
+    Reason::Full,
+    Reason::Closed,
+    Reason::Expired,
+    Reason::NoHandler,
+    Reason::Unavailable,
+    Reason::TooLarge,
+    Reason::Fenced,
+    Reason::Malformed,
+];
+
+impl From<Rejected> for Reason {
+    fn from(reason: Rejected) -> Self {
+        match reason {
+            Rejected::Full => Self::Full,
+            Rejected::Closed => Self::Closed,
+            Rejected::Expired => Self::Expired,
+            Rejected::NoHandler => Self::NoHandler,
+            Rejected::Unavailable => Self::Unavailable,
+            Rejected::TooLarge => Self::TooLarge,
+        }
+    }
+}
+
+impl Reason {
+    pub(crate) fn from_status(status: ReplyStatus) -> Self {
+        match status {
+            ReplyStatus::Full => Self::Full,
+            ReplyStatus::Closed => Self::Closed,
+            ReplyStatus::Expired => Self::Expired,
+            ReplyStatus::NoHandler => Self::NoHandler,
+            ReplyStatus::Fenced => Self::Fenced,
+            ReplyStatus::Unavailable | ReplyStatus::Failed | ReplyStatus::Ok => Self::Unavailable,
+        }
+    }
+
+    /// What an asker is told.
+    pub(crate) fn rejected(self) -> Rejected {
+        match self {
+            Self::Full => Rejected::Full,
+            Self::Closed => Rejected::Closed,
+            Self::Expired => Rejected::Expired,
+            Self::NoHandler | Self::Malformed => Rejected::NoHandler,
+            Self::Unavailable | Self::Fenced => Rejected::Unavailable,
+            Self::TooLarge => Rejected::TooLarge,
+        }
+    }
+}
+
+/// One message that was not delivered.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// Who should have got it, if it was an actor of this process.
+    pub receiver: Option<ActorId>,
+    /// Who sent it, if it was an actor of this engine.
+    pub sender: Option<ActorId>,
+    /// The message's Rust type; its id for one that another node refused.
+    pub message: MessageName,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// What is known of a dead letter's message type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageName {
+    /// Its Rust type.
+    Type(&'static str),
+    /// Its wire id.
+    Id(MessageId),
+}
+
+/// The dead letters of one engine.
+pub(crate) struct DeadLetterOffice {
+    counts: [AtomicU64; REASONS.len()],
+    kept: ArrayQueue<DeadLetter>,
+}
+
+impl DeadLetterOffice {
+    pub(crate) fn new() -> Self {
+        Self { counts: [const { AtomicU64::new(0) }; REASONS.len()], kept: ArrayQueue::new(DEAD_LETTERS_KEPT) }
+    }
+
+    pub(crate) fn count(&self, reason: Reason) {
+        self.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn record(&self, letter: DeadLetter) {
+        self.count(letter.reason);
+        self.kept.force_push(letter);
+    }
+
+    pub(crate) fn bounced(&self, header: &FrameHeader) {
+        self.record(DeadLetter {
+            receiver: None,
+            sender: None,
+            message: MessageName::Id(header.message_id),
+            reason: Reason::from_status(header.status),
+        });
+    }
+}
+
+/// A view of an engine's dead letters; see [`Engine::dead_letters`](crate::Engine::dead_letters).
+#[derive(Clone, Copy)]
+pub struct DeadLetters<'a>(pub(crate) &'a DeadLetterOffice);
+
+impl DeadLetters<'_> {
+    /// How many messages died for `reason` since the engine started.
+    #[must_use]
+    pub fn count(self, reason: Reason) -> u64 {
+        self.0.counts[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// How many messages died since the engine started.
+    #[must_use]
+    pub fn total(self) -> u64 {
+        REASONS.iter().map(|reason| self.count(*reason)).sum()
+    }
+
+    /// Takes the oldest letter that is kept; the latest 1,024 are.
+    #[must_use]
+    pub fn take(self) -> Option<DeadLetter> {
+        self.0.kept.pop()
+    }
+}
+
+impl std::fmt::Debug for DeadLetters<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut map = f.debug_map();
+        for reason in REASONS {
+            map.entry(&reason, &self.count(reason));
+        }
+        map.finish()
+    }
+}

@@ -1,0 +1,281 @@
+//! `Engine`: shards that run, and the way to them from outside.
+//!
+//! Invariant: references made by an engine stay safe to use after it is gone; they answer `Closed` then.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use shardstage_codec::NodeId;
+
+use crate::actor::{Actor, VirtualActor};
+use crate::actor_ref::{ActorId, ActorRef};
+use crate::builder::EngineBuilder;
+use crate::config::Config;
+use crate::dead_letter::DeadLetters;
+use crate::engine_link::EngineLink;
+use crate::envelope::EpochTag;
+use crate::error::{Error, ShutdownError, SpawnError, StartError};
+use crate::key::Key;
+use crate::latch::{Latch, LatchGuard};
+use crate::peers::PeerState;
+use crate::port::driver::DriverKind;
+use crate::shard::{ActorBox, Again, Once, Spawn, current};
+use crate::stats::ShardStats;
+use crate::virtual_ref::VirtualRef;
+
+/// A running engine. Dropping it stops its actors without draining; [`shutdown`](Self::shutdown) drains first.
+pub struct Engine {
+    pub(crate) link: &'static EngineLink,
+    pub(crate) threads: Vec<JoinHandle<()>>,
+    pub(crate) driver_kind: DriverKind,
+    pub(crate) drain_time: Duration,
+    pub(crate) mailbox_capacity: u32,
+    /// Hosted and simulated shards are turned by somebody else, so nothing here may wait for them.
+    pub(crate) owns_threads: bool,
+}
+
+/// What one shard says when a draining engine asks.
+#[derive(Clone, Copy)]
+struct Survey {
+    quiet: bool,
+    sent: u64,
+    received: u64,
+    handled: u64,
+}
+
+impl Engine {
+    /// Starts an engine with one shard per core and nothing else on it.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::builder().config(config).start()
+    }
+
+    /// Describes an engine: configuration, services, transport, virtual actor types.
+    #[must_use]
+    pub fn builder() -> EngineBuilder {
+        EngineBuilder::new()
+    }
+
+    /// Spawns an actor on the next shard in turn and returns at once. The factory runs there, so the state need not be `Send`;
+    /// it is kept for rebuilds after a panic.
+    ///
+    /// # Errors
+    /// [`SpawnError::Closed`] while the engine shuts down.
+    pub fn spawn<A, F>(&self, factory: F) -> Result<ActorRef<A>, SpawnError>
+    where
+        A: Actor,
+        F: Fn() -> A + Send + 'static,
+    {
+        self.spawn_on(self.link.next_shard(), factory)
+    }
+
+    /// Spawns an actor on the given shard.
+    ///
+    /// # Errors
+    /// [`SpawnError::Closed`] while the engine shuts down.
+    ///
+    /// # Panics
+    /// When there is no such shard.
+    pub fn spawn_on<A, F>(&self, shard: u16, factory: F) -> Result<ActorRef<A>, SpawnError>
+    where
+        A: Actor,
+        F: Fn() -> A + Send + 'static,
+    {
+        self.spawn_with(shard, move || ActorBox::new::<A, _>(Again(factory)))
+    }
+
+    /// Like [`spawn`](Self::spawn), with a factory that works once: a panic stops the actor.
+    ///
+    /// # Errors
+    /// [`SpawnError::Closed`] while the engine shuts down.
+    pub fn spawn_once<A, F>(&self, factory: F) -> Result<ActorRef<A>, SpawnError>
+    where
+        A: Actor,
+        F: FnOnce() -> A + Send + 'static,
+    {
+        self.spawn_with(self.link.next_shard(), move || ActorBox::new::<A, _>(Once(Some(factory))))
+    }
+
+    fn spawn_with<A: Actor>(
+        &self,
+        shard: u16,
+        state: impl FnOnce() -> ActorBox + Send + 'static,
+    ) -> Result<ActorRef<A>, SpawnError> {
+        let link = self.link.link(shard);
+        let (index, generation) = link.take_index()?;
+        let capacity = self.mailbox_capacity;
+        link.run(Box::new(move |shard| {
+            let spawn = Spawn { state: state(), capacity, identity: None, epoch: EpochTag::BY_GENERATION };
+            shard.core.borrow_mut().spawn_at(index, generation, spawn);
+        }));
+        Ok(ActorRef::new(ActorId::new(link, index, generation)))
+    }
+
+    /// A reference to the virtual actor `key` of type `A`; its first message activates it, wherever its slot lives.
+    #[must_use]
+    pub fn actor<A: VirtualActor>(&self, key: impl Into<Key>) -> VirtualRef<A> {
+        VirtualRef::new(self.link, key.into())
+    }
+
+    /// How many shards the engine has.
+    #[must_use]
+    pub fn shard_count(&self) -> u16 {
+        self.link.shard_count()
+    }
+
+    /// Which driver the shards stand on.
+    #[must_use]
+    pub fn driver_kind(&self) -> DriverKind {
+        self.driver_kind
+    }
+
+    /// Messages that could not be delivered.
+    #[must_use]
+    pub fn dead_letters(&self) -> DeadLetters<'_> {
+        DeadLetters(&self.link.dead_letters)
+    }
+
+    /// The counters of every shard, as of its last turn.
+    #[must_use]
+    pub fn stats(&self) -> Vec<ShardStats> {
+        self.link.links().iter().map(|link| link.counters.read(link.shard())).collect()
+    }
+
+    /// What is known of a peer.
+    #[must_use]
+    pub fn peer(&self, peer: NodeId) -> PeerState {
+        self.link.peers.get(peer)
+    }
+
+    /// Waits until every shard has a session with `peer`, at most `timeout`; returns the state then.
+    #[must_use]
+    pub fn wait_for_peer(&self, peer: NodeId, timeout: Duration) -> PeerState {
+        let shards = self.shard_count();
+        self.link.peers.wait(peer, timeout, |state| state.sessions == shards)
+    }
+
+    /// Raises the epoch of a slot group, as a change of its owner does: what was sent under an older one is refused from now
+    /// on. Lower values are ignored.
+    pub fn raise_epoch(&self, group: shardstage_codec::GroupId, epoch: shardstage_codec::Epoch) {
+        self.link.placement.raise_epoch(group, epoch);
+    }
+
+    /// Refuses new messages from outside, lets the shards handle what is queued, stops every actor, closes services and
+    /// transport, and waits for the threads.
+    ///
+    /// # Errors
+    /// [`ShutdownError::DrainTimeout`] when actors were still busy after [`Config::drain_time`]; they were stopped all the same.
+    ///
+    /// # Panics
+    /// On a shard's thread, which would wait for itself.
+    pub fn shutdown(mut self) -> Result<(), Error> {
+        crate::shard::assert_not_on_a_shard("Engine::shutdown()");
+        let busy_shards = self.drain();
+        self.stop();
+        let mut panicked = false;
+        for thread in self.threads.drain(..) {
+            panicked |= thread.join().is_err();
+        }
+        if panicked {
+            return Err(ShutdownError::ShardPanicked.into());
+        }
+        if busy_shards > 0 {
+            return Err(ShutdownError::DrainTimeout { busy_shards }.into());
+        }
+        Ok(())
+    }
+
+    /// Waits until two surveys in a row find every shard quiet and nothing on the way; returns how many shards were not.
+    fn drain(&self) -> usize {
+        for link in self.link.links() {
+            link.refuse();
+        }
+        let until = Instant::now() + self.drain_time;
+        let mut last_handled = None;
+        let mut pause = Duration::from_micros(50);
+        loop {
+            let surveys = self.survey(until);
+            let quiet = surveys.iter().all(|survey| survey.quiet)
+                && surveys.iter().map(|survey| survey.sent).sum::<u64>()
+                    == surveys.iter().map(|survey| survey.received).sum::<u64>();
+            let handled = surveys.iter().map(|survey| survey.handled).sum::<u64>();
+            if quiet && last_handled == Some(handled) {
+                return 0;
+            }
+            if Instant::now() >= until {
+                return surveys.iter().filter(|survey| !survey.quiet).count();
+            }
+            last_handled = quiet.then_some(handled);
+            std::thread::park_timeout(pause);
+            pause = (pause * 2).min(Duration::from_millis(5));
+        }
+    }
+
+    fn survey(&self, until: Instant) -> Vec<Survey> {
+        let busy = Survey { quiet: false, sent: 0, received: 0, handled: 0 };
+        let gone = Survey { quiet: true, ..busy };
+        let latches: Vec<_> = self
+            .link
+            .links()
+            .iter()
+            .map(|link| {
+                let latch = Latch::new();
+                let guard = LatchGuard::new(Arc::clone(&latch), gone);
+                link.run(Box::new(move |shard| {
+                    let quiet = shard.is_quiet();
+                    let counters = shard.core.borrow().counters;
+                    let survey = Survey {
+                        quiet,
+                        sent: counters.ring_sent,
+                        received: counters.ring_received,
+                        handled: counters.handled,
+                    };
+                    guard.set(survey);
+                }));
+                latch
+            })
+            .collect();
+        latches
+            .iter()
+            .map(|latch| latch.wait_for(until.saturating_duration_since(Instant::now())).unwrap_or(busy))
+            .collect()
+    }
+
+    /// Asks every shard to stop its actors and finish.
+    fn stop(&self) {
+        for link in self.link.links() {
+            link.refuse();
+            link.run(Box::new(crate::shard::ShardCell::stop_all));
+        }
+    }
+
+    /// Begins to stop without waiting: actors stop, services and transport finish, hosted or simulated shards then end.
+    pub fn begin_stop(&self) {
+        self.stop();
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if !self.owns_threads || self.threads.is_empty() {
+            return;
+        }
+        self.stop();
+        let on_a_shard = current(|shard| shard.is_some());
+        for thread in self.threads.drain(..) {
+            if !on_a_shard {
+                // A thread that panicked has aborted the process.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Engine({} shards, {})", self.shard_count(), self.driver_kind)
+    }
+}

@@ -1,0 +1,67 @@
+//! `EngineLink`: what every reference may know of its engine. Leaked with its shard links, so that references outlive it.
+//!
+//! Invariant: filled before the first shard runs and never freed (a few kilobytes per engine); queues and threads behind it go
+//! away on shutdown.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use shardstage_codec::NodeId;
+
+use crate::cluster::placement::Placement;
+use crate::cluster::registry::Registry;
+use crate::dead_letter::DeadLetterOffice;
+use crate::link::ShardLink;
+use crate::peers::Peers;
+
+/// See the module's head.
+pub(crate) struct EngineLink {
+    shards: Box<[ShardLink]>,
+    me: NodeId,
+    next_shard: AtomicU32,
+    pub(crate) placement: Placement,
+    pub(crate) registry: Registry,
+    pub(crate) dead_letters: DeadLetterOffice,
+    pub(crate) peers: Peers,
+}
+
+impl EngineLink {
+    pub(crate) fn leak(shard_count: u16, me: NodeId, node_count: u32, registry: Registry) -> &'static Self {
+        let shards = (0..shard_count).map(|shard| ShardLink::new(shardstage_codec::ShardId::new(shard))).collect();
+        let link: &'static Self = Box::leak(Box::new(Self {
+            shards,
+            me,
+            next_shard: AtomicU32::new(0),
+            placement: Placement::fixed(node_count),
+            registry,
+            dead_letters: DeadLetterOffice::new(),
+            peers: Peers::default(),
+        }));
+        for shard in &link.shards {
+            shard.set_engine(link);
+        }
+        link
+    }
+
+    pub(crate) fn link(&'static self, shard: u16) -> &'static ShardLink {
+        &self.shards[shard as usize]
+    }
+
+    pub(crate) fn links(&'static self) -> &'static [ShardLink] {
+        &self.shards
+    }
+
+    pub(crate) fn me(&self) -> NodeId {
+        self.me
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "made from a u16")]
+    pub(crate) fn shard_count(&self) -> u16 {
+        self.shards.len() as u16
+    }
+
+    /// The next shard in turn, for spawns that do not say where.
+    #[expect(clippy::cast_possible_truncation, reason = "a remainder of a u16")]
+    pub(crate) fn next_shard(&self) -> u16 {
+        (self.next_shard.fetch_add(1, Ordering::Relaxed) % u32::from(self.shard_count())) as u16
+    }
+}

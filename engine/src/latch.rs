@@ -1,0 +1,136 @@
+//! `Latch`: a value that is set once and that any number of threads and tasks wait for.
+//!
+//! Invariant: the first `set` wins; waiters see the value or are woken after it is in place.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+struct State<T> {
+    value: Option<T>,
+    wakers: Vec<Waker>,
+}
+
+/// Set once, waited for by many.
+pub(crate) struct Latch<T> {
+    state: Mutex<State<T>>,
+    set: Condvar,
+}
+
+impl<T: Clone> Latch<T> {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(State { value: None, wakers: Vec::new() }), set: Condvar::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set(&self, value: T) {
+        let mut state = self.lock();
+        if state.value.is_none() {
+            state.value = Some(value);
+            let wakers = std::mem::take(&mut state.wakers);
+            drop(state);
+            self.set.notify_all();
+            for waker in wakers {
+                waker.wake();
+            }
+        }
+    }
+
+    pub(crate) fn wait(&self) -> T {
+        let mut state = self.lock();
+        loop {
+            if let Some(value) = &state.value {
+                return value.clone();
+            }
+            state = self.set.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until set or until `timeout` has passed.
+    pub(crate) fn wait_for(&self, timeout: std::time::Duration) -> Option<T> {
+        let state = self.lock();
+        let (state, _) = self
+            .set
+            .wait_timeout_while(state, timeout, |state| state.value.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
+        state.value.clone()
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<T> {
+        let mut state = self.lock();
+        if let Some(value) = &state.value {
+            return Poll::Ready(value.clone());
+        }
+        if !state.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            state.wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+/// Sets the latch to a fallback when it is dropped unset, so that nobody waits for a queue that is gone.
+pub(crate) struct LatchGuard<T: Clone> {
+    latch: Arc<Latch<T>>,
+    fallback: Option<T>,
+}
+
+impl<T: Clone> LatchGuard<T> {
+    pub(crate) fn new(latch: Arc<Latch<T>>, fallback: T) -> Self {
+        Self { latch, fallback: Some(fallback) }
+    }
+
+    /// Sets the latch.
+    pub(crate) fn set(mut self, value: T) {
+        self.fallback = Some(value);
+    }
+
+    /// Hands the latch to somebody who will set it.
+    pub(crate) fn into_latch(mut self) -> Arc<Latch<T>> {
+        self.fallback = None;
+        Arc::clone(&self.latch)
+    }
+}
+
+impl<T: Clone> Drop for LatchGuard<T> {
+    fn drop(&mut self) {
+        if let Some(fallback) = self.fallback.take() {
+            self.latch.set(fallback);
+        }
+    }
+}
+
+/// Something that will have happened: `.await` it, or `.wait()` for it outside the shards.
+#[must_use = "it happens anyway; await it to know when"]
+pub struct Happening<T> {
+    pub(crate) latch: Arc<Latch<T>>,
+    pub(crate) what: &'static str,
+}
+
+impl<T: Clone> Happening<T> {
+    /// Blocks the calling thread until it has happened.
+    ///
+    /// # Panics
+    /// On a shard's thread, which must never block.
+    pub fn wait(self) -> T {
+        crate::shard::assert_not_on_a_shard(self.what);
+        self.latch.wait()
+    }
+}
+
+impl<T: Clone> Future for Happening<T> {
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        self.latch.poll(cx)
+    }
+}
+
+impl<T> std::fmt::Debug for Happening<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Happening({})", self.what)
+    }
+}

@@ -1,0 +1,205 @@
+//! `ShardLink`: what every thread may know of a shard. References point to it, so it outlives the engine.
+//!
+//! Invariant: a link is leaked (a few hundred bytes per shard and engine) and never freed, so a reference needs no count; the
+//! queues behind it go away with the engine, after which every send is `Closed`.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+
+use crossbeam::queue::{ArrayQueue, SegQueue};
+use shardstage_codec::ShardId;
+
+use crate::engine_link::EngineLink;
+use crate::envelope::Envelope;
+use crate::error::{Rejected, SpawnError};
+use crate::limits::{INJECTOR_SLOTS, SHORT_RECEIVERS};
+use crate::port::driver::Wake;
+use crate::shard::{FOREIGN_INDEX, ShardCell};
+use crate::stats::ShardCounters;
+
+/// A request to a shard that is not a message: run on its thread, in order, before messages.
+pub(crate) type SystemOp = Box<dyn FnOnce(&ShardCell) + Send>;
+
+/// The queues into a shard from threads outside it.
+pub(crate) struct Queues {
+    pub(crate) user: ArrayQueue<Envelope>,
+    /// Unbounded, but each entry stands for something bounded: a spawn, a stop, a wake-up, an answer.
+    pub(crate) system: SegQueue<SystemOp>,
+    /// Cell indices given back by actors that threads outside the shard had spawned.
+    free: SegQueue<(u32, u32)>,
+    waker: Arc<dyn Wake>,
+}
+
+/// Receivers of one shard whose mailbox is full, readable from any thread, so that their senders get `Full(m)` back.
+pub(crate) struct ShortTable {
+    marked: AtomicU32,
+    entries: [AtomicU64; SHORT_RECEIVERS],
+}
+
+impl ShortTable {
+    fn new() -> Self {
+        Self { marked: AtomicU32::new(0), entries: [const { AtomicU64::new(0) }; SHORT_RECEIVERS] }
+    }
+
+    fn pack(index: u32, generation: u32) -> u64 {
+        u64::from(index) << 32 | u64::from(generation)
+    }
+
+    /// Whether the receiver is short of room. One relaxed load while nobody is; a late answer costs a bounce, never a loss.
+    #[inline]
+    pub(crate) fn contains(&self, index: u32, generation: u32) -> bool {
+        self.marked.load(Ordering::Relaxed) != 0
+            && self.entries.iter().any(|entry| entry.load(Ordering::Relaxed) == Self::pack(index, generation))
+    }
+
+    /// Marks a receiver; `false` when the table is full. Called by the shard only.
+    pub(crate) fn mark(&self, index: u32, generation: u32) -> bool {
+        let Some(entry) = self.entries.iter().find(|entry| entry.load(Ordering::Relaxed) == 0) else { return false };
+        entry.store(Self::pack(index, generation), Ordering::Relaxed);
+        self.marked.store(self.marked.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        true
+    }
+
+    /// Unmarks a receiver. Called by the shard only.
+    pub(crate) fn clear(&self, index: u32, generation: u32) {
+        let packed = Self::pack(index, generation);
+        if let Some(entry) = self.entries.iter().find(|entry| entry.load(Ordering::Relaxed) == packed) {
+            entry.store(0, Ordering::Relaxed);
+            self.marked.store(self.marked.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// See the module's head.
+pub(crate) struct ShardLink {
+    shard: ShardId,
+    engine: OnceLock<&'static EngineLink>,
+    queues: RwLock<Option<Arc<Queues>>>,
+    /// Set by the shard before it parks, cleared by whoever wakes it. Pairs: `prepare_park` and `wake`.
+    parked: AtomicBool,
+    /// Cleared when a shutdown begins: threads outside are refused, the shards drain.
+    accepting: AtomicBool,
+    next_index: AtomicU32,
+    pub(crate) short: ShortTable,
+    pub(crate) counters: ShardCounters,
+}
+
+impl ShardLink {
+    pub(crate) fn new(shard: ShardId) -> Self {
+        Self {
+            shard,
+            engine: OnceLock::new(),
+            queues: RwLock::new(None),
+            parked: AtomicBool::new(false),
+            accepting: AtomicBool::new(true),
+            next_index: AtomicU32::new(FOREIGN_INDEX),
+            short: ShortTable::new(),
+            counters: ShardCounters::default(),
+        }
+    }
+
+    pub(crate) fn set_engine(&self, engine: &'static EngineLink) {
+        assert!(self.engine.set(engine).is_ok(), "a link belongs to one engine");
+    }
+
+    pub(crate) fn engine(&self) -> &'static EngineLink {
+        self.engine.get().expect("set before the link is handed out")
+    }
+
+    pub(crate) fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Opens the queues; called on the shard's thread once its driver exists.
+    pub(crate) fn open(&self, waker: Arc<dyn Wake>) -> Arc<Queues> {
+        let queues = Arc::new(Queues {
+            user: ArrayQueue::new(INJECTOR_SLOTS),
+            system: SegQueue::new(),
+            free: SegQueue::new(),
+            waker,
+        });
+        *self.queues.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&queues));
+        queues
+    }
+
+    /// Refuses messages from threads outside from now on.
+    pub(crate) fn refuse(&self) {
+        self.accepting.store(false, Ordering::Relaxed);
+    }
+
+    /// Closes the queues for good; whoever pushes later gets `Closed`. What is queued goes with the last `Arc`.
+    pub(crate) fn close(&self) {
+        self.queues.write().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn queues(&self) -> RwLockReadGuard<'_, Option<Arc<Queues>>> {
+        self.queues.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a message to the shard from a thread outside it.
+    pub(crate) fn inject(&self, envelope: Envelope) -> Result<(), (Rejected, Envelope)> {
+        if !self.accepting.load(Ordering::Relaxed) {
+            return Err((Rejected::Closed, envelope));
+        }
+        {
+            let queues = self.queues();
+            let Some(queues) = &*queues else { return Err((Rejected::Closed, envelope)) };
+            queues.user.push(envelope).map_err(|envelope| (Rejected::Full, envelope))?;
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// Runs `op` on the shard's thread; drops it if the engine is gone.
+    pub(crate) fn run(&self, op: SystemOp) {
+        {
+            let queues = self.queues();
+            let Some(queues) = &*queues else { return };
+            queues.system.push(op);
+        }
+        self.wake();
+    }
+
+    /// A cell index for an actor that a thread outside the shard spawns.
+    pub(crate) fn take_index(&self) -> Result<(u32, u32), SpawnError> {
+        {
+            let queues = self.queues();
+            let Some(queues) = &*queues else { return Err(SpawnError::Closed) };
+            if let Some(slot) = queues.free.pop() {
+                return Ok(slot);
+            }
+        }
+        self.next_index
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| (next < 2 * FOREIGN_INDEX).then_some(next + 1))
+            .map(|index| (index, 1))
+            .map_err(|_| SpawnError::Exhausted)
+    }
+
+    /// Gives an index back after its actor has stopped.
+    pub(crate) fn give_back_index(&self, slot: (u32, u32)) {
+        if let Some(queues) = &*self.queues() {
+            queues.free.push(slot);
+        }
+    }
+
+    /// Wakes the shard if it is parked. Everything published before the call is seen by the woken shard: both sides use
+    /// read-modify-write operations on one flag, so either this call sees `parked`, or the shard's re-check sees the data.
+    #[inline]
+    pub(crate) fn wake(&self) {
+        if self.parked.swap(false, Ordering::AcqRel)
+            && let Some(queues) = &*self.queues()
+        {
+            queues.waker.wake();
+        }
+    }
+
+    /// Announces that the shard is about to park; it must look for work once more before it does.
+    pub(crate) fn prepare_park(&self) {
+        self.parked.swap(true, Ordering::AcqRel);
+    }
+
+    /// Ends what [`prepare_park`](Self::prepare_park) began.
+    pub(crate) fn finish_park(&self) {
+        self.parked.swap(false, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,108 @@
+//! The default host: one OS thread per shard, with its own loop.
+//!
+//! Invariant: the thread ends only when its shard says so; a panic in shard, ring or service code ends the process, because
+//! what it leaves behind cannot be trusted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::IdleStrategy;
+use crate::error::StartError;
+use crate::port::driver::{Driver, DriverFactory};
+use crate::seed::ShardSeed;
+use crate::shard::Shard;
+use crate::shard::turn::Wait;
+
+/// Called once per shard with the outcome of its start.
+pub(crate) type OnStarted = Box<dyn FnOnce(Result<(), StartError>) + Send>;
+
+/// The body of a shard's thread.
+pub(crate) fn run(
+    seed: ShardSeed,
+    drivers: &Arc<dyn DriverFactory>,
+    cpu: Option<usize>,
+    idle: IdleStrategy,
+    on_started: OnStarted,
+) {
+    let _abort = AbortOnPanic;
+    let link = seed.link();
+    if let Some(cpu) = cpu
+        && let Err(error) = crate::driver::pin_current_thread(cpu)
+    {
+        return on_started(Err(StartError::Thread(error)));
+    }
+    let mut driver = match drivers.make(seed.shard()) {
+        Ok(driver) => driver,
+        Err(error) => return on_started(Err(StartError::Driver(error))),
+    };
+    let report = std::rc::Rc::new(std::cell::RefCell::new(Some(on_started)));
+    let from_turn = std::rc::Rc::clone(&report);
+    let on_started = Box::new(move |result| {
+        if let Some(report) = from_turn.borrow_mut().take() {
+            report(result);
+        }
+    });
+    match seed.grow(&mut *driver, on_started) {
+        Ok(mut shard) => turn_until_stopped(&mut shard, &mut *driver, idle),
+        Err(error) => {
+            if let Some(report) = report.borrow_mut().take() {
+                report(Err(error));
+            }
+        }
+    }
+    link.close();
+}
+
+fn turn_until_stopped(shard: &mut Shard, driver: &mut dyn Driver, idle: IdleStrategy) {
+    let mut idle_since_ns = None;
+    loop {
+        let wait = shard.turn(driver);
+        let deadline_ns = match wait {
+            Wait::Stopped => return,
+            Wait::Now => {
+                idle_since_ns = None;
+                if shard.commit_in_flight() {
+                    driver.yield_now();
+                }
+                continue;
+            }
+            Wait::Until(at_ns) => Some(at_ns),
+            Wait::Idle => None,
+        };
+        let spin = match idle {
+            IdleStrategy::Spin => Duration::MAX,
+            IdleStrategy::SpinThenPark(window) => window,
+            IdleStrategy::Park => Duration::ZERO,
+        };
+        let now_ns = driver.now_ns();
+        let since_ns = *idle_since_ns.get_or_insert(now_ns);
+        if Duration::from_nanos(now_ns - since_ns) < spin {
+            if shard.commit_in_flight() {
+                driver.yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
+            continue;
+        }
+        if shard.prepare_park() {
+            shard.parking(now_ns);
+            driver.park(deadline_ns);
+            shard.finish_park();
+        }
+        idle_since_ns = None;
+    }
+}
+
+/// Ends the process if the thread unwinds out of the loop.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "shardstage: a shard's thread panicked outside any handler; its state cannot be trusted, aborting"
+            );
+            std::process::abort();
+        }
+    }
+}

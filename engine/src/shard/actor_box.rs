@@ -1,0 +1,191 @@
+//! `ActorBox`: an actor's state and its factory, behind one pointer.
+//!
+//! Invariant: while `built` is set the state at the start of the allocation is a live `A`, and only the running turn (or the
+//! actor's own suspended future) points to it. One of the few files with `unsafe`.
+
+use std::any::TypeId;
+use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+
+use crate::actor::{Actor, StopReason};
+use crate::actor_ref::ActorId;
+use crate::context::{Context, Seat};
+use crate::error::Panicked;
+
+/// How the next state is made.
+pub(crate) trait Factory<A>: 'static {
+    /// A fresh state, or `None` when the actor cannot be rebuilt.
+    fn make(&mut self) -> Option<A>;
+}
+
+/// A factory that can be called again.
+pub(crate) struct Again<F>(pub(crate) F);
+
+impl<A, F: Fn() -> A + 'static> Factory<A> for Again<F> {
+    fn make(&mut self) -> Option<A> {
+        Some((self.0)())
+    }
+}
+
+/// A factory that works once.
+pub(crate) struct Once<F>(pub(crate) Option<F>);
+
+impl<A, F: FnOnce() -> A + 'static> Factory<A> for Once<F> {
+    fn make(&mut self) -> Option<A> {
+        self.0.take().map(|make| make())
+    }
+}
+
+/// Why an actor could not be built.
+pub(crate) enum BuildError {
+    /// The factory works once only.
+    NoFactory,
+    /// The factory or `started` panicked or failed, in words.
+    Failed(String),
+}
+
+/// What the shard does with an actor whose type it does not know.
+trait AnyActor {
+    fn build(&mut self, seat: Seat) -> Result<(), BuildError>;
+    fn stopped(&mut self, reason: &StopReason, seat: Seat);
+    fn terminated(&mut self, who: ActorId, reason: &StopReason, seat: Seat);
+    fn resumed(&mut self, seat: Seat);
+    fn may_passivate(&self) -> bool;
+    fn actor_type(&self) -> TypeId;
+}
+
+#[repr(C)]
+struct ActorState<A, F> {
+    actor: MaybeUninit<A>,
+    built: bool,
+    factory: F,
+}
+
+impl<A, F> ActorState<A, F> {
+    fn actor(&mut self) -> &mut A {
+        assert!(self.built, "hooks run on built actors only");
+        // SAFETY: `built` says that the state is initialised.
+        unsafe { self.actor.assume_init_mut() }
+    }
+
+    /// Drops the state; a panic in its drop is contained.
+    fn tear_down(&mut self) {
+        if std::mem::take(&mut self.built) {
+            let actor = self.actor.as_mut_ptr();
+            // SAFETY: `built` said that the state is initialised, and it is not used again before the next build.
+            let result = catch_unwind(AssertUnwindSafe(|| unsafe { actor.drop_in_place() }));
+            drop(result);
+        }
+    }
+}
+
+impl<A, F> Drop for ActorState<A, F> {
+    fn drop(&mut self) {
+        self.tear_down();
+    }
+}
+
+impl<A: Actor, F: Factory<A>> AnyActor for ActorState<A, F> {
+    fn build(&mut self, seat: Seat) -> Result<(), BuildError> {
+        self.tear_down();
+        let factory = &mut self.factory;
+        match catch_unwind(AssertUnwindSafe(|| factory.make())) {
+            Ok(Some(actor)) => {
+                self.actor.write(actor);
+                self.built = true;
+            }
+            Ok(None) => return Err(BuildError::NoFactory),
+            Err(panic) => return Err(BuildError::Failed(Panicked::from_payload(&*panic).0.into())),
+        }
+        let actor = self.actor();
+        let mut cx = Context::new(seat);
+        match catch_unwind(AssertUnwindSafe(|| actor.started(&mut cx))) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(BuildError::Failed(error.to_string())),
+            Err(panic) => Err(BuildError::Failed(Panicked::from_payload(&*panic).0.into())),
+        }
+    }
+
+    fn stopped(&mut self, reason: &StopReason, seat: Seat) {
+        if self.built {
+            let actor = self.actor();
+            let mut cx = Context::new(seat);
+            drop(catch_unwind(AssertUnwindSafe(|| actor.stopped(reason, &mut cx))));
+        }
+    }
+
+    fn terminated(&mut self, who: ActorId, reason: &StopReason, seat: Seat) {
+        let actor = self.actor();
+        actor.terminated(who, reason, &mut Context::new(seat));
+    }
+
+    fn resumed(&mut self, seat: Seat) {
+        self.actor().resumed(&mut Context::new(seat));
+    }
+
+    fn may_passivate(&self) -> bool {
+        // SAFETY: only asked of built actors; the assertion holds it.
+        self.built && unsafe { self.actor.assume_init_ref() }.may_passivate()
+    }
+
+    fn actor_type(&self) -> TypeId {
+        TypeId::of::<A>()
+    }
+}
+
+/// An actor of any type, owned through a raw pointer so that moving the box never touches what points to the state.
+pub(crate) struct ActorBox(NonNull<dyn AnyActor>);
+
+impl ActorBox {
+    pub(crate) fn new<A: Actor, F: Factory<A>>(factory: F) -> Self {
+        let state: Box<dyn AnyActor> =
+            Box::new(ActorState { actor: MaybeUninit::<A>::uninit(), built: false, factory });
+        Self(NonNull::from(Box::leak(state)))
+    }
+
+    /// The state's address: an `A`, once built.
+    #[inline]
+    pub(crate) fn state_ptr(&self) -> *mut u8 {
+        // The state is the first field of the `repr(C)` allocation.
+        self.0.as_ptr().cast()
+    }
+
+    fn get(&mut self) -> &mut dyn AnyActor {
+        // SAFETY: owned by this box and freed in drop only; `&mut self` makes the access exclusive among hooks, and a
+        // suspended future, the only other user, is never alive while a hook runs.
+        unsafe { self.0.as_mut() }
+    }
+
+    pub(crate) fn build(&mut self, seat: Seat) -> Result<(), BuildError> {
+        self.get().build(seat)
+    }
+
+    pub(crate) fn stopped(&mut self, reason: &StopReason, seat: Seat) {
+        self.get().stopped(reason, seat);
+    }
+
+    pub(crate) fn terminated(&mut self, who: ActorId, reason: &StopReason, seat: Seat) {
+        self.get().terminated(who, reason, seat);
+    }
+
+    pub(crate) fn resumed(&mut self, seat: Seat) {
+        self.get().resumed(seat);
+    }
+
+    pub(crate) fn may_passivate(&mut self) -> bool {
+        self.get().may_passivate()
+    }
+
+    /// The actor's type, for references that came over the wire.
+    pub(crate) fn actor_type(&mut self) -> TypeId {
+        self.get().actor_type()
+    }
+}
+
+impl Drop for ActorBox {
+    fn drop(&mut self) {
+        // SAFETY: `new` leaked this box and nothing else frees it.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}

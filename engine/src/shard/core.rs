@@ -1,0 +1,215 @@
+//! The shard's core: everything that a tell from a running handler may touch.
+//!
+//! Invariant: borrowed for one short operation at a time; what may run user code on drop (dead messages, freed slots) is put
+//! into `graveyard` and dropped outside the borrow.
+
+use std::collections::VecDeque;
+
+use shardstage_codec::ShardId;
+
+use super::actor_box::ActorBox;
+use super::cell::{BacklogPool, CellTable, Life};
+use super::mesh::Mesh;
+use crate::actor_ref::ActorId;
+use crate::cluster::directory::Directory;
+use crate::dead_letter::Reason;
+use crate::envelope::{Envelope, EpochTag, PackedAddress};
+use crate::error::{Rejected, SpawnError};
+use crate::key::Key;
+use crate::link::ShardLink;
+use crate::reply::ReplyTable;
+use crate::run_queue::RunQueue;
+use crate::timer::Timers;
+
+/// A message that could not be delivered, before it is reported.
+pub(crate) struct DeadLetterDraft {
+    pub(crate) envelope: Envelope,
+    pub(crate) reason: Reason,
+}
+
+/// What a spawn needs.
+pub(crate) struct Spawn {
+    pub(crate) state: ActorBox,
+    pub(crate) capacity: u32,
+    pub(crate) identity: Option<(usize, Key)>,
+    pub(crate) epoch: EpochTag,
+}
+
+/// Plain counters of one shard, copied to its link once a turn.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) handled: u64,
+    pub(crate) turns: u64,
+    pub(crate) busy_ns: u64,
+    pub(crate) parks: u64,
+    pub(crate) panics: u64,
+    pub(crate) expired: u64,
+    pub(crate) ring_sent: u64,
+    pub(crate) ring_received: u64,
+    pub(crate) frames_sent: u64,
+    pub(crate) frames_received: u64,
+    pub(crate) fenced: u64,
+    pub(crate) missed_ticks: u64,
+}
+
+/// See the module's head.
+pub(crate) struct ShardCore {
+    pub(crate) shard: ShardId,
+    pub(crate) link: &'static ShardLink,
+    pub(crate) now_ns: u64,
+    pub(crate) cells: CellTable,
+    pub(crate) pool: BacklogPool,
+    pub(crate) run_queue: RunQueue,
+    pub(crate) replies: ReplyTable,
+    pub(crate) mesh: Mesh,
+    pub(crate) timers: Timers,
+    pub(crate) directory: Directory,
+    pub(crate) counters: Counters,
+    pub(crate) graveyard: Vec<DeadLetterDraft>,
+    /// Encoded frames that could not be reserved inside the transport's own poll.
+    pub(crate) frames: VecDeque<crate::cluster::outbound::PendingFrame>,
+    /// Reused room for encoding.
+    pub(crate) scratch: shardstage_codec::AlignedBytes,
+    pub(crate) mailbox_capacity: u32,
+    pub(crate) random: crate::random::Random,
+    /// The actor whose handler runs, as sender of what it tells.
+    pub(crate) running: Option<PackedAddress>,
+    /// Draining for shutdown: no new activations.
+    pub(crate) draining: bool,
+}
+
+impl ShardCore {
+    /// Whether a message for (index, generation) may enter its mailbox.
+    #[inline]
+    pub(crate) fn admit(&mut self, index: u32, generation: u32, epoch: EpochTag) -> Result<(), Rejected> {
+        self.cells.get(index, generation).ok_or(Rejected::Closed)?.admit(epoch)
+    }
+
+    /// Puts an admitted message into the mailbox and its actor into the run queue.
+    #[inline]
+    pub(crate) fn enqueue(&mut self, envelope: Envelope) {
+        let index = envelope.index;
+        let cell = self.cells.slot(index).expect("admitted to it");
+        cell.push(envelope, &mut self.pool);
+        if !cell.scheduled && !cell.suspended {
+            cell.scheduled = true;
+            self.run_queue.push(index);
+        }
+    }
+
+    /// Puts a message that has reserved room (a reply, a timer, a system message) into a mailbox, whatever its bound.
+    pub(crate) fn push_reserved(&mut self, envelope: Envelope) {
+        match self.cells.get(envelope.index, envelope.generation) {
+            Some(cell) if !matches!(cell.life, Life::Stopping) => self.enqueue(envelope),
+            _ => self.bury(envelope, Reason::Closed),
+        }
+    }
+
+    /// Delivers a message that came from another shard, thread or node: never waits; an overrun bounces.
+    pub(crate) fn deliver(&mut self, envelope: Envelope) {
+        let (index, generation) = (envelope.index, envelope.generation);
+        match self.admit(index, generation, envelope.epoch()) {
+            Ok(()) => self.enqueue(envelope),
+            Err(reason) => {
+                if reason == Rejected::Full {
+                    self.mark_short(index, generation);
+                }
+                self.bury(envelope, Reason::from(reason));
+            }
+        }
+    }
+
+    fn mark_short(&mut self, index: u32, generation: u32) {
+        let cell = self.cells.get(index, generation).expect("full, so alive");
+        if !cell.short {
+            cell.short = self.link.short.mark(index, generation);
+        }
+    }
+
+    /// Keeps a message for the dead letters, to be reported and dropped outside the borrow.
+    pub(crate) fn bury(&mut self, envelope: Envelope, reason: Reason) {
+        self.graveyard.push(DeadLetterDraft { envelope, reason });
+    }
+
+    /// Schedules an actor whose future was woken or whose suspension ended.
+    pub(crate) fn wake(&mut self, index: u32, generation: u32) {
+        if let Some(cell) = self.cells.get(index, generation) {
+            cell.woken = true;
+            if !cell.scheduled {
+                cell.scheduled = true;
+                self.run_queue.push(index);
+            }
+        }
+    }
+
+    /// Creates an actor in a cell of this shard's own choice.
+    pub(crate) fn spawn(&mut self, spawn: Spawn) -> Result<(u32, u32), (SpawnError, Spawn)> {
+        let Some((index, generation)) = self.cells.allocate() else { return Err((SpawnError::Exhausted, spawn)) };
+        self.spawn_at(index, generation, spawn);
+        Ok((index, generation))
+    }
+
+    /// Creates an actor in a cell that was chosen before.
+    pub(crate) fn spawn_at(&mut self, index: u32, generation: u32, spawn: Spawn) {
+        self.cells.grow_to(index);
+        self.cells.occupy(index, generation, spawn.state, spawn.capacity, spawn.epoch);
+        let now_ms = self.now_ms();
+        let cell = self.cells.slot(index).expect("just occupied");
+        cell.active_ms = now_ms;
+        cell.scheduled = true;
+        if spawn.identity.is_some() {
+            cell.extra().identity = spawn.identity;
+        }
+        self.run_queue.push(index);
+    }
+
+    /// The cell of a virtual actor of this shard, activated if it sleeps. Runs no user code: the factory runs in the actor's
+    /// first turn.
+    pub(crate) fn activate_virtual(
+        &mut self,
+        position: usize,
+        key: &Key,
+        epoch: EpochTag,
+    ) -> Result<(u32, u32), Rejected> {
+        if let Some((index, generation)) = self.directory.get(position, key) {
+            let cell = self.cells.get(index, generation).expect("directory entries are live");
+            let passivating = cell
+                .extra
+                .as_ref()
+                .is_some_and(|extra| extra.stop_reason == Some(crate::actor::StopReason::Passivated));
+            if cell.life == Life::Stopping && passivating {
+                // A message was faster than the passivation: the actor stays.
+                cell.life = Life::Live;
+                cell.extra().stop_reason = None;
+            }
+            return Ok((index, generation));
+        }
+        if self.draining {
+            return Err(Rejected::Closed);
+        }
+        let registered = &self.link.engine().registry.types[position];
+        let spawn = Spawn {
+            state: (registered.activate)(key.clone()),
+            capacity: registered.mailbox_capacity.unwrap_or(self.mailbox_capacity),
+            identity: Some((position, key.clone())),
+            epoch,
+        };
+        let cell = self.spawn(spawn).map_err(|_| Rejected::Full)?;
+        self.directory.insert(position, key.clone(), cell);
+        Ok(cell)
+    }
+
+    /// The turn's time in units of about a millisecond, wrapping after 52 days.
+    #[expect(clippy::cast_possible_truncation, reason = "wraps; compared by wrapping subtraction")]
+    pub(crate) fn now_ms(&self) -> u32 {
+        (self.now_ns >> 20) as u32
+    }
+
+    pub(crate) fn address(&self, index: u32, generation: u32) -> PackedAddress {
+        PackedAddress::new(self.shard.get(), index, generation)
+    }
+
+    pub(crate) fn actor_id(&self, index: u32, generation: u32) -> ActorId {
+        ActorId::new(self.link, index, generation)
+    }
+}

@@ -1,0 +1,142 @@
+//! Delivery: messages that came from other shards, threads and nodes enter their mailboxes; what cannot is reported.
+//!
+//! Invariant: every message that arrives is queued, answered or counted as a dead letter.
+
+use super::{DeadLetterDraft, ShardCell};
+use crate::context_block::{Asker, ContextBlock};
+use crate::dead_letter::{DeadLetter, MessageName, Reason};
+use crate::envelope::{Envelope, Meta, PackedAddress};
+use crate::error::{AskError, Rejected};
+use crate::reply;
+use crate::signal::RemoteSend;
+
+impl ShardCell {
+    /// Delivers a message that arrived.
+    pub(crate) fn deliver(&self, envelope: Envelope) {
+        let mut envelope = match RemoteSend::from_envelope(envelope) {
+            Ok(send) => return self.remote_send(send),
+            Err(envelope) => envelope,
+        };
+        if envelope.has_context() {
+            let Meta::Context(context) = envelope.take_meta() else { unreachable!("checked just now") };
+            match self.prepare(&mut envelope, *context) {
+                Ok(context) => envelope.set_meta(Meta::Context(Box::new(context))),
+                Err((context, reason)) => {
+                    envelope.set_meta(Meta::Context(Box::new(context)));
+                    self.core.borrow_mut().bury(envelope, reason);
+                    return;
+                }
+            }
+        }
+        self.core.borrow_mut().deliver(envelope);
+    }
+
+    /// Gives a foreign asker its slot and a virtual target its cell.
+    fn prepare(
+        &self,
+        envelope: &mut Envelope,
+        mut context: ContextBlock,
+    ) -> Result<ContextBlock, (ContextBlock, Reason)> {
+        if let Asker::Foreign(asker) = &context.asker {
+            let deadline_ns = self.core.borrow().now_ns.saturating_add(context.ttl_ns);
+            let group = context.target.as_ref().map(|target| self.group_of(target.position, &target.key));
+            match asker.clone().register(self, deadline_ns, group) {
+                Ok(address) => {
+                    context.asker = Asker::Slot(address);
+                    context.deadline_ns = deadline_ns;
+                }
+                Err(reason) => return Err((context, reason.into())),
+            }
+        }
+        if let Some(target) = context.target.take() {
+            let epoch = self.link.engine().placement.epoch(self.group_of(target.position, &target.key));
+            if target.epoch != epoch {
+                self.core.borrow_mut().counters.fenced += 1;
+                return Err((context, Reason::Fenced));
+            }
+            let cell = self.core.borrow_mut().activate_virtual(target.position, &target.key, envelope.epoch());
+            match cell {
+                Ok((index, generation)) => {
+                    envelope.index = index;
+                    envelope.generation = generation;
+                }
+                Err(reason) => return Err((context, reason.into())),
+            }
+        }
+        Ok(context)
+    }
+
+    fn group_of(&self, position: usize, key: &str) -> shardstage_codec::GroupId {
+        shardstage_codec::slot_of(self.link.engine().registry.types[position].id, key).group()
+    }
+
+    /// Stages a message for another shard, or reports it if the ring is full.
+    pub(crate) fn push_or_bury(&self, shard: u16, envelope: Envelope) {
+        let mut core = self.core.borrow_mut();
+        if core.mesh.has_room(shard) {
+            core.mesh.push(shard, envelope);
+        } else {
+            core.bury(envelope, Reason::Full);
+        }
+    }
+
+    /// Reports and drops the messages that could not be delivered. Their drops may run user code, so no borrow is held.
+    pub(super) fn bury_dead(&self) {
+        loop {
+            let dead = std::mem::take(&mut self.core.borrow_mut().graveyard);
+            if dead.is_empty() {
+                return;
+            }
+            for draft in dead {
+                self.report(draft);
+            }
+        }
+    }
+
+    fn report(&self, draft: DeadLetterDraft) {
+        let DeadLetterDraft { mut envelope, reason } = draft;
+        let engine = self.link.engine();
+        let rejected = AskError::Rejected(reason.rejected());
+        let mut sender = None;
+        match envelope.take_meta() {
+            Meta::None => {}
+            Meta::Sender(address) => sender = Some(address),
+            Meta::Reply(address) => reply::answer_failure(self, address, rejected),
+            Meta::Context(context) => {
+                sender = context.sender;
+                if let (Some(peer), Asker::None) = (context.origin, &context.asker) {
+                    self.bounce(peer, reason);
+                }
+                context.reject(reason.rejected());
+            }
+        }
+        let id = |address: PackedAddress| {
+            crate::actor_ref::ActorId::new(engine.link(address.shard()), address.index(), address.generation())
+        };
+        engine.dead_letters.record(DeadLetter {
+            receiver: Some(crate::actor_ref::ActorId::new(self.link, envelope.index, envelope.generation)),
+            sender: sender.map(id),
+            message: MessageName::Type((envelope.vtable().message_name)()),
+            reason,
+        });
+        drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(envelope))));
+    }
+
+    /// Tells another node that one of its tells was not delivered.
+    fn bounce(&self, peer: shardstage_codec::NodeId, reason: Reason) {
+        use shardstage_codec::{FrameHeader, FrameKind, ReplyStatus};
+        let status = match reason.rejected() {
+            Rejected::Full => ReplyStatus::Full,
+            Rejected::Closed => ReplyStatus::Closed,
+            Rejected::Expired => ReplyStatus::Expired,
+            Rejected::NoHandler => ReplyStatus::NoHandler,
+            Rejected::Unavailable | Rejected::TooLarge => ReplyStatus::Unavailable,
+        };
+        let mut out = shardstage_codec::AlignedBytes::new();
+        let header = FrameHeader { status, shard: self.link.shard(), ..FrameHeader::new(FrameKind::Bounce) };
+        if shardstage_codec::append_frame_bytes(&mut out, header, "", &[]).is_ok() {
+            // A session that is gone has told the sender already.
+            let _ = crate::cluster::outbound::send(self, peer, crate::port::transport::Lane::Control, &out);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! One shard: a value that takes turns. It owns actors, rings, timers, services and a transport, but no clock, socket or file.
+//!
+//! Invariant: a shard is used by one thread at a time, and user code (handlers, hooks, drops of messages) never runs while
+//! the shard's core is borrowed. One of the few files with `unsafe`: the thread-local pointer to the current shard.
+
+mod activate;
+mod actor_box;
+mod async_slot;
+mod cell;
+mod core;
+mod deliver;
+mod mesh;
+mod stop;
+pub(crate) mod turn;
+
+use std::cell::{Cell as StdCell, RefCell};
+use std::ptr::NonNull;
+
+pub(crate) use self::actor_box::{ActorBox, Again, Once};
+pub(crate) use self::cell::{FOREIGN_INDEX, Life};
+pub(crate) use self::core::{DeadLetterDraft, ShardCore, Spawn};
+pub(crate) use self::mesh::{Mesh, Outbound, control_ring, user_ring};
+pub(crate) use self::turn::Shard;
+use crate::link::ShardLink;
+use crate::port::service::Service;
+use crate::port::transport::Transport;
+
+/// What the turn and the handlers of one shard share.
+pub(crate) struct ShardCell {
+    pub(crate) link: &'static ShardLink,
+    pub(crate) core: RefCell<ShardCore>,
+    pub(crate) services: Vec<RefCell<Box<dyn Service>>>,
+    pub(crate) transport: RefCell<Option<Box<dyn Transport>>>,
+}
+
+thread_local! {
+    static CURRENT: StdCell<Option<NonNull<ShardCell>>> = const { StdCell::new(None) };
+}
+
+/// Calls `f` with the shard whose turn runs on this thread, if any.
+#[inline]
+pub(crate) fn current<R>(f: impl FnOnce(Option<&ShardCell>) -> R) -> R {
+    let shard = CURRENT.with(StdCell::get);
+    // SAFETY: `enter` keeps the pointer valid until its guard resets it, and only shared references are made from it.
+    f(shard.map(|shard| unsafe { shard.as_ref() }))
+}
+
+/// Marks `shard` as the current one of this thread until the guard is dropped.
+pub(crate) fn enter(shard: &ShardCell) -> Entered<'_> {
+    let previous = CURRENT.with(|current| current.replace(Some(NonNull::from(shard))));
+    Entered { previous, _shard: shard }
+}
+
+/// See [`enter`].
+pub(crate) struct Entered<'a> {
+    previous: Option<NonNull<ShardCell>>,
+    _shard: &'a ShardCell,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        CURRENT.with(|current| current.set(self.previous));
+    }
+}
+
+/// # Panics
+/// On a shard's thread, naming the call that would block it.
+pub(crate) fn assert_not_on_a_shard(what: &str) {
+    current(|shard| {
+        if let Some(shard) = shard {
+            panic!("{what} would block shard {}; use `.await` or `cx.ask(..).then(..)` there", shard.link.shard());
+        }
+    });
+}

@@ -1,0 +1,124 @@
+//! The end of an actor: hooks, dead letters, latches, watchers, and the cell.
+//!
+//! Invariant: when the stop latch is set the state has been dropped, the name is free and nothing of the actor is left.
+
+use super::ShardCell;
+use super::cell::Life;
+use crate::actor::StopReason;
+use crate::actor_ref::ActorId;
+use crate::context::Seat;
+use crate::dead_letter::Reason;
+
+impl ShardCell {
+    /// Asks the actor to stop before its next message, for `reason`. Nothing happens if it is gone.
+    pub(crate) fn request_stop(&self, index: u32, generation: u32, reason: StopReason) {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let Some(cell) = core.cells.get(index, generation) else { return };
+        if cell.life != Life::Stopping {
+            cell.life = Life::Stopping;
+            cell.extra().stop_reason = Some(reason);
+        }
+        if !cell.scheduled {
+            cell.scheduled = true;
+            core.run_queue.push(index);
+        }
+    }
+
+    /// Asks the actor to stop after the messages that are queued now.
+    pub(crate) fn request_drain(&self, index: u32, generation: u32) {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let Some(cell) = core.cells.get(index, generation) else { return };
+        if cell.life == Life::Live || cell.life == Life::New {
+            if cell.life == Life::Live {
+                cell.life = Life::Draining;
+            } else {
+                cell.life = Life::Stopping;
+            }
+            cell.extra().stop_reason = Some(StopReason::Drained);
+        }
+        if !cell.scheduled && !cell.suspended {
+            cell.scheduled = true;
+            core.run_queue.push(index);
+        }
+    }
+
+    /// Stops the actor whose state is in its cell: runs its hook, then lets go of everything.
+    pub(super) fn finish_stop(&self, index: u32) {
+        let (state, slot, seat, reason) = {
+            let mut core = self.core.borrow_mut();
+            let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
+            let built = cell.life != Life::New;
+            cell.life = Life::Stopping;
+            cell.scheduled = true;
+            let state = cell.state.take();
+            let generation = cell.generation;
+            if let Some((position, key)) = cell.extra.as_ref().and_then(|extra| extra.identity.clone()) {
+                // From here on a message activates a new one; its first turn comes after this hook.
+                core.directory.remove(position, &key, index, generation);
+            }
+            let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
+            let extra = cell.extra();
+            let reason = extra.stop_reason.get_or_insert(StopReason::Drained).clone();
+            let slot = std::mem::take(&mut extra.async_slot);
+            (state.filter(|_| built), slot, Seat::new(self, index, generation, None), reason)
+        };
+        // The suspended future borrows the state: it goes first.
+        drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(slot))));
+        if let Some(mut state) = state {
+            if !matches!(reason, StopReason::StartFailed(_) | StopReason::Panicked(_)) {
+                state.stopped(&reason, seat);
+            }
+            drop(state);
+        }
+        self.abandon(index);
+    }
+
+    /// Frees the cell of an actor whose state is gone, and tells whoever waits or watches.
+    pub(super) fn abandon(&self, index: u32) {
+        let (extra, id, give_out) = {
+            let mut core = self.core.borrow_mut();
+            let core = &mut *core;
+            let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
+            let generation = cell.generation;
+            while let Some(envelope) = cell.pop(&mut core.pool) {
+                core.graveyard.push(super::DeadLetterDraft { envelope, reason: Reason::Closed });
+            }
+            if cell.short {
+                core.link.short.clear(index, generation);
+            }
+            let extra = cell.extra.take();
+            let give_out = core.cells.release(index);
+            if let Some((actor_type, key)) = extra.as_ref().and_then(|extra| extra.identity.as_ref()) {
+                core.directory.remove(*actor_type, key, index, generation);
+            }
+            (extra, core.actor_id(index, generation), give_out)
+        };
+        if let Some(slot) = give_out {
+            self.link.give_back_index(slot);
+        }
+        if let Some(extra) = extra {
+            let reason = extra.stop_reason.clone().unwrap_or(StopReason::Stopped);
+            for latch in &extra.stop_latches {
+                latch.set(reason.clone());
+            }
+            for watcher in &extra.watchers {
+                self.tell_terminated(*watcher, id, reason.clone());
+            }
+        }
+    }
+
+    /// Tells `watcher`, on whichever shard, that `who` has stopped.
+    pub(crate) fn tell_terminated(&self, watcher: ActorId, who: ActorId, reason: StopReason) {
+        let deliver = move |shard: &Self| {
+            let envelope = crate::signal::terminated(watcher, who, reason);
+            shard.core.borrow_mut().push_reserved(envelope);
+        };
+        if std::ptr::eq(watcher.link(), self.link) {
+            deliver(self);
+        } else {
+            watcher.link().run(Box::new(deliver));
+        }
+    }
+}

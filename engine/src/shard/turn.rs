@@ -1,0 +1,479 @@
+//! The turn: what a shard does each time it is called.
+//!
+//! Order: completions, system requests, rings, injector, timers, services, transport, actors within a budget, dead letters,
+//! flush. Invariant: everything that a turn produced is published at its end, and the returned wait is never later than the
+//! earliest deadline of anything on the shard.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use super::core::{Counters, ShardCore};
+use super::{ShardCell, enter};
+use crate::actor::StopReason;
+use crate::cluster::inbound::Inbound;
+use crate::dead_letter::Reason;
+use crate::error::{AskError, StartError, Unknown};
+use crate::limits::{RING_BATCH, TURN_BUDGET};
+use crate::link::Queues;
+use crate::port::driver::{Driver, FileCompletion};
+use crate::port::service::{Service, ServiceContext, Started};
+use crate::port::transport::Transport;
+use crate::reply::{CrossReply, ReplyAddress};
+use crate::stats::ShardStats;
+use crate::timer::Body;
+
+/// When a shard wants its next turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// At once.
+    Now,
+    /// At this time on the driver's clock, or when woken.
+    Until(u64),
+    /// When woken.
+    Idle,
+    /// Never: it has stopped and may be dropped.
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Services are starting; no actor runs.
+    Starting,
+    Running,
+    /// No actor is left; services, then the transport, finish.
+    Closing,
+    Stopped,
+}
+
+/// One shard with everything that lives on it.
+pub(crate) struct Shard {
+    cell: Box<ShardCell>,
+    queues: Arc<Queues>,
+    phase: Phase,
+    ready: Vec<bool>,
+    started_ns: u64,
+    last_turn_ns: u64,
+    last_turn_was_busy: bool,
+    completions: Vec<FileCompletion>,
+    arrivals: Vec<crate::envelope::Envelope>,
+    replies: Vec<CrossReply>,
+    expired: Vec<ReplyAddress>,
+    on_started: Option<Box<dyn FnOnce(Result<(), StartError>)>>,
+}
+
+impl Shard {
+    /// A shard ready for its first turn. `on_started` runs once, when its services and transport have started or failed to.
+    pub(crate) fn new(
+        core: ShardCore,
+        services: Vec<Box<dyn Service>>,
+        transport: Option<Box<dyn Transport>>,
+        queues: Arc<Queues>,
+        on_started: Box<dyn FnOnce(Result<(), StartError>)>,
+    ) -> Self {
+        let ready = vec![false; services.len()];
+        let cell = Box::new(ShardCell {
+            link: core.link,
+            core: RefCell::new(core),
+            services: services.into_iter().map(RefCell::new).collect(),
+            transport: RefCell::new(transport),
+        });
+        Self {
+            cell,
+            queues,
+            phase: Phase::Starting,
+            ready,
+            started_ns: 0,
+            last_turn_ns: 0,
+            last_turn_was_busy: false,
+            completions: Vec::new(),
+            arrivals: Vec::with_capacity(RING_BATCH),
+            replies: Vec::new(),
+            expired: Vec::new(),
+            on_started: Some(on_started),
+        }
+    }
+
+    /// Takes one turn.
+    pub(crate) fn turn(&mut self, driver: &mut dyn Driver) -> Wait {
+        let cell: *const ShardCell = &*self.cell;
+        // SAFETY: the box is owned by `self` and outlives this call; only shared references to it are made.
+        let cell = unsafe { &*cell };
+        let _entered = enter(cell);
+        let now_ns = driver.now_ns();
+        self.account(now_ns);
+        let mut busy = self.complete(cell, driver, now_ns);
+        busy |= self.run_system(cell);
+        match self.phase {
+            Phase::Starting => self.start(cell, driver, now_ns),
+            Phase::Running => {
+                busy |= self.receive(cell);
+                busy |= self.fire(cell, now_ns);
+                busy |= self.poll_services(cell, driver, now_ns);
+                busy |= self.poll_transport(cell, driver);
+                let handled = self.run_actors(cell);
+                driver.charge_messages(handled);
+                busy |= handled > 0;
+                let core = cell.core.borrow();
+                if core.draining && core.cells.live() == 0 {
+                    self.phase = Phase::Closing;
+                }
+            }
+            Phase::Closing => self.close(cell, driver, now_ns),
+            Phase::Stopped => {}
+        }
+        cell.bury_dead();
+        self.flush(cell, driver, now_ns);
+        self.last_turn_was_busy = busy;
+        self.publish(cell, now_ns);
+        self.next_wait(cell, busy)
+    }
+
+    fn account(&mut self, now_ns: u64) {
+        let mut core = self.cell.core.borrow_mut();
+        if self.last_turn_was_busy {
+            core.counters.busy_ns += now_ns.saturating_sub(self.last_turn_ns);
+        }
+        core.counters.turns += 1;
+        core.now_ns = now_ns;
+        self.last_turn_ns = now_ns;
+        if self.started_ns == 0 {
+            self.started_ns = now_ns;
+        }
+    }
+
+    /// Ends the busy time of the last turn when the shard goes to sleep.
+    pub(crate) fn parking(&mut self, now_ns: u64) {
+        let mut core = self.cell.core.borrow_mut();
+        if std::mem::take(&mut self.last_turn_was_busy) {
+            core.counters.busy_ns += now_ns.saturating_sub(self.last_turn_ns);
+        }
+        core.counters.parks += 1;
+    }
+
+    fn complete(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) -> bool {
+        driver.completions(&mut self.completions);
+        let any = !self.completions.is_empty();
+        for mut completion in self.completions.drain(..) {
+            let (service, token) = ServiceContext::split_token(completion.token);
+            completion.token = token;
+            let mut cx = ServiceContext::new(driver, service, cell.link.shard(), now_ns);
+            cell.services[service as usize].borrow_mut().completed(completion, &mut cx);
+        }
+        any
+    }
+
+    fn run_system(&mut self, cell: &ShardCell) -> bool {
+        let mut any = false;
+        // As many as were there: one that puts itself back waits for the next turn.
+        for _ in 0..self.queues.system.len() {
+            let Some(op) = self.queues.system.pop() else { break };
+            op(cell);
+            any = true;
+        }
+        any
+    }
+
+    fn start(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) {
+        for (index, ready) in (0_u8..).zip(&mut self.ready) {
+            if *ready {
+                continue;
+            }
+            let mut cx = ServiceContext::new(driver, index, cell.link.shard(), now_ns);
+            match cell.services[index as usize].borrow_mut().start(&mut cx) {
+                Ok(Started::Ready) => *ready = true,
+                Ok(Started::Pending) => return,
+                Err(error) => {
+                    self.phase = Phase::Stopped;
+                    return self.report_start(Err(StartError::Service(error)));
+                }
+            }
+        }
+        if let Some(transport) = cell.transport.borrow_mut().as_mut()
+            && let Err(error) = transport.start(driver)
+        {
+            self.phase = Phase::Stopped;
+            return self.report_start(Err(StartError::Transport(error)));
+        }
+        self.phase = Phase::Running;
+        self.report_start(Ok(()));
+    }
+
+    fn report_start(&mut self, result: Result<(), StartError>) {
+        if let Some(on_started) = self.on_started.take() {
+            on_started(result);
+        }
+    }
+
+    /// Messages and replies from other shards, and messages from threads outside.
+    fn receive(&mut self, cell: &ShardCell) -> bool {
+        cell.core.borrow_mut().mesh.drain(RING_BATCH, &mut self.arrivals, &mut self.replies);
+        cell.core.borrow_mut().counters.ring_received += self.arrivals.len() as u64;
+        for _ in 0..RING_BATCH {
+            let Some(envelope) = self.queues.user.pop() else { break };
+            self.arrivals.push(envelope);
+        }
+        let any = !self.arrivals.is_empty() || !self.replies.is_empty();
+        for reply in self.replies.drain(..) {
+            (reply.deliver)(cell, reply.address, reply.epoch, reply.value);
+        }
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        for envelope in arrivals.drain(..) {
+            if envelope.index >= super::FOREIGN_INDEX && !cell.knows(&envelope) {
+                // Another thread spawned the receiver; its spawn was queued before this message.
+                self.run_system(cell);
+            }
+            cell.deliver(envelope);
+        }
+        self.arrivals = arrivals;
+        any
+    }
+
+    /// Timers, ask deadlines and idle virtual actors.
+    fn fire(&mut self, cell: &ShardCell, now_ns: u64) -> bool {
+        let mut any = false;
+        while let Some(due) = { cell.core.borrow_mut().timers.pop_due(now_ns) } {
+            any = true;
+            match due.body {
+                Body::Once(envelope) => cell.core.borrow_mut().push_reserved(envelope),
+                Body::Every(mut period) => {
+                    if cell.core.borrow_mut().cells.get(period.index, period.generation).is_none() {
+                        continue;
+                    }
+                    let envelope = (period.make)();
+                    let mut core = cell.core.borrow_mut();
+                    core.push_reserved(envelope);
+                    let missed = (now_ns - due.at_ns) / period.period_ns;
+                    core.counters.missed_ticks += missed;
+                    let next_ns = due.at_ns + (missed + 1) * period.period_ns;
+                    core.timers.again(due.id, next_ns, period);
+                }
+            }
+        }
+        cell.core.borrow_mut().replies.expired(now_ns, &mut self.expired);
+        for address in self.expired.drain(..) {
+            any = true;
+            crate::reply::fail_here(cell, address, AskError::Unknown(Unknown::Deadline));
+        }
+        if now_ns >= cell.core.borrow().directory.next_sweep_ns {
+            cell.passivate_idle(now_ns);
+        }
+        any
+    }
+
+    fn poll_services(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) -> bool {
+        let mut any = false;
+        for (index, service) in (0_u8..).zip(&cell.services) {
+            let mut cx = ServiceContext::new(driver, index, cell.link.shard(), now_ns);
+            any |= service.borrow_mut().poll(&mut cx);
+        }
+        any
+    }
+
+    fn poll_transport(&mut self, cell: &ShardCell, driver: &mut dyn Driver) -> bool {
+        match cell.transport.borrow_mut().as_mut() {
+            Some(transport) => transport.poll(driver, &mut Inbound { shard: cell }),
+            None => false,
+        }
+    }
+
+    fn run_actors(&mut self, cell: &ShardCell) -> u32 {
+        let mut handled = 0;
+        while handled < TURN_BUDGET {
+            let next = cell.core.borrow_mut().run_queue.pop();
+            let Some(index) = next else { break };
+            handled += cell.activate(index);
+        }
+        handled
+    }
+
+    fn flush(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) {
+        for (index, service) in (0_u8..).zip(&cell.services) {
+            let mut cx = ServiceContext::new(driver, index, cell.link.shard(), now_ns);
+            if self.phase == Phase::Running || self.phase == Phase::Closing {
+                service.borrow_mut().flush(&mut cx);
+            }
+        }
+        loop {
+            let Some(frame) = cell.core.borrow_mut().frames.pop_front() else { break };
+            if let Err(reason) = crate::cluster::outbound::send(cell, frame.peer, frame.lane, &frame.bytes) {
+                cell.link.engine().dead_letters.count(Reason::from(reason));
+            }
+        }
+        if self.phase == Phase::Running
+            && let Some(transport) = cell.transport.borrow_mut().as_mut()
+        {
+            transport.flush(driver);
+        }
+        let sent = cell.core.borrow_mut().mesh.flush();
+        cell.core.borrow_mut().counters.ring_sent += sent;
+    }
+
+    fn close(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) {
+        let mut done = true;
+        for (index, service) in (0_u8..).zip(&cell.services) {
+            let mut cx = ServiceContext::new(driver, index, cell.link.shard(), now_ns);
+            done &= service.borrow_mut().stop(&mut cx);
+        }
+        if let Some(transport) = cell.transport.borrow_mut().as_mut() {
+            done &= transport.stop(driver);
+        }
+        if done {
+            self.phase = Phase::Stopped;
+        }
+    }
+
+    fn publish(&mut self, cell: &ShardCell, now_ns: u64) {
+        let core = cell.core.borrow();
+        let Counters {
+            handled,
+            turns,
+            busy_ns,
+            parks,
+            panics,
+            expired,
+            ring_sent,
+            ring_received,
+            frames_sent,
+            frames_received,
+            fenced,
+            missed_ticks,
+        } = core.counters;
+        cell.link.counters.publish(&ShardStats {
+            shard: cell.link.shard().get(),
+            handled,
+            turns,
+            busy_ns,
+            elapsed_ns: now_ns - self.started_ns,
+            parks,
+            panics,
+            expired,
+            ring_sent,
+            ring_received,
+            frames_sent,
+            frames_received,
+            fenced,
+            missed_ticks,
+            actors: u64::from(core.cells.live()),
+            asks: u64::from(core.replies.live()),
+        });
+    }
+
+    fn next_wait(&self, cell: &ShardCell, busy: bool) -> Wait {
+        if self.phase == Phase::Stopped {
+            return Wait::Stopped;
+        }
+        if self.phase == Phase::Closing {
+            return Wait::Now;
+        }
+        let core = cell.core.borrow();
+        if busy || !core.run_queue.is_empty() || self.has_arrivals(&core) {
+            return Wait::Now;
+        }
+        let services = cell.services.iter().filter_map(|service| service.borrow().next_deadline_ns()).min();
+        let transport = cell.transport.borrow().as_ref().and_then(|transport| transport.next_deadline_ns());
+        let sweep = Some(core.directory.next_sweep_ns).filter(|at| *at != u64::MAX);
+        let earliest = [core.timers.next_deadline_ns(), core.replies.next_deadline_ns(), services, transport, sweep]
+            .into_iter()
+            .flatten()
+            .min();
+        earliest.map_or(Wait::Idle, Wait::Until)
+    }
+
+    fn has_arrivals(&self, core: &ShardCore) -> bool {
+        !self.queues.system.is_empty() || !self.queues.user.is_empty() || core.mesh.has_arrivals()
+    }
+
+    /// Announces parking and looks for work once more; `false` when there is some. Pair: `finish_park`.
+    pub(crate) fn prepare_park(&mut self) -> bool {
+        self.cell.link.prepare_park();
+        let idle = !self.has_arrivals(&self.cell.core.borrow());
+        if !idle {
+            self.cell.link.finish_park();
+        }
+        idle
+    }
+
+    /// Ends what `prepare_park` began.
+    pub(crate) fn finish_park(&mut self) {
+        self.cell.link.finish_park();
+    }
+
+    /// Whether a service has a durable write on its way.
+    pub(crate) fn commit_in_flight(&self) -> bool {
+        self.cell.services.iter().any(|service| service.borrow().commit_in_flight())
+    }
+}
+
+impl ShardCell {
+    /// Whether the receiver's cell exists already (or existed).
+    fn knows(&self, envelope: &crate::envelope::Envelope) -> bool {
+        let mut core = self.core.borrow_mut();
+        core.cells.slot(envelope.index).is_some_and(|cell| {
+            cell.generation > envelope.generation
+                || (cell.generation == envelope.generation && cell.life != super::Life::Free)
+        })
+    }
+
+    /// Stops virtual actors that have had no message for their type's idle time.
+    fn passivate_idle(&self, now_ns: u64) {
+        let types = &self.link.engine().registry.types;
+        let mut next_ns = u64::MAX;
+        let mut idle = Vec::new();
+        {
+            let mut core = self.core.borrow_mut();
+            let core = &mut *core;
+            let now_ms = core.now_ms();
+            for (position, registered) in types.iter().enumerate() {
+                let idle_ns = u64::try_from(registered.idle.as_nanos()).unwrap_or(u64::MAX);
+                next_ns = next_ns.min(now_ns.saturating_add((idle_ns / 4).max(1_000_000)));
+                let idle_ms = u32::try_from(idle_ns >> 20).unwrap_or(u32::MAX);
+                for (index, generation) in core.directory.cells(position) {
+                    let cell = core.cells.get(index, generation).expect("directory entries are live");
+                    let is_idle = now_ms.wrapping_sub(cell.active_ms) >= idle_ms.max(1);
+                    if is_idle && !cell.scheduled && !cell.suspended && cell.len() == 0 {
+                        idle.push((index, generation));
+                    }
+                }
+            }
+            // The order of a hash map depends on its seed only, but sorting keeps traces equal whatever the map does.
+            idle.sort_unstable();
+            core.directory.next_sweep_ns = next_ns;
+        }
+        for (index, generation) in idle {
+            let mut core = self.core.borrow_mut();
+            let may = core
+                .cells
+                .get(index, generation)
+                .and_then(|cell| cell.state.take())
+                .map(|mut state| (state.may_passivate(), state));
+            let Some((may, state)) = may else { continue };
+            core.cells.get(index, generation).expect("taken just now").state = Some(state);
+            drop(core);
+            if may {
+                self.request_stop(index, generation, StopReason::Passivated);
+            }
+        }
+    }
+
+    /// Whether nothing is left to do here but what comes from outside: for draining.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let core = self.core.borrow();
+        core.run_queue.is_empty()
+            && core.replies.live() == 0
+            && !core.mesh.has_arrivals()
+            && core.frames.is_empty()
+            && !self.services.iter().any(|service| service.try_borrow().is_ok_and(|service| service.commit_in_flight()))
+    }
+
+    /// Asks every actor to stop, and refuses new activations.
+    pub(crate) fn stop_all(&self) {
+        let live = {
+            let mut core = self.core.borrow_mut();
+            core.draining = true;
+            core.cells.live_indices()
+        };
+        for (index, generation) in live {
+            self.request_stop(index, generation, StopReason::Shutdown);
+        }
+    }
+}

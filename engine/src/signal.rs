@@ -1,0 +1,87 @@
+//! System messages that run as a turn of the actor that they concern.
+//!
+//! Invariant: a signal's vtable works for actors of every type: it reaches the actor through its box, not through its state.
+
+use std::sync::Arc;
+
+use shardstage_codec::{AlignedBytes, GroupId, NodeId};
+
+use crate::actor::StopReason;
+use crate::actor_ref::ActorId;
+use crate::envelope::{Delivery, Envelope, EpochTag, Meta, VTable, drop_message};
+use crate::error::{AskError, Rejected};
+use crate::port::transport::Lane;
+use crate::reply::ForeignAsker;
+
+type Terminated = (ActorId, StopReason);
+
+/// Runs [`Actor::terminated`](crate::Actor::terminated). The dispatcher recognises the vtable by its address and calls the
+/// hook through the actor's box, so this function is never called.
+unsafe fn unreachable_run(_delivery: &mut Delivery<'_>, _envelope: Envelope) {
+    unreachable!("signals run through the actor's box");
+}
+
+static TERMINATED: VTable =
+    VTable { run: unreachable_run, drop_message: drop_message::<Terminated>, message_name: || "Terminated" };
+
+/// The signal that tells `watcher` of the end of `who`.
+pub(crate) fn terminated(watcher: ActorId, who: ActorId, reason: StopReason) -> Envelope {
+    // SAFETY: the vtable drops a `Terminated`.
+    unsafe {
+        Envelope::new::<Terminated>(
+            watcher.index(),
+            watcher.generation(),
+            &TERMINATED,
+            EpochTag::BY_GENERATION,
+            Meta::None,
+            (who, reason),
+        )
+    }
+}
+
+/// A frame that a thread outside the shards has encoded, on its way to the shard that sends it.
+pub(crate) struct RemoteSend {
+    pub(crate) peer: NodeId,
+    pub(crate) lane: Lane,
+    pub(crate) frame: AlignedBytes,
+    pub(crate) asker: Option<Arc<dyn ForeignAsker>>,
+    pub(crate) ttl_ns: u64,
+    pub(crate) group: GroupId,
+}
+
+impl Drop for RemoteSend {
+    fn drop(&mut self) {
+        if let Some(asker) = self.asker.take() {
+            asker.fail(AskError::Rejected(Rejected::Closed));
+        }
+    }
+}
+
+static REMOTE_SEND: VTable =
+    VTable { run: unreachable_run, drop_message: drop_message::<RemoteSend>, message_name: || "RemoteSend" };
+
+impl RemoteSend {
+    /// Wraps it for the injector, whose bound holds for it as for any message.
+    pub(crate) fn into_envelope(self) -> Envelope {
+        // SAFETY: the vtable drops a `RemoteSend`.
+        unsafe { Envelope::new::<Self>(0, 0, &REMOTE_SEND, EpochTag::BY_GENERATION, Meta::None, self) }
+    }
+
+    /// Takes it out again; gives the envelope back if it is something else.
+    pub(crate) fn from_envelope(envelope: Envelope) -> Result<Self, Envelope> {
+        if !std::ptr::eq(envelope.vtable(), &REMOTE_SEND) {
+            return Err(envelope);
+        }
+        // SAFETY: only `into_envelope` makes envelopes with this vtable.
+        Ok(unsafe { envelope.into_message::<Self>() })
+    }
+}
+
+/// Takes the content of a signal; gives the envelope back if it is none.
+pub(crate) fn into_terminated(envelope: Envelope) -> Result<Terminated, Envelope> {
+    if !std::ptr::eq(envelope.vtable(), &TERMINATED) {
+        return Err(envelope);
+    }
+    // SAFETY: only `terminated` makes envelopes with this vtable.
+    Ok(unsafe { envelope.into_message::<Terminated>() })
+}

@@ -1,0 +1,70 @@
+//! Counters of shards, written by one thread each and readable from any.
+//!
+//! Invariant: each value only grows; a reader sees values of one recent turn, not of one instant across shards.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use shardstage_codec::ShardId;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// What one shard has done since its engine started.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct ShardStats {
+            /// The shard.
+            pub shard: u16,
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        /// The published copy of a shard's counters.
+        #[derive(Default)]
+        #[repr(align(128))]
+        pub(crate) struct ShardCounters {
+            $($name: AtomicU64,)*
+        }
+
+        impl ShardCounters {
+            pub(crate) fn publish(&self, stats: &ShardStats) {
+                $(self.$name.store(stats.$name, Ordering::Relaxed);)*
+            }
+
+            pub(crate) fn read(&self, shard: ShardId) -> ShardStats {
+                ShardStats { shard: shard.get(), $($name: self.$name.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Messages that met their handler.
+    handled,
+    /// Turns taken.
+    turns,
+    /// Nanoseconds spent in turns that found work.
+    busy_ns,
+    /// Nanoseconds since the shard started.
+    elapsed_ns,
+    /// Times the shard went to sleep.
+    parks,
+    /// Panics of user code that were contained.
+    panics,
+    /// Messages dropped before work because their deadline had passed.
+    expired,
+    /// Messages sent to other shards of this engine.
+    ring_sent,
+    /// Messages received from other shards of this engine.
+    ring_received,
+    /// Frames sent to other nodes.
+    frames_sent,
+    /// Frames received from other nodes.
+    frames_received,
+    /// Frames and replies refused because of their epoch.
+    fenced,
+    /// Ticks of repeating timers that were left out because the shard was late.
+    missed_ticks,
+    /// Actors that live on the shard.
+    actors,
+    /// Asks whose reply has not come yet.
+    asks,
+}
