@@ -9,7 +9,7 @@ pub const SHARDS_PER_NODE: u16 = 2;
 pub const NODES: usize = 2;
 
 /// Operations leave in bursts, one burst a period: waking the generator for each single one would cost more than the work.
-pub const BURST_PERIOD: Duration = Duration::from_millis(1);
+pub const BURST_PERIOD: Duration = Duration::from_micros(500);
 
 /// Length of one step of the search for the highest rate.
 pub const SEARCH_STEP: Duration = Duration::from_millis(900);

@@ -13,6 +13,7 @@ use shardstage::port::transport::{ClusterConfig, NodeInfo};
 use shardstage::{Config, Engine, IdleStrategy, NodeId, ShardStats};
 use shardstage_quic::{Quic, QuicConfig};
 
+use crate::cores;
 use crate::data::Day;
 use crate::generator::{Listener, Phase, Progress};
 use crate::geo::Square;
@@ -37,6 +38,8 @@ pub struct NodeOptions {
     pub addresses: Vec<SocketAddr>,
     /// Whether idle shards spin.
     pub spin: bool,
+    /// The cores that all processes share; shards keep off the first.
+    pub cores: Vec<usize>,
     /// Process id of the parent.
     pub parent: i32,
 }
@@ -114,9 +117,10 @@ fn start_engine(options: &NodeOptions) -> Result<Engine, NodeError> {
     config.idle = if options.spin { IdleStrategy::Spin } else { IdleStrategy::Park };
     let builder = Engine::builder().config(config).cluster(cluster).transport(Quic::new(quic));
     let builder = model::register(builder);
-    // Threads inherit the priority of the thread that starts them.
+    // Threads inherit the priority and the cores of the thread that starts them.
     std::thread::scope(|scope| {
         let shards = scope.spawn(|| {
+            cores::pin(cores::for_shards(&options.cores));
             if !options.spin {
                 // Refused only to processes that may not even lower their own priority; costs precision then.
                 let _refused = rustix::process::nice(SHARD_NICE);

@@ -70,11 +70,6 @@ impl Handler<Near> for Area {
 
 impl Handler<History> for Area {
     fn handle(&mut self, history: History, _cx: &mut Context<Self>) -> Vec<Passage> {
-        self.recent
-            .iter()
-            .filter(|passage| passage.number > history.after)
-            .take(HISTORY_PAGE_EVENTS)
-            .copied()
-            .collect()
+        self.recent.iter().filter(|passage| passage.number > history.after).take(HISTORY_PAGE_EVENTS).copied().collect()
     }
 }

@@ -26,7 +26,11 @@ pub fn register(engine: EngineBuilder) -> EngineBuilder {
     engine
         .register::<Flight>(|flight| flight.idle_timeout(FLIGHT_IDLE).accept::<Report, _>())
         .register::<Area>(|area| {
-            area.accept::<Enter, _>().accept::<Leave, _>().accept::<Seen, _>().accept::<Near, _>().accept::<History, _>()
+            area.accept::<Enter, _>()
+                .accept::<Leave, _>()
+                .accept::<Seen, _>()
+                .accept::<Near, _>()
+                .accept::<History, _>()
         })
         .register::<Board>(|board| board.accept::<Show, _>())
 }
