@@ -10,7 +10,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -34,7 +37,11 @@ impl Identity {
     /// Which of the three is unreadable, and why.
     pub fn from_pem(authorities: &[u8], chain: &[u8], key: &[u8]) -> Result<Self, CertError> {
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| CertError::new("private key", e))?;
-        Ok(Self { authorities: certificates(authorities, "authority certificates")?, chain: certificates(chain, "node certificate")?, key: Arc::new(key) })
+        Ok(Self {
+            authorities: certificates(authorities, "authority certificates")?,
+            chain: certificates(chain, "node certificate")?,
+            key: Arc::new(key),
+        })
     }
 }
 
@@ -45,7 +52,8 @@ impl fmt::Debug for Identity {
 }
 
 fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, CertError> {
-    let list: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| CertError::new(what, e))?;
+    let list: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| CertError::new(what, e))?;
     if list.is_empty() { Err(CertError::new(what, "no certificate in it")) } else { Ok(list) }
 }
 
@@ -101,9 +109,12 @@ impl DevCerts {
         let ca_certificate = certificates(&ca_pem, "certificate").map_err(|e| CertError::file(&ca_path, e))?;
 
         let node_path = dir.join(format!("{cluster}-{node}.pem"));
-        let node_pem = read_or_publish(&node_path, || make_node(cluster, node, &ca_pem).map_err(|e| CertError::file(&ca_path, e)))?;
+        let node_pem = read_or_publish(&node_path, || {
+            make_node(cluster, node, &ca_pem).map_err(|e| CertError::file(&ca_path, e))
+        })?;
         let identity = Identity::from_pem(&ca_pem, &node_pem, &node_pem).map_err(|e| CertError::file(&node_path, e))?;
-        check(&identity, &ca_certificate[0], &NodeIdentity::new(cluster, node)).map_err(|why| CertError::file(&node_path, why))?;
+        check(&identity, &ca_certificate[0], &NodeIdentity::new(cluster, node))
+            .map_err(|why| CertError::file(&node_path, why))?;
         Ok(identity)
     }
 }
@@ -211,6 +222,7 @@ impl Drop for Draft {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
@@ -238,7 +250,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
         let identities: Vec<Identity> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|i| scope.spawn(move || DevCerts::load_or_create(path, "dev", &format!("n{}", i % 4)).unwrap())).collect();
+            let threads: Vec<_> = (0..8)
+                .map(|i| scope.spawn(move || DevCerts::load_or_create(path, "dev", &format!("n{}", i % 4)).unwrap()))
+                .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         for identity in &identities {

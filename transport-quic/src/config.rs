@@ -74,8 +74,14 @@ impl QuicConfig {
     }
 
     fn check(&self) -> Result<(), String> {
-        if !(HEADER_BYTES..=u32::MAX as usize).contains(&self.max_frame_bytes) || self.max_frame_bytes * 2 > limits::LANE_QUEUE_BYTES {
-            return Err(format!("max_frame_bytes is {}, allowed are {HEADER_BYTES} to {}", self.max_frame_bytes, limits::LANE_QUEUE_BYTES / 2));
+        if !(HEADER_BYTES..=u32::MAX as usize).contains(&self.max_frame_bytes)
+            || self.max_frame_bytes * 2 > limits::LANE_QUEUE_BYTES
+        {
+            return Err(format!(
+                "max_frame_bytes is {}, allowed are {HEADER_BYTES} to {}",
+                self.max_frame_bytes,
+                limits::LANE_QUEUE_BYTES / 2
+            ));
         }
         if self.idle_timeout.is_zero() || self.keep_alive * 2 >= self.idle_timeout {
             return Err("keep_alive must be less than half of idle_timeout, and neither may be zero".to_owned());
@@ -152,7 +158,8 @@ fn check_cluster(cluster: &ClusterConfig) -> Result<(), String> {
         if node.id.get() as usize != place {
             return Err(format!("node '{}' has id {} but stands at place {place} of the list", node.name, node.id));
         }
-        if node.shards == 0 || (node.address.port() != 0 && node.address.port().checked_add(node.shards - 1).is_none()) {
+        if node.shards == 0 || (node.address.port() != 0 && node.address.port().checked_add(node.shards - 1).is_none())
+        {
             return Err(format!("node '{}' at {} cannot have {} shards", node.name, node.address, node.shards));
         }
         if cluster.nodes[..place].iter().any(|other| other.name == node.name) {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
-use quinn_proto::{Connection, Dir, ReadError, StreamId, WriteError};
+use quinn_proto::{Connection, Dir, StreamId, WriteError};
 use rustls_pki_types::CertificateDer;
 use shardstage::port::transport::Lane;
 use shardstage_codec::NodeId;
@@ -144,27 +144,20 @@ impl Conn {
     }
 
     /// Delivers every whole frame that has arrived, lane by lane.
-    pub(crate) fn read_frames(&mut self, deliver: &mut impl FnMut(Lane, &[u8])) -> Result<bool, FrameError> {
-        let mut any = false;
+    pub(crate) fn read_frames(&mut self, deliver: &mut impl FnMut(Lane, &[u8])) -> Result<(), FrameError> {
         for incoming in &mut self.incoming {
             let mut stream = self.quic.recv_stream(incoming.id);
             let Ok(mut chunks) = stream.read(true) else { continue };
-            loop {
-                match chunks.next(usize::MAX) {
-                    Ok(Some(chunk)) => {
-                        any = true;
-                        incoming.lane.extend(&chunk.bytes);
-                        if incoming.lane.len() >= PARSE_BYTES {
-                            incoming.lane.parse(deliver)?;
-                        }
-                    }
-                    Ok(None) | Err(ReadError::Blocked | ReadError::Reset(_)) => break,
+            while let Ok(Some(chunk)) = chunks.next(usize::MAX) {
+                incoming.lane.extend(&chunk.bytes);
+                if incoming.lane.len() >= PARSE_BYTES {
+                    incoming.lane.parse(deliver)?;
                 }
             }
             let _ = chunks.finalize();
             incoming.lane.parse(deliver)?;
         }
-        Ok(any)
+        Ok(())
     }
 
     /// Hands queued frames to the streams, as far as these take them.

@@ -16,7 +16,12 @@ pub(crate) struct Greeting {
 
 impl Greeting {
     pub(crate) fn new(cluster: &ClusterConfig, me: &NodeInfo, shard: ShardId, schema: &[SchemaLine]) -> Self {
-        let line = |line: &SchemaLine| Schema { id: line.id, version: line.version, fingerprint: line.fingerprint, name: line.name };
+        let line = |line: &SchemaLine| Schema {
+            id: line.id,
+            version: line.version,
+            fingerprint: line.fingerprint,
+            name: line.name,
+        };
         let mut schemas: Vec<_> = schema.iter().map(line).collect();
         schemas.sort_by_key(|schema| (schema.id, schema.version));
         Self { hello: Hello::new(&cluster.name, me.id, 0, shard, me.shards), schemas, frame: AlignedBytes::new() }
@@ -26,7 +31,9 @@ impl Greeting {
     pub(crate) fn start(&mut self, incarnation: u64) {
         self.hello.incarnation = incarnation;
         self.frame.clear();
-        self.hello.append_frame(&self.schemas, &mut self.frame).expect("a greeting within the registry's bounds fits one frame");
+        self.hello
+            .append_frame(&self.schemas, &mut self.frame)
+            .expect("a greeting within the registry's bounds fits one frame");
     }
 
     /// The whole frame.
@@ -39,7 +46,9 @@ impl Greeting {
     /// # Errors
     /// Why we must not talk, naming both sides.
     pub(crate) fn accept(&self, frame: &[u8], peer: &NodeInfo) -> Result<ShardId, String> {
-        let sides = |why: String| format!("this is node {}, the peer is node {} ('{}'): {why}", self.hello.node, peer.id, peer.name);
+        let sides = |why: String| {
+            format!("this is node {}, the peer is node {} ('{}'): {why}", self.hello.node, peer.id, peer.name)
+        };
         let header = FrameHeader::decode(frame).map_err(|e| sides(format!("unreadable greeting: {e}")))?;
         if header.kind != FrameKind::Hello {
             return Err(sides("its first frame is no greeting".to_owned()));
@@ -66,7 +75,10 @@ impl Greeting {
 fn check_node(hello: &Hello, peer: &NodeInfo) -> Result<(), String> {
     if hello.node != peer.id {
         let said: NodeId = hello.node;
-        return Err(format!("its certificate says '{}', its greeting says node {said}: the two node lists differ", peer.name));
+        return Err(format!(
+            "its certificate says '{}', its greeting says node {said}: the two node lists differ",
+            peer.name
+        ));
     }
     if hello.shard_count != peer.shards {
         return Err(format!("it has {} shards, this node's list says {}", hello.shard_count, peer.shards));

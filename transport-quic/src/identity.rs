@@ -51,7 +51,10 @@ impl fmt::Display for NodeIdentity {
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.is_empty() || name.len() > 63 || !name.bytes().all(fine) || name.starts_with('.') {
-        return Err(format!("'{}' is no name for a cluster or node: use 1 to 63 letters, digits, '-', '_', '.'", name.escape_default()));
+        return Err(format!(
+            "'{}' is no name for a cluster or node: use 1 to 63 letters, digits, '-', '_', '.'",
+            name.escape_default()
+        ));
     }
     Ok(())
 }
@@ -62,7 +65,8 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
 /// Why it speaks for nobody.
 pub(crate) fn of_certificate(certificate: &CertificateDer<'_>) -> Result<NodeIdentity, String> {
     let certificate = parse(certificate)?;
-    let names = certificate.subject_alternative_name().map_err(|e| format!("unreadable subject alternative names: {e}"))?;
+    let names =
+        certificate.subject_alternative_name().map_err(|e| format!("unreadable subject alternative names: {e}"))?;
     let mut found = None;
     for name in names.iter().flat_map(|extension| &extension.value.general_names) {
         let GeneralName::URI(uri) = name else { continue };
@@ -85,6 +89,7 @@ fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>,
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
 mod tests {
     use super::*;
 
@@ -92,7 +97,14 @@ mod tests {
     fn uri_round_trips_and_others_are_refused() {
         let identity = NodeIdentity::new("prod", "n-1");
         assert_eq!(NodeIdentity::parse(&identity.uri()), Some(identity));
-        for uri in ["actor://prod/node/", "actor:///node/a", "actor://prod/client/a", "http://prod/node/a", "actor://prod/node/a/b", "actor://pr%20d/node/a"] {
+        for uri in [
+            "actor://prod/node/",
+            "actor:///node/a",
+            "actor://prod/client/a",
+            "http://prod/node/a",
+            "actor://prod/node/a/b",
+            "actor://pr%20d/node/a",
+        ] {
             assert_eq!(NodeIdentity::parse(uri), None, "{uri}");
         }
     }

@@ -12,7 +12,9 @@ use shardstage::port::transport::{Lane, ReserveError};
 use shardstage_codec::AlignedBytes;
 use shardstage_codec::limits::{ALIGN_BYTES, HEADER_BYTES};
 
-use crate::limits::{COALESCE_BYTES, CONTROL_QUEUE_BYTES, KEEP_REASSEMBLY_BYTES, LANE_QUEUE_BYTES, PREAMBLE_BYTES, QUEUE_BLOCK_BYTES};
+use crate::limits::{
+    COALESCE_BYTES, CONTROL_QUEUE_BYTES, KEEP_REASSEMBLY_BYTES, LANE_QUEUE_BYTES, PREAMBLE_BYTES, QUEUE_BLOCK_BYTES,
+};
 
 const MAGIC: [u8; 8] = *b"shrdstg1";
 
@@ -119,7 +121,9 @@ impl std::fmt::Display for FrameError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Preamble => f.write_str("a stream does not begin with the preamble of a lane"),
-            Self::Length { len, limit } => write!(f, "a frame claims {len} bytes, allowed are {HEADER_BYTES} to {limit}"),
+            Self::Length { len, limit } => {
+                write!(f, "a frame claims {len} bytes, allowed are {HEADER_BYTES} to {limit}")
+            }
         }
     }
 }
@@ -215,6 +219,7 @@ impl ReceiveLane {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
 mod tests {
     use super::*;
 
@@ -227,7 +232,11 @@ mod tests {
 
     #[test]
     fn frames_survive_any_cut_and_are_aligned() {
-        let frames: Vec<_> = [64, 65, 200, 100_000, 79, 64].into_iter().enumerate().map(|(i, len)| frame(len, u8::try_from(i).unwrap())).collect();
+        let frames: Vec<_> = [64, 65, 200, 100_000, 79, 64]
+            .into_iter()
+            .enumerate()
+            .map(|(i, len)| frame(len, u8::try_from(i).unwrap()))
+            .collect();
         let mut stream = preamble(Lane::Bulk).to_vec();
         stream.extend(frames.concat());
         for cut in [1, 3, 15, 16, 17, 63, 64, 1200, 70_000, usize::MAX] {

@@ -44,9 +44,23 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(peer: NodeId, peer_shard: ShardId, primary: bool, dial: Option<(SocketAddr, ClientConfig)>) -> Self {
+    pub(crate) fn new(
+        peer: NodeId,
+        peer_shard: ShardId,
+        primary: bool,
+        dial: Option<(SocketAddr, ClientConfig)>,
+    ) -> Self {
         let dial = dial.map(|(address, config)| Dial { address, config, due_ns: Some(0), attempts: 0 });
-        Self { peer, peer_shard, primary, dial, connection: None, up: false, lanes: Lane::ALL.map(SendLane::new), reported: None }
+        Self {
+            peer,
+            peer_shard,
+            primary,
+            dial,
+            connection: None,
+            up: false,
+            lanes: Lane::ALL.map(SendLane::new),
+            reported: None,
+        }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -119,6 +133,7 @@ pub(crate) fn address_of(node: &NodeInfo, shard: ShardId) -> SocketAddr {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
 mod tests {
     use super::*;
 
@@ -143,7 +158,11 @@ mod tests {
                     let plan = plan(&cluster, us, shard);
                     assert!(!plan.is_empty(), "{shards:?}: shard {shard} of {} has no link", us.name);
                     for (peer, theirs, dials) in plan {
-                        if dials { dialled.push(((us.id, shard), (peer.id, theirs))) } else { accepted.push(((peer.id, theirs), (us.id, shard))) }
+                        if dials {
+                            dialled.push(((us.id, shard), (peer.id, theirs)))
+                        } else {
+                            accepted.push(((peer.id, theirs), (us.id, shard)))
+                        }
                     }
                 }
             }

@@ -50,10 +50,16 @@ const NO_COMMON_PROTOCOL: u64 = 0x100 | 120;
 pub(crate) fn down(error: &ConnectionError) -> PeerDown {
     match error {
         ConnectionError::TimedOut => PeerDown::TimedOut,
-        ConnectionError::Reset => PeerDown::Failed("the peer does not know the session: it was started anew".to_owned()),
+        ConnectionError::Reset => {
+            PeerDown::Failed("the peer does not know the session: it was started anew".to_owned())
+        }
         ConnectionError::ApplicationClosed(close) => closed(close.error_code, &String::from_utf8_lossy(&close.reason)),
-        ConnectionError::ConnectionClosed(close) => transport(u64::from(close.error_code), &printable(&close.to_string()), "the peer refused this node's"),
-        ConnectionError::TransportError(error) => transport(u64::from(error.code), &error.to_string(), "this node refused the peer's"),
+        ConnectionError::ConnectionClosed(close) => {
+            transport(u64::from(close.error_code), &printable(&close.to_string()), "the peer refused this node's")
+        }
+        ConnectionError::TransportError(error) => {
+            transport(u64::from(error.code), &error.to_string(), "this node refused the peer's")
+        }
         other => PeerDown::Failed(other.to_string()),
     }
 }
@@ -93,15 +99,23 @@ fn closed(code: VarInt, reason: &str) -> PeerDown {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
 mod tests {
     use super::*;
 
     #[test]
     fn a_verifiers_words_are_found_in_the_wrapping() {
-        let wrapped = "the cryptographic handshake failed: error 46: invalid peer certificate: Other(OtherError(it is expired))";
-        assert_eq!(transport(0x100 | 46, wrapped, "here"), PeerDown::CertificateRefused("here: it is expired".to_owned()));
+        let wrapped =
+            "the cryptographic handshake failed: error 46: invalid peer certificate: Other(OtherError(it is expired))";
+        assert_eq!(
+            transport(0x100 | 46, wrapped, "here"),
+            PeerDown::CertificateRefused("here: it is expired".to_owned())
+        );
         assert_eq!(transport(0x100 | 120, "x", "here"), PeerDown::Incompatible("no common protocol: x".to_owned()));
-        assert_eq!(closed(VarInt::from_u32(2), "bad\u{1b}[0m"), PeerDown::Failed("the peer ended the session: bad?[0m".to_owned()));
+        assert_eq!(
+            closed(VarInt::from_u32(2), "bad\u{1b}[0m"),
+            PeerDown::Failed("the peer ended the session: bad?[0m".to_owned())
+        );
     }
 
     #[test]

@@ -15,8 +15,8 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_sig
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
+    RootCertStore, ServerConfig, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use shardstage::port::transport::{ClusterConfig, NodeInfo};
@@ -42,8 +42,12 @@ impl Rules {
             return Err(refused(format!("it speaks for {found}, this is cluster '{}'", self.cluster)));
         }
         match expected {
-            Some(name) if found.node != name => Err(refused(format!("it speaks for {found}, but node '{name}' was dialled"))),
-            None if !self.others.contains(&found.node) => Err(refused(format!("it speaks for {found}, which is not in the node list"))),
+            Some(name) if found.node != name => {
+                Err(refused(format!("it speaks for {found}, but node '{name}' was dialled")))
+            }
+            None if !self.others.contains(&found.node) => {
+                Err(refused(format!("it speaks for {found}, which is not in the node list")))
+            }
             _ => Ok(()),
         }
     }
@@ -73,8 +77,12 @@ fn refused(why: String) -> Error {
 /// The chain verifier's refusals in words that stay the same from attempt to attempt.
 fn in_words(error: Error) -> Error {
     match error {
-        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => refused("it is expired".to_owned()),
-        Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => refused("it is not valid yet".to_owned()),
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            refused("it is expired".to_owned())
+        }
+        Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
+            refused("it is not valid yet".to_owned())
+        }
         Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             refused("it was not issued by an authority of this cluster".to_owned())
         }
@@ -105,16 +113,27 @@ impl ServerCertVerifier for DialledVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all).map_err(in_words)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all)
+            .map_err(in_words)?;
         self.rules.check(end_entity, Some(&self.expected))?;
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         only_tls13()
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 
@@ -135,17 +154,32 @@ impl ClientCertVerifier for AcceptedVerifier {
         &[]
     }
 
-    fn verify_client_cert(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now: UnixTime) -> Result<ClientCertVerified, Error> {
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now).map_err(in_words)?;
         self.rules.check(end_entity, None)?;
         Ok(verified)
     }
 
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         only_tls13()
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         self.chain.verify_tls13_signature(message, cert, dss)
     }
 
@@ -170,7 +204,8 @@ impl Tls {
         let me = cluster.nodes.iter().find(|node| node.id == cluster.me);
         let me = me.ok_or_else(|| invalid(format!("node id {} is not in the node list", cluster.me)))?;
         let wanted = NodeIdentity::new(&cluster.name, &me.name);
-        let found = identity::of_certificate(&identity.chain[0]).map_err(|why| invalid(format!("this node's certificate: {why}")))?;
+        let found = identity::of_certificate(&identity.chain[0])
+            .map_err(|why| invalid(format!("this node's certificate: {why}")))?;
         if found != wanted {
             return Err(invalid(format!("this node's certificate speaks for {found}, but this is {wanted}")));
         }
@@ -190,14 +225,18 @@ impl Tls {
 
     /// The configuration for accepting.
     pub(crate) fn server(&self) -> io::Result<Arc<QuicServerConfig>> {
-        let chain = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), self.provider.clone()).build().map_err(io::Error::other)?;
+        let chain = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), self.provider.clone())
+            .build()
+            .map_err(io::Error::other)?;
         let verifier = Arc::new(AcceptedVerifier { rules: self.rules.clone(), chain });
         let mut config = ServerConfig::builder_with_details(self.provider.clone(), self.clock.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(io::Error::other)?
             .with_client_cert_verifier(verifier)
             .with_single_cert(self.identity.chain.clone(), self.identity.key.clone_key())
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, format!("this node's certificate and key: {e}")))?;
+            .map_err(|e| {
+                io::Error::new(io::ErrorKind::InvalidInput, format!("this node's certificate and key: {e}"))
+            })?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -219,7 +258,9 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_client_auth_cert(self.identity.chain.clone(), self.identity.key.clone_key())
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, format!("this node's certificate and key: {e}")))?;
+            .map_err(|e| {
+                io::Error::new(io::ErrorKind::InvalidInput, format!("this node's certificate and key: {e}"))
+            })?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;

@@ -1,6 +1,8 @@
 //! Makes the fixed certificates in `tests/certs`. They are in the repository so that simulated runs are the same
 //! everywhere; run `cargo test -p shardstage-quic --test make_certs -- --ignored` only to replace them all.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
+
 use std::fs;
 use std::path::Path;
 

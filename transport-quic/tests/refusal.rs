@@ -1,5 +1,7 @@
 //! Who is not let in, and what both sides are told: certificates, clusters, schemas, hostile bytes.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
+
 mod support;
 
 use std::net::SocketAddr;
@@ -24,11 +26,19 @@ fn good(node: usize) -> (QuicConfig, shardstage::port::transport::ClusterConfig)
 }
 
 /// Runs a pair in which one node is not welcome and returns what each side says.
-fn refused(bad: usize, bad_config: &QuicConfig, bad_cluster: shardstage::port::transport::ClusterConfig) -> [String; 2] {
+fn refused(
+    bad: usize,
+    bad_config: &QuicConfig,
+    bad_cluster: shardstage::port::transport::ClusterConfig,
+) -> [String; 2] {
     let mut world = World::new(1, CALM);
     for node in 0..2 {
         let (config, cluster) = good(node);
-        if node == bad { world.add(bad_config, bad_cluster.clone(), 0, &[]) } else { world.add(&config, cluster, 0, &[]) };
+        if node == bad {
+            world.add(bad_config, bad_cluster.clone(), 0, &[])
+        } else {
+            world.add(&config, cluster, 0, &[])
+        };
     }
     world.run_for(30 * SECOND);
     [0, 1].map(|node: usize| {
@@ -62,7 +72,11 @@ fn an_authority_that_only_one_side_distrusts_is_named_on_both() {
     for bad in 0..2 {
         let file = ["a-by-others", "b-by-others"][bad];
         let said = refused(bad, &config("ca", file), cluster("sim", bad, &NODES));
-        assert!(said[bad].starts_with("the peer refused this node's") && said[1 - bad].starts_with("this node refused the peer's"), "{said:?}");
+        assert!(
+            said[bad].starts_with("the peer refused this node's")
+                && said[1 - bad].starts_with("this node refused the peer's"),
+            "{said:?}"
+        );
         assert_both_say(&said, "not issued by an authority of this cluster");
     }
 }
@@ -116,10 +130,20 @@ impl ServerCertVerifier for TrustsAll {
     ) -> Result<ServerCertVerified, rustls::Error> {
         Ok(ServerCertVerified::assertion())
     }
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &rustls::DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         Ok(HandshakeSignatureValid::assertion())
     }
-    fn verify_tls13_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &rustls::DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         Ok(HandshakeSignatureValid::assertion())
     }
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
@@ -160,7 +184,9 @@ impl Stranger {
         let mut batch = DatagramBatch::new(8);
         let filled = driver.receive(self.socket, &mut batch).unwrap();
         for (meta, bytes) in batch.iter().take(filled) {
-            if let Some(DatagramEvent::ConnectionEvent(_, event)) = self.endpoint.handle(now, meta.source, None, None, BytesMut::from(bytes), &mut scratch) {
+            if let Some(DatagramEvent::ConnectionEvent(_, event)) =
+                self.endpoint.handle(now, meta.source, None, None, BytesMut::from(bytes), &mut scratch)
+            {
                 self.quic.handle_event(event);
             }
         }
@@ -177,7 +203,13 @@ impl Stranger {
             }
         }
         while let Some(transmit) = self.quic.poll_transmit(now, 1, &mut scratch) {
-            let sent = Transmit { destination: transmit.destination, source: None, ecn: 0, segment_bytes: None, payload: &scratch[..transmit.size] };
+            let sent = Transmit {
+                destination: transmit.destination,
+                source: None,
+                ecn: 0,
+                segment_bytes: None,
+                payload: &scratch[..transmit.size],
+            };
             driver.send(self.socket, &sent).unwrap();
             scratch.clear();
         }
@@ -207,7 +239,10 @@ fn stranger(protocol: &[u8]) -> (String, Vec<PeerDown>) {
 #[test]
 fn a_client_without_certificate_is_told_so() {
     let (told, said) = stranger(shardstage_quic::limits::ALPN);
-    assert!(told.contains("no certificates") || told.contains("NoCertificatesPresented") || told.contains("error 116"), "{told}");
+    assert!(
+        told.contains("no certificates") || told.contains("NoCertificatesPresented") || told.contains("error 116"),
+        "{told}"
+    );
     assert!(matches!(&said[..], [PeerDown::CertificateRefused(why)] if why.contains("certificate")), "{said:?}");
 }
 
@@ -225,7 +260,8 @@ fn line(name: &'static str, version: u16, fingerprint: u64) -> SchemaLine {
 #[test]
 fn a_message_with_two_structures_is_named_on_both_sides() {
     let mut world = World::new(1, CALM);
-    let schemas = [[line("bank.deposit", 1, 7), line("bank.close", 1, 1)], [line("bank.deposit", 1, 8), line("bank.open", 1, 1)]];
+    let schemas =
+        [[line("bank.deposit", 1, 7), line("bank.close", 1, 1)], [line("bank.deposit", 1, 8), line("bank.open", 1, 1)]];
     for (node, schema) in schemas.iter().enumerate() {
         let (config, cluster) = good(node);
         world.add(&config, cluster, 0, schema);
@@ -234,14 +270,20 @@ fn a_message_with_two_structures_is_named_on_both_sides() {
     for shard in &world.shards {
         assert!(shard.ups().is_empty() || shard.sink.frame_count == 0);
         let said = shard.downs();
-        assert!(said.iter().any(|why| matches!(why, PeerDown::Incompatible(why) if why.contains("bank.deposit") && why.contains("node"))), "{said:?}");
+        assert!(
+            said.iter().any(
+                |why| matches!(why, PeerDown::Incompatible(why) if why.contains("bank.deposit") && why.contains("node"))
+            ),
+            "{said:?}"
+        );
     }
 }
 
 #[test]
 fn other_versions_and_unknown_messages_are_no_mismatch() {
     let mut world = World::new(1, CALM);
-    let schemas = [[line("bank.deposit", 1, 7), line("bank.close", 1, 1)], [line("bank.deposit", 2, 8), line("bank.open", 1, 1)]];
+    let schemas =
+        [[line("bank.deposit", 1, 7), line("bank.close", 1, 1)], [line("bank.deposit", 2, 8), line("bank.open", 1, 1)]];
     for (node, schema) in schemas.iter().enumerate() {
         let (config, cluster) = good(node);
         world.add(&config, cluster, 0, schema);
@@ -276,7 +318,11 @@ fn a_hostile_frame_length_ends_the_session() {
         assert_eq!(world.shards[1].sink.frame_count, 1, "what came before is delivered, what follows is not");
         assert_eq!(world.shards[1].sink.frames[0].0, NodeId::new(0));
         for shard in &world.shards {
-            assert!(matches!(&shard.downs()[0], PeerDown::Failed(why) if why.contains("claims")), "{:?}", shard.downs());
+            assert!(
+                matches!(&shard.downs()[0], PeerDown::Failed(why) if why.contains("claims")),
+                "{:?}",
+                shard.downs()
+            );
         }
         world.run_until(5 * SECOND, "up again", |world| world.shards.iter().all(|shard| shard.ups().len() == 2));
     }

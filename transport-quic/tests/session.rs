@@ -1,5 +1,7 @@
 //! Sessions: order, sizes, back-pressure, loss of a peer, orderly ends, repeatable runs.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
+
 mod support;
 
 use shardstage::port::transport::{Lane, PeerDown, ReserveError};
@@ -33,11 +35,13 @@ fn ten_thousand_frames_arrive_in_order_through_loss_and_reordering() {
     world.connect();
     let (mut next, total) = ([0u64; 2], 10_000);
     world.run_until(600 * SECOND, "all frames", |world| {
-        for from in 0..2 {
+        for (from, next) in next.iter_mut().enumerate() {
             let to = u32::try_from(1 - from).unwrap();
             for _ in 0..50 {
-                if next[from] < total && world.shards[from].try_send(to, Lane::User, &frame(next[from], 64 + next[from] as usize % 700)).is_ok() {
-                    next[from] += 1;
+                if *next < total
+                    && world.shards[from].try_send(to, Lane::User, &frame(*next, 64 + *next as usize % 700)).is_ok()
+                {
+                    *next += 1;
                 }
             }
         }
@@ -101,7 +105,7 @@ fn a_full_socket_keeps_the_datagrams() {
         world.shards[0].send(1, Lane::User, &frame(number, 5000));
     }
     for _ in 0..2000 {
-        world.shards[0].driver.room = Some(u32::from(world.now() % 3 == 0));
+        world.shards[0].driver.room = Some(u32::from(world.now().is_multiple_of(3)));
         world.run_for(50_000);
     }
     world.shards[0].driver.room = None;
@@ -140,7 +144,10 @@ fn a_quick_restart_is_noticed_long_before_the_idle_time() {
         world.restart(killed, &config("ca", name), cluster("sim", killed, &[("a", 1), ("b", 1)]));
         world.shards[stays].send(u32::try_from(killed).unwrap(), Lane::User, &frame(0, 64));
         world.run_until(SECOND, "up again", |world| world.shards[stays].ups().len() == 2);
-        assert!(matches!(world.shards[stays].sink.seen[1], Seen::Down(_, PeerDown::Failed(_))), "down is said before the next up");
+        assert!(
+            matches!(world.shards[stays].sink.seen[1], Seen::Down(_, PeerDown::Failed(_))),
+            "down is said before the next up"
+        );
     }
 }
 
@@ -149,7 +156,9 @@ fn a_partition_ends_the_session_on_both_sides_and_heals() {
     let mut world = World::pair(8, STORM);
     world.connect();
     world.net.borrow_mut().cut = true;
-    world.run_until(40 * SECOND, "both down", |world| world.shards.iter().all(|shard| shard.downs().contains(&PeerDown::TimedOut)));
+    world.run_until(40 * SECOND, "both down", |world| {
+        world.shards.iter().all(|shard| shard.downs().contains(&PeerDown::TimedOut))
+    });
     world.net.borrow_mut().cut = false;
     world.run_until(20 * SECOND, "both up", |world| world.shards.iter().all(|shard| shard.ups().len() == 2));
 }
@@ -180,7 +189,11 @@ fn stop_delivers_what_was_queued_and_says_goodbye() {
         });
         world.run_for(20 * SECOND);
         assert_eq!(world.shards[stays].sink.frame_count, 500);
-        assert!(matches!(world.shards[stays].downs()[0], PeerDown::Closed | PeerDown::TimedOut), "{:?}", world.shards[stays].downs());
+        assert!(
+            matches!(world.shards[stays].downs()[0], PeerDown::Closed | PeerDown::TimedOut),
+            "{:?}",
+            world.shards[stays].downs()
+        );
     }
 }
 
@@ -205,8 +218,7 @@ fn trace(seed: u64) -> Vec<(u64, u16, u16, usize)> {
     }
     world.run_until(60 * SECOND, "all frames", |world| world.shards[1].sink.frame_count == 300);
     world.run_for(20 * SECOND);
-    let trace = std::mem::take(&mut world.net.borrow_mut().trace);
-    trace
+    world.take_trace()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Two or more transports in one thread on a virtual network: seeded delay, loss and reordering, and no files.
 //!
 //! Small on purpose: it tests the transport alone. The engine's simulator runs the same transport with everything else.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, reason = "each test binary uses its part")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -12,10 +12,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use shardstage::port::driver::{
-    DatagramBatch, DatagramMeta, Driver, DriverKind, FileCompletion, FileId, FileRequest, OpenOptions, SocketId, Transmit, Wake,
+    DatagramBatch, DatagramMeta, Driver, DriverKind, FileCompletion, FileId, FileRequest, OpenOptions, SocketId,
+    Transmit, Wake,
 };
 use shardstage::port::transport::{
-    ClusterConfig, Lane, NodeInfo, PeerDown, ReserveError, SchemaLine, Transport, TransportEvents, TransportFactory, TransportSeat,
+    ClusterConfig, Lane, NodeInfo, PeerDown, ReserveError, SchemaLine, Transport, TransportEvents, TransportFactory,
+    TransportSeat,
 };
 use shardstage_codec::{NodeId, ShardId};
 use shardstage_quic::{Quic, QuicConfig};
@@ -55,7 +57,16 @@ pub struct Net {
 impl Net {
     fn new(seed: u64, weather: Weather) -> Self {
         let random = seed ^ 0x1234_5678;
-        Self { now_ns: SECOND, weather, cut: false, random, sequence: 0, flying: BTreeMap::new(), inboxes: BTreeMap::new(), trace: Vec::new() }
+        Self {
+            now_ns: SECOND,
+            weather,
+            cut: false,
+            random,
+            sequence: 0,
+            flying: BTreeMap::new(),
+            inboxes: BTreeMap::new(),
+            trace: Vec::new(),
+        }
     }
 
     fn random(&mut self) -> u64 {
@@ -207,7 +218,13 @@ pub struct Sink {
 impl TransportEvents for Sink {
     fn frame(&mut self, peer: NodeId, lane: Lane, frame: &[u8]) {
         assert_eq!(frame.as_ptr() as usize % 16, 0, "frames are aligned");
-        assert!(matches!(self.seen.iter().rfind(|seen| matches!(seen, Seen::Up(p, _) | Seen::Down(p, _) if *p == peer)), Some(Seen::Up(..))), "frames come inside a session");
+        assert!(
+            matches!(
+                self.seen.iter().rfind(|seen| matches!(seen, Seen::Up(p, _) | Seen::Down(p, _) if *p == peer)),
+                Some(Seen::Up(..))
+            ),
+            "frames come inside a session"
+        );
         self.frame_count += 1;
         if self.keep_frames {
             self.frames.push((peer, lane, frame.to_vec()));
@@ -242,11 +259,19 @@ impl Shard {
     }
 
     pub fn downs(&self) -> Vec<PeerDown> {
-        self.sink.seen.iter().filter_map(|seen| if let Seen::Down(_, reason) = seen { Some(reason.clone()) } else { None }).collect()
+        self.sink
+            .seen
+            .iter()
+            .filter_map(|seen| if let Seen::Down(_, reason) = seen { Some(reason.clone()) } else { None })
+            .collect()
     }
 
     pub fn ups(&self) -> Vec<u64> {
-        self.sink.seen.iter().filter_map(|seen| if let Seen::Up(_, session) = seen { Some(*session) } else { None }).collect()
+        self.sink
+            .seen
+            .iter()
+            .filter_map(|seen| if let Seen::Up(_, session) = seen { Some(*session) } else { None })
+            .collect()
     }
 }
 
@@ -275,7 +300,11 @@ pub fn cluster(name: &str, me: usize, nodes: &[(&str, u16)]) -> ClusterConfig {
         address: SocketAddr::new(IpAddr::from([10, 0, 0, 1]), 1000 * (1 + u16::try_from(id).unwrap())),
         shards: *shards,
     };
-    ClusterConfig { name: name.to_owned(), me: NodeId::new(u32::try_from(me).unwrap()), nodes: nodes.iter().enumerate().map(node).collect() }
+    ClusterConfig {
+        name: name.to_owned(),
+        me: NodeId::new(u32::try_from(me).unwrap()),
+        nodes: nodes.iter().enumerate().map(node).collect(),
+    }
 }
 
 pub struct World {
@@ -324,7 +353,8 @@ impl World {
     fn make(&self, config: &QuicConfig, cluster: ClusterConfig, shard: u16, schema: &[SchemaLine]) -> Shard {
         let random = self.seed.wrapping_mul(77).wrapping_add(u64::from(cluster.me.get()) * 7 + u64::from(shard));
         let mut driver = TestDriver { net: self.net.clone(), random, sockets: Vec::new(), room: None };
-        let mut transport = Quic::new(config.clone()).make(&TransportSeat { shard: ShardId::new(shard), cluster }).unwrap();
+        let mut transport =
+            Quic::new(config.clone()).make(&TransportSeat { shard: ShardId::new(shard), cluster }).unwrap();
         transport.set_schema(schema);
         transport.start(&mut driver).unwrap();
         Shard { driver, transport, sink: Sink { keep_frames: true, ..Sink::default() }, stalled: false }
@@ -360,9 +390,17 @@ impl World {
     pub fn run_until(&mut self, ns: u64, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
         let end = self.now() + ns;
         while !done(self) {
-            assert!(self.now() < end, "{what} did not happen; seen: {:?}", self.shards.iter().map(|shard| &shard.sink.seen).collect::<Vec<_>>());
+            assert!(
+                self.now() < end,
+                "{what} did not happen; seen: {:?}",
+                self.shards.iter().map(|shard| &shard.sink.seen).collect::<Vec<_>>()
+            );
             self.step(end);
         }
+    }
+
+    pub fn take_trace(&mut self) -> Vec<(u64, u16, u16, usize)> {
+        std::mem::take(&mut self.net.borrow_mut().trace)
     }
 
     pub fn now(&self) -> u64 {
