@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use shardstage::port::transport::{ClusterConfig, NodeInfo};
 use shardstage::{Config, Engine, IdleStrategy, NodeId, ShardStats};
+use shardstage_persistence::EventLog;
 use shardstage_quic::{Quic, QuicConfig};
 
 use crate::cores;
@@ -116,6 +117,7 @@ fn start_engine(options: &NodeOptions) -> Result<Engine, NodeError> {
     config.shards = Some(options.shards);
     config.idle = if options.spin { IdleStrategy::Spin } else { IdleStrategy::Park };
     let builder = Engine::builder().config(config).cluster(cluster).transport(Quic::new(quic));
+    let builder = builder.service(EventLog::open(options.directory.join(name(options.index))));
     let builder = model::register(builder);
     // Threads inherit the priority and the cores of the thread that starts them.
     std::thread::scope(|scope| {
@@ -214,7 +216,6 @@ fn facts(before: &ShardStats, after: &ShardStats) -> ShardFacts {
         messages: after.handled - before.handled,
         busy_ns: after.busy_ns - before.busy_ns,
         elapsed_ns: after.elapsed_ns - before.elapsed_ns,
-        events: 0,
     }
 }
 

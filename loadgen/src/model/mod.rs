@@ -8,7 +8,7 @@ mod board;
 mod flight;
 pub mod messages;
 
-pub use area::Area;
+pub use area::{Aloft, Area, Square as AreaState, SquareSnapshot};
 pub use board::Board;
 pub use flight::Flight;
 
