@@ -9,7 +9,7 @@ pub const SHARDS_PER_NODE: u16 = 2;
 pub const NODES: usize = 2;
 
 /// Operations leave in bursts, one burst a period: waking the generator for each single one would cost more than the work.
-pub const BURST_PERIOD: Duration = Duration::from_millis(1);
+pub const BURST_PERIOD: Duration = Duration::from_micros(500);
 
 /// Length of one step of the search for the highest rate.
 pub const SEARCH_STEP: Duration = Duration::from_millis(900);
@@ -66,7 +66,10 @@ pub const REPORT_INTERVAL_MIN_S: f64 = 60.0;
 pub const COPY_SHIFT_S: f64 = 420.0;
 
 /// Events of one grid square that stay readable; older ones stay in the log only.
-pub const AREA_HISTORY_EVENTS: usize = 16_384;
+pub const AREA_HISTORY_EVENTS: usize = 8_192;
+
+/// A square's state is written as a snapshot after this many events: about as many bytes as the events in between.
+pub const AREA_SNAPSHOT_EVERY: u64 = 4_096;
 
 /// Events in one reply when the ledger is compared: 1,000 of them stay well below a datagram batch.
 pub const HISTORY_PAGE_EVENTS: usize = 1_000;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use loadgen::cores;
 use loadgen::limits::{MAIN_PHASE, NODES, SHARDS_PER_NODE};
 use loadgen::node::{self, NodeOptions};
 use loadgen::protocol::Said;
@@ -92,7 +93,7 @@ fn options(words: Vec<OsString>) -> Result<Options, String> {
         Some(0) => Err(format!("{flag} must be at least 1")),
         other => Ok(other),
     };
-    let suits = u16::try_from(cores / NODES).unwrap_or(u16::MAX).max(SHARDS_PER_NODE);
+    let suits = u16::try_from((cores - 1) / NODES).unwrap_or(u16::MAX).max(SHARDS_PER_NODE);
     let options = Options {
         rate: positive(flags.parse("--rate")?, "--rate")?,
         length: positive(flags.parse("--seconds")?, "--seconds")?.map_or(MAIN_PHASE, Duration::from_secs),
@@ -118,6 +119,7 @@ fn node_options(words: Vec<OsString>) -> Result<NodeOptions, String> {
         directory: flags.take("--directory")?.map(PathBuf::from).ok_or("--directory is missing")?,
         addresses: addresses.collect::<Result<_, _>>()?,
         spin: flags.need::<String>("--idle")? == "spin",
+        cores: cores::from_text(&flags.need::<String>("--cores")?).ok_or("--cores must be numbers")?,
         parent: flags.need("--parent")?,
     };
     flags.finish()?;

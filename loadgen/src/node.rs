@@ -11,8 +11,10 @@ use std::time::Duration;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use shardstage::port::transport::{ClusterConfig, NodeInfo};
 use shardstage::{Config, Engine, IdleStrategy, NodeId, ShardStats};
+use shardstage_persistence::EventLog;
 use shardstage_quic::{Quic, QuicConfig};
 
+use crate::cores;
 use crate::data::Day;
 use crate::generator::{Listener, Phase, Progress};
 use crate::geo::Square;
@@ -37,6 +39,8 @@ pub struct NodeOptions {
     pub addresses: Vec<SocketAddr>,
     /// Whether idle shards spin.
     pub spin: bool,
+    /// The cores that all processes share; shards keep off the first.
+    pub cores: Vec<usize>,
     /// Process id of the parent.
     pub parent: i32,
 }
@@ -113,10 +117,12 @@ fn start_engine(options: &NodeOptions) -> Result<Engine, NodeError> {
     config.shards = Some(options.shards);
     config.idle = if options.spin { IdleStrategy::Spin } else { IdleStrategy::Park };
     let builder = Engine::builder().config(config).cluster(cluster).transport(Quic::new(quic));
+    let builder = builder.service(EventLog::open(options.directory.join(name(options.index))));
     let builder = model::register(builder);
-    // Threads inherit the priority of the thread that starts them.
+    // Threads inherit the priority and the cores of the thread that starts them.
     std::thread::scope(|scope| {
         let shards = scope.spawn(|| {
+            cores::pin(cores::for_shards(&options.cores));
             if !options.spin {
                 // Refused only to processes that may not even lower their own priority; costs precision then.
                 let _refused = rustix::process::nice(SHARD_NICE);
@@ -210,7 +216,6 @@ fn facts(before: &ShardStats, after: &ShardStats) -> ShardFacts {
         messages: after.handled - before.handled,
         busy_ns: after.busy_ns - before.busy_ns,
         elapsed_ns: after.elapsed_ns - before.elapsed_ns,
-        events: 0,
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::now_ns;
 use crate::cluster::{Cluster, ClusterConfig, ClusterError, Heard};
+use crate::cores;
 use crate::data::{DataError, Day};
 use crate::generator::Progress;
 use crate::geo::Square;
@@ -83,11 +84,14 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
         .prefix("shardstage-loadgen-")
         .tempdir_in(&options.directory)
         .map_err(RunError::Directory)?;
-    let threads = NODES * (usize::from(options.shards) + 1);
-    let spin = threads <= options.cores;
+    // Core 0 is the generators'.
+    let shards = NODES * usize::from(options.shards);
+    let spin = shards < options.cores;
+    let cores = cores::available();
+    keep_to_core_0(&cores);
     let cluster = Cluster::start(ClusterConfig {
         program: options.program.clone(),
-        arguments: vec!["node".to_owned()],
+        arguments: vec!["node".to_owned(), "--cores".to_owned(), cores::to_text(&cores)],
         spin,
         shards: options.shards,
         directory: directory.path().to_owned(),
@@ -102,12 +106,15 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
         day.airports.len()
     );
     println!("data in {} (removed at the end)", directory.path().display());
+    if options.cores > 1 {
+        println!("core 0 is kept for the two generators and this process; all shards run on the others");
+    }
     if spin {
-        println!("idle shards spin: every shard and generator has a core");
+        println!("idle shards spin: every one has a core");
     } else {
         println!(
-            "idle shards park: {threads} shards and generators share {} cores, so times contain waking and waiting",
-            options.cores
+            "idle shards park: {shards} shards share {} core(s), so times contain waking and waiting for a core",
+            (options.cores - 1).max(1)
         );
     }
     let mut parent = Parent { cluster, day };
@@ -124,6 +131,13 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
     Ok(flaws.is_empty() && ledger_holds.breaches == 0 && ledger_holds.recovered)
 }
 
+/// Pins this process to the first core that it may use; node processes inherit that, and move their shards to the others.
+fn keep_to_core_0(cores: &[usize]) {
+    if let Some(first) = cores.first() {
+        cores::pin(&[*first]);
+    }
+}
+
 struct Parent {
     cluster: Cluster,
     day: Day,
@@ -134,8 +148,10 @@ struct Parent {
 struct Heap {
     stats: [Stats; NODES],
     shards: Vec<(usize, usize, ShardFacts)>,
-    seconds: BTreeMap<u64, Vec<Progress>>,
-    last: Progress,
+    /// What each node said of a second that not all have said yet.
+    seconds: BTreeMap<u64, [Option<Progress>; NODES]>,
+    /// What each node said last.
+    last: [Progress; NODES],
     /// Failures in the last whole second.
     last_failed: u64,
 }
@@ -153,18 +169,27 @@ impl Heap {
             }
             Said::Second(progress) => {
                 let said = self.seconds.entry(progress.second).or_default();
-                said.push(*progress);
-                if said.len() >= generators {
-                    let all = together(said);
-                    self.last_failed = all.failed.saturating_sub(self.last.failed);
-                    if live {
-                        println!("{}", report::second(&all, &self.last));
-                    }
-                    self.last = all;
+                said[heard.node] = Some(*progress);
+                if said.iter().flatten().count() >= generators {
+                    let said = *said;
+                    self.tell_second(&said, live);
                 }
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    fn tell_second(&mut self, said: &[Option<Progress>; NODES], live: bool) {
+        let last = self.last;
+        let both = || said.iter().zip(&last).filter_map(|(now, before)| now.as_ref().map(|now| (now, before)));
+        let (now, before) = (together(both().map(|pair| pair.0)), together(both().map(|pair| pair.1)));
+        self.last_failed = now.failed - before.failed;
+        if live {
+            println!("{}", report::second(&now, &before));
+        }
+        for (last, now) in self.last.iter_mut().zip(said) {
+            *last = now.unwrap_or(*last);
         }
     }
 
@@ -176,8 +201,8 @@ impl Heap {
 }
 
 /// Sums the counts; of the percentiles the worse one is shown.
-fn together(said: &[Progress]) -> Progress {
-    said.iter().fold(Progress::default(), |all, one| Progress {
+fn together<'a>(said: impl Iterator<Item = &'a Progress>) -> Progress {
+    said.fold(Progress::default(), |all, one| Progress {
         second: one.second,
         sent: all.sent + one.sent,
         completed: all.completed + one.completed,
@@ -238,6 +263,12 @@ impl Parent {
         Ok(prepared)
     }
 
+    /// Lays out the busy half of the day, with enough operations for `rate` over `length`.
+    fn prepare_afternoon(&mut self, phase: PhaseName, rate: u64, length: Duration) -> Result<Prepared, RunError> {
+        let needed = (rate as f64 * length.as_secs_f64() * AFTERNOON_ROOM) as u64;
+        self.prepare(phase, Density::for_operations(&self.day, needed), BUSY_HOUR_S)
+    }
+
     /// Starts a part of the plan on both nodes; returns when it starts on the monotonic clock.
     fn go(&mut self, rate: f64, length: Duration, ledger: bool) -> Result<u64, RunError> {
         let start_ns = now_ns() + LEAD_TIME.as_nanos() as u64;
@@ -266,8 +297,6 @@ impl Parent {
 
     fn search(&mut self) -> Result<u64, RunError> {
         println!("\nlooking for the highest rate that is answered to 99 % in time");
-        let density = Density { interval_s: crate::limits::REPORT_INTERVAL_MIN_S, copies: 1, every: 1 };
-        self.prepare(PhaseName::Search, density, BUSY_HOUR_S)?;
         let mut good = 0;
         let mut bad = None;
         for _ in 0..=SEARCH_DOUBLINGS {
@@ -296,8 +325,10 @@ impl Parent {
     }
 
     fn step(&mut self, rate: u64) -> Result<bool, RunError> {
+        self.prepare_afternoon(PhaseName::Search, rate, SEARCH_STEP)?;
         let stats = self.phase(rate as f64, SEARCH_STEP, false)?.stats();
-        let achieved = stats.in_time * 1000 >= stats.offered * ACHIEVED_PER_MILLE && stats.failures() == 0;
+        let achieved =
+            stats.offered > 0 && stats.in_time * 1000 >= stats.offered * ACHIEVED_PER_MILLE && stats.failures() == 0;
         let response = stats.response_all();
         println!(
             "  {:>9}/s   {:>5.1} % in time   failed {:>5}   p50 {:>8}   p99 {:>8}   {}",
@@ -336,9 +367,8 @@ impl Parent {
 
     fn kill(&mut self, rate: u64) -> Result<KillResult, RunError> {
         println!("\nkilling node 1 in mid-load (SIGKILL) at {} operations/s, then starting it again", grouped(rate));
-        let density = Density { interval_s: 120.0, copies: 1, every: 1 };
-        self.prepare(PhaseName::Kill, density, BUSY_HOUR_S)?;
         let length = KILL_AFTER + KILL_OUTAGE + KILL_RECOVERED;
+        self.prepare_afternoon(PhaseName::Kill, rate, length)?;
         self.go(rate as f64, length, true)?;
         let mut story =
             Story { heap: Heap::default(), ledger: Ledger::default(), generators: NODES, ready: false, ended: false };
@@ -431,6 +461,9 @@ const DAY_SPAN_S: f64 = 130_000.0;
 
 /// When most flights are in the air, seconds after midnight UTC.
 const BUSY_HOUR_S: f64 = 17.0 * 3600.0;
+
+/// The day holds this many times the operations of the part after [`BUSY_HOUR_S`], with room to spare.
+const AFTERNOON_ROOM: f64 = 2.5;
 
 /// More contradictions than this are only counted.
 const SHOWN_BREACHES: usize = 10;

@@ -158,6 +158,7 @@ impl Plan {
                 flights += u64::from(timed.len() > before);
             }
         }
+        // Stable: reports of one moment stay in the order of the flights.
         timed.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut operations = Vec::with_capacity(timed.len() + timed.len() / 16);
         for (_, report, destination) in timed {
