@@ -13,7 +13,7 @@ use crate::actor::{Actor, StopReason, VirtualActor};
 use crate::actor_ref::{ActorId, ActorRef, Recipient, on_shard_of};
 use crate::address::{Address, ResolveError};
 use crate::ask::Ask;
-use crate::envelope::{Delivery, Envelope, EpochTag, Meta, PackedAddress, VTable, drop_message};
+use crate::envelope::{Delivery, Envelope, EpochTag, Meta, PackedAddress, VTable};
 use crate::erased::Erased;
 use crate::error::{AskError, SpawnError};
 use crate::key::Key;
@@ -470,6 +470,19 @@ where
             &VTable { run: run_then::<A, R, F>, drop_message: drop_message::<ReplyAddress>, message_name: || "reply" };
     }
     Made::<A, R, F>::VTABLE
+}
+
+/// `VTable::drop_message` of a reply whose actor is gone: frees its slot, and with it the value and the closure.
+///
+/// # Safety
+/// `payload` holds the address of a slot.
+unsafe fn drop_then(payload: *mut u8) {
+    // SAFETY: the caller's contract; an address is a plain value.
+    let address = unsafe { payload.cast::<ReplyAddress>().read() };
+    let taken = crate::shard::current(|shard| {
+        shard.and_then(|shard| shard.core.try_borrow_mut().ok()?.replies.cancel(address))
+    });
+    drop(taken);
 }
 
 /// `VTable::run` of a reply.

@@ -374,8 +374,9 @@ pub(crate) fn ask_from_outside<M: Message>(question: Question<M>, reply: Arc<For
         }
     };
     if let Err((reason, envelope)) = sent {
-        drop(envelope);
+        // First the true reason: dropping the envelope ends the ask as `Closed`.
         refuse(reason);
+        drop(envelope);
     }
 }
 
