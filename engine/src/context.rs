@@ -476,14 +476,14 @@ where
 ///
 /// # Safety
 /// `delivery.state` is a built `A`, and the envelope holds the address of a slot made by `PendingAsk::<A, _>::then::<F>`.
-unsafe fn run_then<A, R, F>(delivery: &mut Delivery<'_>, envelope: Envelope)
+unsafe fn run_then<A, R, F>(mut delivery: Delivery<'_>)
 where
     A: Actor,
     R: Send + 'static,
     F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
 {
     // SAFETY: the caller's contract.
-    let address = unsafe { envelope.into_message::<ReplyAddress>() };
+    let address = unsafe { delivery.take::<ReplyAddress>() };
     let (slot, incarnation) = {
         let mut core = delivery.shard.core.borrow_mut();
         let Some(slot) = core.replies.take_ready(address) else { return };
