@@ -1,7 +1,9 @@
-//! Which cores threads run on: the generators and the parent keep the first one, the shards get the others.
+//! Which cores threads run on: each generator keeps one, the shards get the others, the parent sleeps beside the first generator.
 //!
 //! A generator that has to wait for a core is late, and its lateness would be counted as the engine's. So where there is more
-//! than one core, no shard runs on the generators'.
+//! than one core, no shard runs on a generator's, and the generator spins there between operations.
+
+use crate::limits::NODES;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -20,10 +22,16 @@ pub fn pin(cores: &[usize]) {
     let _refused = sched_setaffinity(None, &set);
 }
 
-/// The cores for shards among `cores`: all but the first, or that one if there is no other.
+/// How many nodes generate load: every one where that leaves as many cores to the shards, else the first alone.
 #[must_use]
-pub fn for_shards(cores: &[usize]) -> &[usize] {
-    if cores.len() > 1 { &cores[1..] } else { cores }
+pub fn generators(cores: &[usize]) -> usize {
+    if cores.len() >= 2 * NODES { NODES } else { 1 }
+}
+
+/// The generators' cores and the shards'; the same one if there is no other.
+#[must_use]
+pub fn divide(cores: &[usize]) -> (&[usize], &[usize]) {
+    if cores.len() > 1 { cores.split_at(generators(cores)) } else { (cores, cores) }
 }
 
 /// As on a command line.
@@ -43,9 +51,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_stay_off_the_first_core_if_there_is_another() {
-        assert_eq!(for_shards(&[2, 3, 5]), [3, 5]);
-        assert_eq!(for_shards(&[2]), [2]);
+    fn shards_stay_off_the_generators_cores_if_there_are_others() {
+        assert_eq!(divide(&[2, 3]), (&[2][..], &[3][..]));
+        assert_eq!(divide(&[2, 3, 5, 7, 8]), (&[2, 3][..], &[5, 7, 8][..]));
+        assert_eq!(divide(&[2]), (&[2][..], &[2][..]));
         assert_eq!(from_text(&to_text(&[2, 3, 5])), Some(vec![2, 3, 5]));
         assert_eq!((from_text(""), from_text("x")), (Some(vec![]), None));
     }

@@ -16,8 +16,8 @@ use crate::generator::Progress;
 use crate::geo::Square;
 use crate::ledger::{AreaEvent, Ledger};
 use crate::limits::{
-    ACHIEVED_PER_MILLE, BURST_PERIOD, DRAIN, KILL_AFTER, KILL_OUTAGE, KILL_RATE_PERCENT, KILL_RECOVERED, LEAD_TIME,
-    MAIN_RATE_PERCENT, NODES, PLAN, SEARCH_BISECTIONS, SEARCH_DOUBLINGS, SEARCH_FIRST_RATE, SEARCH_STEP, SETTLE, STOP,
+    ACHIEVED_PER_MILLE, DRAIN, KILL_AFTER, KILL_OUTAGE, KILL_RATE_PERCENT, KILL_RECOVERED, LEAD_TIME,
+    MAIN_RATE_PERCENT, NODES, PLAN, SEARCH_BACKOFF_PERCENT, SEARCH_BISECTIONS, SEARCH_CONFIRM, SEARCH_DOUBLINGS, SEARCH_FIRST_RATE, SEARCH_STEP, SETTLE, STOP,
 };
 use crate::protocol::{Command, PhaseName, Said, ShardFacts};
 use crate::report::{self, Measured, grouped};
@@ -38,8 +38,6 @@ pub struct Options {
     pub directory: PathBuf,
     /// This binary, for starting nodes.
     pub program: PathBuf,
-    /// Cores of this machine.
-    pub cores: usize,
 }
 
 /// Why a run could not be finished.
@@ -84,11 +82,11 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
         .prefix("shardstage-loadgen-")
         .tempdir_in(&options.directory)
         .map_err(RunError::Directory)?;
-    // Core 0 is the generators'.
-    let shards = NODES * usize::from(options.shards);
-    let spin = shards < options.cores;
     let cores = cores::available();
-    keep_to_core_0(&cores);
+    let (generator_cores, shard_cores) = cores::divide(&cores);
+    let shards = NODES * usize::from(options.shards);
+    let spin = generator_cores != shard_cores && shards <= shard_cores.len();
+    cores::pin(&generator_cores[..1]);
     let cluster = Cluster::start(ClusterConfig {
         program: options.program.clone(),
         arguments: vec!["node".to_owned(), "--cores".to_owned(), cores::to_text(&cores)],
@@ -98,7 +96,9 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
     })?;
     println!(
         "Shardstage: a day of air traffic on {NODES} node processes x {} shards, {} cores, driver {}, QUIC with mutual TLS",
-        options.shards, options.cores, cluster.drivers[0]
+        options.shards,
+        cores.len(),
+        cluster.drivers[0]
     );
     println!(
         "{} flights of 10 January 2001 between {} airports; positions are interpolated on the great circle",
@@ -106,18 +106,20 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
         day.airports.len()
     );
     println!("data in {} (removed at the end)", directory.path().display());
-    if options.cores > 1 {
-        println!("core 0 is kept for the two generators and this process; all shards run on the others");
+    if generator_cores == shard_cores {
+        println!("the only core is shared by generator and shards: expect the generator to be late");
+    } else {
+        println!("{} core(s) are kept for generating load, {} for shards", generator_cores.len(), shard_cores.len());
     }
     if spin {
         println!("idle shards spin: every one has a core");
     } else {
         println!(
             "idle shards park: {shards} shards share {} core(s), so times contain waking and waiting for a core",
-            (options.cores - 1).max(1)
+            shard_cores.len()
         );
     }
-    let mut parent = Parent { cluster, day };
+    let mut parent = Parent { cluster, day, generators: cores::generators(&cores) };
     let highest = match options.rate {
         Some(rate) => rate * 100 / MAIN_RATE_PERCENT,
         None => parent.search()?,
@@ -131,16 +133,10 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
     Ok(flaws.is_empty() && ledger_holds.breaches == 0 && ledger_holds.recovered)
 }
 
-/// Pins this process to the first core that it may use; node processes inherit that, and move their shards to the others.
-fn keep_to_core_0(cores: &[usize]) {
-    if let Some(first) = cores.first() {
-        cores::pin(&[*first]);
-    }
-}
-
 struct Parent {
     cluster: Cluster,
     day: Day,
+    generators: usize,
 }
 
 /// What all generators of a phase said together.
@@ -273,10 +269,10 @@ impl Parent {
     fn go(&mut self, rate: f64, length: Duration, ledger: bool) -> Result<u64, RunError> {
         let start_ns = now_ns() + LEAD_TIME.as_nanos() as u64;
         for node in 0..NODES {
-            // The generators' bursts fall between each other's.
-            let start_ns = start_ns + node as u64 * BURST_PERIOD.as_nanos() as u64 / NODES as u64;
-            let duration_ns = length.as_nanos() as u64;
-            self.cluster.order(node, &Command::Go { start_ns, rate: rate / NODES as f64, duration_ns, ledger })?;
+            let rate = rate / self.generators as f64;
+            // The generators' operations fall between each other's.
+            let start_ns = start_ns + (node as f64 * 1e9 / rate / self.generators as f64) as u64;
+            self.cluster.order(node, &Command::Go { start_ns, rate, duration_ns: length.as_nanos() as u64, ledger })?;
         }
         Ok(start_ns)
     }
@@ -301,7 +297,7 @@ impl Parent {
         let mut bad = None;
         for _ in 0..=SEARCH_DOUBLINGS {
             let rate = if good == 0 { SEARCH_FIRST_RATE } else { good * 2 };
-            if !self.step(rate)? {
+            if !self.step(rate, SEARCH_STEP)? {
                 bad = Some(rate);
                 break;
             }
@@ -313,26 +309,33 @@ impl Parent {
         if let Some(mut bad) = bad {
             for _ in 0..SEARCH_BISECTIONS {
                 let rate = good.midpoint(bad);
-                if self.step(rate)? {
+                if self.step(rate, SEARCH_STEP)? {
                     good = rate;
                 } else {
                     bad = rate;
                 }
             }
         }
+        while !self.step(good, SEARCH_CONFIRM)? {
+            good = good * SEARCH_BACKOFF_PERCENT / 100;
+            if good < SEARCH_FIRST_RATE {
+                return Err(RunError::TooSlow);
+            }
+        }
         println!("highest rate: {} operations/s", grouped(good));
         Ok(good)
     }
 
-    fn step(&mut self, rate: u64) -> Result<bool, RunError> {
-        self.prepare_afternoon(PhaseName::Search, rate, SEARCH_STEP)?;
-        let stats = self.phase(rate as f64, SEARCH_STEP, false)?.stats();
+    fn step(&mut self, rate: u64, length: Duration) -> Result<bool, RunError> {
+        self.prepare_afternoon(PhaseName::Search, rate, length)?;
+        let stats = self.phase(rate as f64, length, false)?.stats();
         let achieved =
             stats.offered > 0 && stats.in_time * 1000 >= stats.offered * ACHIEVED_PER_MILLE && stats.failures() == 0;
         let response = stats.response_all();
         println!(
-            "  {:>9}/s   {:>5.1} % in time   failed {:>5}   p50 {:>8}   p99 {:>8}   {}",
+            "  {:>9}/s for {:.1} s   {:>5.1} % in time   failed {:>5}   p50 {:>8}   p99 {:>8}   {}",
             grouped(rate),
+            length.as_secs_f64(),
             stats.in_time as f64 * 100.0 / stats.offered.max(1) as f64,
             stats.failures(),
             report::time(response.percentile_ns(50.0)),
