@@ -35,12 +35,7 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn new(
-        shard: &ShardCell,
-        index: u32,
-        generation: u32,
-        sender: Option<PackedAddress>,
-    ) -> Self {
+    pub(crate) fn new(shard: &ShardCell, index: u32, generation: u32, sender: Option<PackedAddress>) -> Self {
         Self { shard: NonNull::from(shard), index, generation, sender }
     }
 }
@@ -467,7 +462,7 @@ where
         F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
     {
         const VTABLE: &'static VTable =
-            &VTable { run: run_then::<A, R, F>, drop_message: drop_message::<ReplyAddress>, message_name: || "reply" };
+            &VTable { run: run_then::<A, R, F>, drop_message: drop_then, message_name: || "reply" };
     }
     Made::<A, R, F>::VTABLE
 }

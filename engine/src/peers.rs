@@ -20,15 +20,18 @@ pub struct PeerState {
     pub last_down: Option<PeerDown>,
 }
 
+/// The shards that have an open session with each peer, and why its last one ended.
+type States = BTreeMap<NodeId, (Vec<ShardId>, Option<PeerDown>)>;
+
 /// All peers of one engine.
 #[derive(Default)]
 pub(crate) struct Peers {
-    states: Mutex<BTreeMap<NodeId, (Vec<ShardId>, Option<PeerDown>)>>,
+    states: Mutex<States>,
     changed: Condvar,
 }
 
 impl Peers {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, (Vec<ShardId>, Option<PeerDown>)>> {
+    fn lock(&self) -> MutexGuard<'_, States> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
