@@ -844,8 +844,9 @@ impl Service for LogShard {
         let waits = self.commit_in_flight() || !self.batches.is_empty() || self.heartbeat_due_ns.is_some();
         let done = match self.state {
             State::Running => !waits && self.preparing.is_none() && self.loads.is_empty() && self.loader.is_idle(),
-            State::Opening(_) | State::Beginning => false,
-            State::Created | State::Poisoned(_) | State::Closed => true,
+            State::Beginning => false,
+            // Nothing was promised yet: the next start opens again, wherever this one got to.
+            State::Created | State::Opening(_) | State::Poisoned(_) | State::Closed => true,
         };
         if done {
             self.close(cx);
