@@ -138,6 +138,8 @@ impl PackedAddress {
     pub(crate) fn shard(self) -> u16 {
         (self.0 >> (INDEX_BITS + GENERATION_BITS)) as u16
     }
+
+    #[inline]
     pub(crate) fn index(self) -> u32 {
         (self.0 >> GENERATION_BITS & INDEX_MASK) as u32
     }
