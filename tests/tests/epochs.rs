@@ -1,6 +1,8 @@
 //! Old epochs are refused wherever an effect would land: at the mailbox and at the reply. A scripted transport plays the
 //! other node and sends what no sound node would.
 
+#![forbid(unsafe_code)]
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
