@@ -292,9 +292,10 @@ fn tell_here<M: Message>(
         return Err(TellError::new(reason, message));
     }
     let meta = core.running.map_or(Meta::None, Meta::Sender);
-    // SAFETY: `vtable` was made for messages of type `M` by whoever made the reference.
-    let envelope = unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, meta, message) };
-    core.enqueue(envelope);
+    core.enqueue_with(id.index, || {
+        // SAFETY: `vtable` was made for messages of type `M` by whoever made the reference.
+        unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, meta, message) }
+    });
     Ok(())
 }
 

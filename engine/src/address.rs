@@ -7,11 +7,20 @@ use std::any::TypeId;
 use std::fmt;
 use std::marker::PhantomData;
 
+use shardstage_codec::rkyv::{Archive, Deserialize, Serialize};
+use shardstage_codec::{Shape, WireValue};
+
 use crate::actor::Actor;
 use crate::actor_ref::{ActorId, ActorRef};
 use crate::shard::ShardCell;
 
-/// Where an actor of type `A` lives: node, shard, index, generation. A wire value.
+/// Where an actor of type `A` lives: node, shard, index, generation. A wire value, made with [`Context::address`] and turned
+/// into a reference again with [`Context::resolve`].
+///
+/// [`Context::address`]: crate::Context::address
+/// [`Context::resolve`]: crate::Context::resolve
+#[derive(Archive, Serialize, Deserialize)]
+#[rkyv(crate = shardstage_codec::rkyv)]
 pub struct Address<A> {
     node: u32,
     shard: u16,
@@ -42,6 +51,26 @@ impl fmt::Display for ResolveError {
 }
 
 impl std::error::Error for ResolveError {}
+
+impl<A> Clone for Address<A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A> Copy for Address<A> {}
+
+impl<A> fmt::Debug for Address<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { node, shard, index, generation, .. } = self;
+        write!(f, "Address<{}>({node}/{shard}/{index}.{generation})", std::any::type_name::<A>())
+    }
+}
+
+impl<A: 'static> WireValue for Address<A> {
+    const DEPTH: u32 = 1;
+    const SHAPE: u64 = Shape::builtin("shardstage.address").finish();
+}
 
 impl<A: Actor> Address<A> {
     pub(crate) fn of(id: ActorId) -> Self {

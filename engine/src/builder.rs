@@ -125,7 +125,7 @@ impl EngineBuilder {
         Ok(started)
     }
 
-    fn shard_count(&self, cpus: usize) -> Result<u16, StartError> {
+    pub(crate) fn shard_count(&self, cpus: usize) -> Result<u16, StartError> {
         self.config.check()?;
         let per_core = u16::try_from(cpus.clamp(1, crate::envelope::SHARDS_MAX as usize - 1)).expect("clamped");
         let listed = self

@@ -32,7 +32,6 @@ pub(crate) struct Seat {
     index: u32,
     generation: u32,
     sender: Option<PackedAddress>,
-    epoch: Option<EpochTag>,
 }
 
 impl Seat {
@@ -41,9 +40,8 @@ impl Seat {
         index: u32,
         generation: u32,
         sender: Option<PackedAddress>,
-        epoch: Option<EpochTag>,
     ) -> Self {
-        Self { shard: NonNull::from(shard), index, generation, sender, epoch }
+        Self { shard: NonNull::from(shard), index, generation, sender }
     }
 }
 
@@ -125,6 +123,12 @@ impl<A: Actor> Context<A> {
     #[must_use]
     pub fn actor<V: VirtualActor>(&self, key: impl Into<Key>) -> VirtualRef<V> {
         VirtualRef::new(self.shard_cell().link.engine(), key.into())
+    }
+
+    /// The address of an actor, as a plain value for messages.
+    #[must_use]
+    pub fn address<B: Actor>(&self, actor: ActorRef<B>) -> Address<B> {
+        Address::of(actor.id())
     }
 
     /// Makes a reference of an address that came in a message.
@@ -472,14 +476,14 @@ where
 ///
 /// # Safety
 /// `delivery.state` is a built `A`, and the envelope holds the address of a slot made by `PendingAsk::<A, _>::then::<F>`.
-unsafe fn run_then<A, R, F>(delivery: &mut Delivery<'_>, envelope: Envelope)
+unsafe fn run_then<A, R, F>(mut delivery: Delivery<'_>)
 where
     A: Actor,
     R: Send + 'static,
     F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
 {
     // SAFETY: the caller's contract.
-    let address = unsafe { envelope.into_message::<ReplyAddress>() };
+    let address = unsafe { delivery.take::<ReplyAddress>() };
     let (slot, incarnation) = {
         let mut core = delivery.shard.core.borrow_mut();
         let Some(slot) = core.replies.take_ready(address) else { return };
@@ -497,6 +501,6 @@ where
     let value = unsafe { value.take::<Result<R, AskError>>() };
     // SAFETY: the caller's contract.
     let actor = unsafe { &mut *delivery.state.cast::<A>() };
-    let seat = Seat::new(delivery.shard, delivery.index, delivery.generation, None, delivery.epoch);
+    let seat = Seat::new(delivery.shard, delivery.index, delivery.generation, None);
     f(actor, value, &mut Context::new(seat));
 }

@@ -23,57 +23,6 @@ pub const ASK_DEADLINE: Duration = Duration::from_secs(5);
 const _: () = assert!(IO_ALIGN_BYTES.is_power_of_two());
 const _: () = assert!(GSO_BATCH_BYTES < DATAGRAM_SLOT_BYTES);
 
-/// Messages that one actor handles before the next one runs, messages: an activation longer than this gained nothing
-/// (4.6 ns a message at 256, 4.9 at 32).
-pub const ACTIVATION_BUDGET: u32 = 64;
-
-/// Messages after which a turn ends even with work left, messages: longer turns make replies and credit wait in the rings.
-pub const TURN_BUDGET: u32 = 64;
-
-/// Activations in a row that the last-in-first-out end of the run queue may take.
-pub const LIFO_BURST: u32 = 64;
-
-/// Actors that the last-in-first-out end holds.
-pub const LIFO_DEPTH: usize = 64;
-
-/// Slots of the ring between an ordered pair of shards, messages of 64 bytes.
-pub const RING_SLOTS: usize = 1024;
-
-/// Asks that one shard may have outstanding towards one other: the room that their replies have in the control ring.
-pub const ASKS_PER_PEER_SHARD: u32 = 2048;
-
-/// Asks that one shard may have outstanding in all, and so the largest reply table, slots.
-pub const ASKS_PER_SHARD: u32 = 1 << 22;
-
-/// Messages from threads outside the shards that one shard queues.
-pub const INJECTOR_SLOTS: usize = 4096;
-
-/// Ring messages that one turn takes from one other shard, messages: as many as a turn can handle, several times over.
-pub const RING_BATCH: usize = 256;
-
-/// Empty backlogs that a shard keeps for reuse.
-pub const BACKLOGS_KEPT: usize = 256;
-
-/// The largest backlog that is kept for reuse, messages; a larger one is freed when it has drained.
-pub const BACKLOG_KEPT_CAPACITY: usize = 4096;
-
-/// The largest mailbox bound that can be configured, messages.
-pub const MAILBOX_CAPACITY_MAX: u32 = 1 << 20;
-
-/// Receivers per shard that can be marked as short of room at one time; more bounce at arrival.
-pub const SHORT_RECEIVERS: usize = 64;
-
-/// Dead letters kept for a reader, letters; older ones are counted only.
-pub const DEAD_LETTERS_KEPT: usize = 1024;
-
-/// How long a virtual actor stays active without a message.
-pub const VIRTUAL_IDLE: Duration = Duration::from_secs(60);
-
-/// How long a shutdown lets actors drain.
-pub const DRAIN_TIME: Duration = Duration::from_secs(10);
-
-const _: () = assert!(TURN_BUDGET >= ACTIVATION_BUDGET);
-const _: () = assert!(MAILBOX_CAPACITY <= MAILBOX_CAPACITY_MAX);
 /// What the simulated disk keeps or loses as one piece at a power loss, bytes: nothing larger is assumed to be atomic.
 pub const SIM_SECTOR_BYTES: usize = 512;
 
@@ -130,3 +79,59 @@ pub const RANDOM_POOL_BYTES: usize = 512;
 
 const _: () = assert!(URING_FILE_OPERATIONS <= URING_ENTRIES as usize);
 const _: () = assert!(RANDOM_POOL_BYTES.is_multiple_of(8));
+/// Messages that one actor handles before the next one runs, messages: an activation longer than this gained nothing
+/// (4.6 ns a message at 256, 4.9 at 32).
+pub const ACTIVATION_BUDGET: u32 = 64;
+
+/// Messages after which a turn ends even with work left, messages: longer turns make replies and credit wait in the rings.
+pub const TURN_BUDGET: u32 = 64;
+
+/// Activations in a row that the last-in-first-out end of the run queue may take.
+pub const LIFO_BURST: u32 = 64;
+
+/// Actors that the last-in-first-out end holds.
+pub const LIFO_DEPTH: usize = 64;
+
+/// Slots of the ring between an ordered pair of shards, messages of 64 bytes.
+pub const RING_SLOTS: usize = 1024;
+
+/// Asks that one shard may have outstanding towards one other: the room that their replies have in the control ring.
+pub const ASKS_PER_PEER_SHARD: u32 = 2048;
+
+/// Asks that one shard may have outstanding in all, and so the largest reply table, slots.
+pub const ASKS_PER_SHARD: u32 = 1 << 22;
+
+/// Messages from threads outside the shards that one shard queues.
+pub const INJECTOR_SLOTS: usize = 4096;
+
+/// Ring messages that one turn takes from one other shard, messages: as many as a turn can handle, several times over.
+pub const RING_BATCH: usize = 256;
+
+/// Slots of a new backlog, messages: 512 bytes; it doubles as needed.
+pub const BACKLOG_FIRST_SLOTS: usize = 8;
+
+/// Empty backlogs that a shard keeps for reuse.
+pub const BACKLOGS_KEPT: usize = 256;
+
+/// The largest backlog that is kept for reuse, messages; a larger one is freed when it has drained.
+pub const BACKLOG_KEPT_CAPACITY: usize = 4096;
+
+/// The largest mailbox bound that can be configured, messages.
+pub const MAILBOX_CAPACITY_MAX: u32 = 1 << 20;
+
+/// Receivers per shard that can be marked as short of room at one time; more bounce at arrival.
+pub const SHORT_RECEIVERS: usize = 64;
+
+/// Dead letters kept for a reader, letters; older ones are counted only.
+pub const DEAD_LETTERS_KEPT: usize = 1024;
+
+/// How long a virtual actor stays active without a message.
+pub const VIRTUAL_IDLE: Duration = Duration::from_secs(60);
+
+/// How long a shutdown lets actors drain.
+pub const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+const _: () = assert!(TURN_BUDGET >= ACTIVATION_BUDGET);
+const _: () = assert!(MAILBOX_CAPACITY <= MAILBOX_CAPACITY_MAX);
+
+const _: () = assert!(BACKLOG_FIRST_SLOTS.is_power_of_two());

@@ -17,7 +17,7 @@ type Terminated = (ActorId, StopReason);
 
 /// Runs [`Actor::terminated`](crate::Actor::terminated). The dispatcher recognises the vtable by its address and calls the
 /// hook through the actor's box, so this function is never called.
-unsafe fn unreachable_run(_delivery: &mut Delivery<'_>, _envelope: Envelope) {
+unsafe fn unreachable_run(_delivery: Delivery<'_>) {
     unreachable!("signals run through the actor's box");
 }
 
@@ -77,11 +77,18 @@ impl RemoteSend {
     }
 }
 
-/// Takes the content of a signal; gives the envelope back if it is none.
-pub(crate) fn into_terminated(envelope: Envelope) -> Result<Terminated, Envelope> {
-    if !std::ptr::eq(envelope.vtable(), &TERMINATED) {
-        return Err(envelope);
-    }
+/// Whether a vtable is that of the signal.
+#[inline]
+pub(crate) fn is_terminated(vtable: &VTable) -> bool {
+    std::ptr::eq(vtable, &TERMINATED)
+}
+
+/// The content of a signal.
+///
+/// # Panics
+/// When the envelope is none.
+pub(crate) fn into_terminated(envelope: Envelope) -> (ActorId, StopReason) {
+    assert!(is_terminated(envelope.vtable()), "the caller has checked");
     // SAFETY: only `terminated` makes envelopes with this vtable.
-    Ok(unsafe { envelope.into_message::<Terminated>() })
+    unsafe { envelope.into_message::<Terminated>() }
 }

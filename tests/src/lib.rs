@@ -1,1 +1,5 @@
-//! Hazard tests: one file a hazard under `tests/`, public API only.
+//! Hazard tests: one file a hazard under `tests/`, public API only. This library holds what several of them share.
+
+#![forbid(unsafe_code)]
+
+pub mod sim_cluster;

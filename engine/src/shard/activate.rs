@@ -19,6 +19,17 @@ use crate::limits::ACTIVATION_BUDGET;
 use crate::link::ShardLink;
 use crate::reply::{self, ReplyAddress};
 
+/// Whether an activation goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// A message was handled; another may follow.
+    Another,
+    /// A message was handled, and the actor must be looked at before the next.
+    Enough,
+    /// There is nothing to handle.
+    Nothing,
+}
+
 /// Who runs: the cell, and what its handlers need of it.
 #[derive(Clone, Copy)]
 struct Running {
@@ -40,10 +51,13 @@ impl ShardCell {
         }
         let mut handled = 0;
         while handled < share {
-            let Some(envelope) = self.next_message(index) else { break };
-            handled += 1;
-            if !self.dispatch(&mut state, running, envelope) {
-                break;
+            match self.dispatch(&mut state, running) {
+                Next::Another => handled += 1,
+                Next::Enough => {
+                    handled += 1;
+                    break;
+                }
+                Next::Nothing => break,
             }
         }
         self.put_back(state, running);
@@ -62,21 +76,6 @@ impl ShardCell {
         let (share, life) = (cell.len().min(ACTIVATION_BUDGET), cell.life);
         core.running = Some(core.address(index, running.generation));
         Some((state, running, share, life))
-    }
-
-    fn next_message(&self, index: u32) -> Option<Envelope> {
-        let mut core = self.core.borrow_mut();
-        let core = &mut *core;
-        let cell = core.cells.slot(index)?;
-        if cell.suspended || cell.life == Life::Stopping {
-            return None;
-        }
-        let envelope = cell.pop(&mut core.pool);
-        if cell.short && cell.len() * 2 <= cell.capacity {
-            cell.short = false;
-            core.link.short.clear(index, cell.generation);
-        }
-        envelope
     }
 
     /// Puts the state back, or stops the actor if that is due.
@@ -100,7 +99,7 @@ impl ShardCell {
     }
 
     fn seat(&self, running: Running, sender: Option<PackedAddress>) -> Seat {
-        Seat::new(self, running.index, running.generation, sender, running.epoch)
+        Seat::new(self, running.index, running.generation, sender)
     }
 
     /// Builds the state for the first time; on failure the actor is gone.
@@ -143,7 +142,7 @@ impl ShardCell {
         if std::mem::take(&mut cell.resumed) {
             cell.suspended = false;
             drop(core);
-            self.contain(state, running, None, |state, shard| state.resumed(shard.seat(running, None)));
+            self.contain(state, running, |state, shard| state.resumed(shard.seat(running, None)));
         } else if cell.extra().async_slot.is_live() {
             drop(core);
             self.poll_future(state, running);
@@ -152,15 +151,27 @@ impl ShardCell {
         !core.cells.slot(running.index).expect("a running actor keeps its cell").suspended
     }
 
-    /// Runs one message. Returns whether the actor may take another in this activation.
-    fn dispatch(&self, state: &mut ActorBox, running: Running, mut envelope: Envelope) -> bool {
+    /// Runs the message at the front of the mailbox.
+    fn dispatch(&self, state: &mut ActorBox, running: Running) -> Next {
+        let mut core_ref = self.core.borrow_mut();
+        let core = &mut *core_ref;
+        let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
+        if cell.suspended || cell.life == Life::Stopping {
+            return Next::Nothing;
+        }
+        let Some(mut slot) = cell.mailbox.front() else { return Next::Nothing };
+        if cell.short && cell.len() * 2 <= cell.capacity + 1 {
+            cell.short = false;
+            core.link.short.clear(running.index, running.generation);
+        }
+        core.counters.handled += 1;
+        // SAFETY: the slot is valid until the mailbox is used again, which nobody does while the core is borrowed here.
+        let envelope = unsafe { slot.as_mut() };
+        let vtable = envelope.vtable();
         let (sender, reply, deadline_ns) = match envelope.take_meta() {
             Meta::None => (None, None, 0),
             Meta::Sender(sender) => (Some(sender), None, 0),
-            Meta::Reply(address) => {
-                let deadline_ns = self.core.borrow_mut().replies.deadline_ns(address);
-                (None, Some(address), deadline_ns.unwrap_or(0))
-            }
+            Meta::Reply(address) => (None, Some(address), core.replies.deadline_ns(address).unwrap_or(0)),
             Meta::Context(context) => {
                 let reply = match context.asker {
                     Asker::None => None,
@@ -170,60 +181,76 @@ impl ShardCell {
                 (context.sender, reply, context.deadline_ns)
             }
         };
-        {
-            let mut core = self.core.borrow_mut();
-            core.counters.handled += 1;
-            if deadline_ns != 0 && deadline_ns <= core.now_ns {
-                core.counters.expired += 1;
-                drop(core);
-                drop(envelope);
-                if let Some(address) = reply {
-                    reply::answer_failure(self, address, AskError::Rejected(Rejected::Expired));
-                }
-                return true;
-            }
+        let expired = deadline_ns != 0 && deadline_ns <= core.now_ns;
+        if expired || crate::signal::is_terminated(vtable) {
+            core.counters.expired += u64::from(expired);
+            let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
+            let envelope = cell.mailbox.pop(&mut core.pool).expect("it is at the front");
+            drop(core_ref);
+            return self.dispatch_rare(state, running, envelope, reply, expired);
         }
-        let envelope = match crate::signal::into_terminated(envelope) {
-            Ok((who, why)) => {
-                return self.contain(state, running, None, |state, shard| {
-                    state.terminated(who, &why, shard.seat(running, None))
-                });
-            }
-            Err(envelope) => envelope,
-        };
-        let run = envelope.vtable().run;
-        let pointer = state.state_ptr();
-        self.contain(state, running, reply, |_, shard| {
-            let mut delivery = Delivery {
-                shard,
-                index: running.index,
-                generation: running.generation,
-                state: pointer,
-                sender,
-                reply,
-                epoch: running.epoch,
-            };
-            // SAFETY: the cell's actor is of the type that the envelope's vtable was made for (the generation matched, and a
-            // generation is one actor), it is built, and its state is out of the cell, so this is the only access.
-            unsafe { run(&mut delivery, envelope) }
-        })
+        let run = vtable.run;
+        let delivery = Delivery::new(
+            self,
+            (running.index, running.generation),
+            state.state_ptr(),
+            sender,
+            reply,
+            running.epoch,
+            core_ref,
+            slot,
+        );
+        // SAFETY: the cell's actor is of the type that the envelope's vtable was made for (the generation matched, and a
+        // generation is one actor), it is built, and its state is out of the cell, so this is the only access.
+        match catch_unwind(AssertUnwindSafe(|| unsafe { run(delivery) })) {
+            Ok(()) => Next::Another,
+            Err(panic) => self.panicked(state, running, reply, &*panic),
+        }
     }
 
-    /// The one place where a panic of user code is caught and becomes a decision.
-    fn contain(
+    /// A message that expired, or a signal.
+    #[cold]
+    fn dispatch_rare(
+        &self,
+        state: &mut ActorBox,
+        running: Running,
+        envelope: Envelope,
+        reply: Option<ReplyAddress>,
+        expired: bool,
+    ) -> Next {
+        if !expired {
+            let (who, why) = crate::signal::into_terminated(envelope);
+            return self.contain(state, running, |state, shard| state.terminated(who, &why, shard.seat(running, None)));
+        }
+        if let Some(address) = reply {
+            reply::answer_failure(self, address, AskError::Rejected(Rejected::Expired));
+        }
+        self.contain(state, running, |_, _| drop(envelope))
+    }
+
+    /// Runs a hook and contains its panic.
+    fn contain(&self, state: &mut ActorBox, running: Running, user_code: impl FnOnce(&mut ActorBox, &Self)) -> Next {
+        match catch_unwind(AssertUnwindSafe(|| user_code(state, self))) {
+            Ok(()) => Next::Another,
+            Err(panic) => self.panicked(state, running, None, &*panic),
+        }
+    }
+
+    /// A panic of user code was caught: the asker is told, the actor is rebuilt.
+    #[cold]
+    fn panicked(
         &self,
         state: &mut ActorBox,
         running: Running,
         reply: Option<ReplyAddress>,
-        user_code: impl FnOnce(&mut ActorBox, &Self),
-    ) -> bool {
-        let Err(panic) = catch_unwind(AssertUnwindSafe(|| user_code(state, self))) else { return true };
-        let panic = Panicked::from_payload(&*panic);
+        panic: &(dyn std::any::Any + Send),
+    ) -> Next {
+        let panic = Panicked::from_payload(panic);
         if let Some(address) = reply {
             reply::answer_failure(self, address, AskError::Failed(panic.clone()));
         }
         self.rebuild(state, running, &panic);
-        false
+        Next::Enough
     }
 
     /// Replaces the state after a panic, keeping the mailbox; stops the actor where that is not possible.

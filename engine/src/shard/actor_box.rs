@@ -52,7 +52,6 @@ trait AnyActor {
     fn terminated(&mut self, who: ActorId, reason: &StopReason, seat: Seat);
     fn resumed(&mut self, seat: Seat);
     fn may_passivate(&self) -> bool;
-    fn type_name(&self) -> &'static str;
     fn actor_type(&self) -> TypeId;
 }
 
@@ -130,10 +129,6 @@ impl<A: Actor, F: Factory<A>> AnyActor for ActorState<A, F> {
         self.built && unsafe { self.actor.assume_init_ref() }.may_passivate()
     }
 
-    fn type_name(&self) -> &'static str {
-        std::any::type_name::<A>()
-    }
-
     fn actor_type(&self) -> TypeId {
         TypeId::of::<A>()
     }
@@ -180,10 +175,6 @@ impl ActorBox {
 
     pub(crate) fn may_passivate(&mut self) -> bool {
         self.get().may_passivate()
-    }
-
-    pub(crate) fn type_name(&mut self) -> &'static str {
-        self.get().type_name()
     }
 
     /// The actor's type, for references that came over the wire.

@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use shardstage_codec::ShardId;
 
 use super::actor_box::ActorBox;
-use super::cell::{BacklogPool, CellTable, Life};
+use super::cell::{CellTable, Life};
+use super::mailbox::BacklogPool;
 use super::mesh::Mesh;
 use crate::actor_ref::ActorId;
 use crate::cluster::directory::Directory;
@@ -85,16 +86,20 @@ impl ShardCore {
         self.cells.get(index, generation).ok_or(Rejected::Closed)?.admit(epoch)
     }
 
-    /// Puts an admitted message into the mailbox and its actor into the run queue.
-    #[inline]
-    pub(crate) fn enqueue(&mut self, envelope: Envelope) {
-        let index = envelope.index;
+    /// Puts an admitted message into the mailbox and its actor into the run queue. `make` builds it in its slot.
+    #[inline(always)]
+    pub(crate) fn enqueue_with(&mut self, index: u32, make: impl FnOnce() -> Envelope) {
         let cell = self.cells.slot(index).expect("admitted to it");
-        cell.push(envelope, &mut self.pool);
+        cell.mailbox.push(&mut self.pool, make);
         if !cell.scheduled && !cell.suspended {
             cell.scheduled = true;
             self.run_queue.push(index);
         }
+    }
+
+    /// Puts an admitted message that is an envelope already into its mailbox.
+    fn enqueue(&mut self, envelope: Envelope) {
+        self.enqueue_with(envelope.index, || envelope);
     }
 
     /// Puts a message that has reserved room (a reply, a timer, a system message) into a mailbox, whatever its bound.

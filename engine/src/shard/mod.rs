@@ -9,6 +9,7 @@ mod async_slot;
 mod cell;
 mod core;
 mod deliver;
+mod mailbox;
 mod mesh;
 mod stop;
 pub(crate) mod turn;

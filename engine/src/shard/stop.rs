@@ -59,12 +59,10 @@ impl ShardCell {
                 core.directory.remove(position, &key, index, generation);
             }
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
-            let epoch = cell.epoch;
             let extra = cell.extra();
             let reason = extra.stop_reason.get_or_insert(StopReason::Drained).clone();
             let slot = std::mem::take(&mut extra.async_slot);
-            let epoch = extra.identity.is_some().then_some(epoch);
-            (state.filter(|_| built), slot, Seat::new(self, index, generation, None, epoch), reason)
+            (state.filter(|_| built), slot, Seat::new(self, index, generation, None), reason)
         };
         // The suspended future borrows the state: it goes first.
         drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(slot))));
@@ -84,7 +82,7 @@ impl ShardCell {
             let core = &mut *core;
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
             let generation = cell.generation;
-            while let Some(envelope) = cell.pop(&mut core.pool) {
+            while let Some(envelope) = cell.mailbox.pop(&mut core.pool) {
                 core.graveyard.push(super::DeadLetterDraft { envelope, reason: Reason::Closed });
             }
             if cell.short {

@@ -24,7 +24,7 @@ use crate::timer::Body;
 
 /// When a shard wants its next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
+pub(crate) enum Wait {
     /// At once.
     Now,
     /// At this time on the driver's clock, or when woken.

@@ -37,6 +37,7 @@ mod directory;
 mod disk;
 mod driver;
 mod file;
+mod host;
 mod network;
 mod options;
 mod random;

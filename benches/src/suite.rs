@@ -1,0 +1,27 @@
+//! Runs all entries of some workloads under criterion, side by side in one group.
+
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput};
+
+use crate::workload::{Work, entries};
+
+/// One criterion group a workload, one function an entry.
+pub fn measure(criterion: &mut Criterion, works: &[Work]) {
+    for &work in works {
+        let mut group = criterion.benchmark_group(work.to_string());
+        group.sample_size(10);
+        group.warm_up_time(Duration::from_millis(500));
+        group.measurement_time(Duration::from_secs(2));
+        group.throughput(Throughput::Elements(BATCH));
+        for entry in entries(work) {
+            group.bench_function(entry.name, |bencher| {
+                bencher.iter_custom(|iterations| (entry.run)(iterations * BATCH))
+            });
+        }
+        group.finish();
+    }
+}
+
+/// Operations per criterion iteration: amortises the threads and runtimes that every call starts anew.
+const BATCH: u64 = 2_000;

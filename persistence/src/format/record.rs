@@ -1,0 +1,226 @@
+//! `RecordHeader`: 32 bytes before each record of a section, and the key definition.
+//!
+//! ```text
+//!  0 u32 crc       CRC32C of bytes 4..32+len
+//!  4 u32 len       payload and meta, without the padding
+//!  8 u64 entity    number of the entity within this log; a key definition precedes its first use in each segment
+//! 16 u64 seq       version of the entity: events 1, 2, ...; a snapshot has that of the last event in it
+//! 24 u16 event_type      0: the one event type of the entity's actor type
+//! 26 u16 schema_version
+//! 28 u8  kind      29 u8 flags      30 u16 meta_len
+//! 32 payload, then meta, then zeros up to a multiple of 16
+//! ```
+//!
+//! Payloads therefore start at multiples of 16, which is what archives need to be read in place.
+//!
+//! Invariant: a record can be verified alone, without its frame.
+
+use shardstage_codec::GroupId;
+
+use super::{put, u16_at, u32_at, u64_at};
+
+/// Bytes of a record header.
+pub const RECORD_HEADER_BYTES: usize = 32;
+/// Records start at multiples of this within a frame.
+pub const RECORD_ALIGN_BYTES: usize = 16;
+/// This record is the last one of its command.
+pub const FLAG_LAST_OF_COMMAND: u8 = 1;
+
+/// What a record is. Numbers 4 to 10 are kept for tombstone, truncate-before, reminder set, reminder cancel, reminder
+/// fired, outbox and offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RecordKind {
+    /// An event of an entity.
+    Event = 1,
+    /// Gives an entity number its actor type and key; see [`KeyDef`].
+    KeyDef = 2,
+    /// An entity's state after `seq` events.
+    Snapshot = 3,
+}
+
+impl RecordKind {
+    fn from_u8(kind: u8) -> Option<Self> {
+        match kind {
+            1 => Some(Self::Event),
+            2 => Some(Self::KeyDef),
+            3 => Some(Self::Snapshot),
+            _ => None,
+        }
+    }
+}
+
+/// The header's fields without checksum and lengths, which follow from payload and meta.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// The entity's number in this log.
+    pub entity: u64,
+    /// The entity's version.
+    pub seq: u64,
+    /// Which of the entity's event types.
+    pub event_type: u16,
+    /// Version of the payload's schema.
+    pub schema_version: u16,
+    /// What this is.
+    pub kind: RecordKind,
+    /// `FLAG_*`.
+    pub flags: u8,
+}
+
+/// A record as it lies in a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordView<'a> {
+    /// The header.
+    pub header: RecordHeader,
+    /// The event, key definition or snapshot.
+    pub payload: &'a [u8],
+    /// Command id and the like.
+    pub meta: &'a [u8],
+    /// Bytes on the disk, padding included.
+    pub stored_bytes: usize,
+}
+
+/// Why bytes are no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordError {
+    /// The lengths do not fit into the bytes.
+    BadLength,
+    /// The checksum does not match.
+    BadCrc,
+    /// The kind is unknown: a newer format wrote it.
+    UnknownKind(u8),
+}
+
+/// Bytes of a record with this payload and meta, padding included.
+#[must_use]
+pub fn stored_bytes(payload: usize, meta: usize) -> usize {
+    (RECORD_HEADER_BYTES + payload + meta).next_multiple_of(RECORD_ALIGN_BYTES)
+}
+
+impl RecordHeader {
+    /// Appends the record to `out`.
+    ///
+    /// # Panics
+    /// When `payload` or `meta` exceeds what the length fields hold; `append` checks the smaller limits first.
+    pub fn encode(&self, payload: &[u8], meta: &[u8], out: &mut Vec<u8>) {
+        let len = u32::try_from(payload.len() + meta.len()).expect("records are smaller than a frame");
+        let meta_len = u16::try_from(meta.len()).expect("meta is smaller than 64 KiB");
+        let start = out.len();
+        out.resize(start + RECORD_HEADER_BYTES, 0);
+        let header = &mut out[start..];
+        put(header, 4, &len.to_le_bytes());
+        put(header, 8, &self.entity.to_le_bytes());
+        put(header, 16, &self.seq.to_le_bytes());
+        put(header, 24, &self.event_type.to_le_bytes());
+        put(header, 26, &self.schema_version.to_le_bytes());
+        put(header, 28, &[self.kind as u8, self.flags]);
+        put(header, 30, &meta_len.to_le_bytes());
+        out.extend_from_slice(payload);
+        out.extend_from_slice(meta);
+        let crc = crc32c::crc32c(&out[start + 4..]);
+        put(out, start, &crc.to_le_bytes());
+        out.resize(start + stored_bytes(payload.len(), meta.len()), 0);
+    }
+}
+
+impl<'a> RecordView<'a> {
+    /// Reads the record at the start of `bytes`.
+    ///
+    /// # Errors
+    /// See [`RecordError`].
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        if bytes.len() < RECORD_HEADER_BYTES {
+            return Err(RecordError::BadLength);
+        }
+        let len = u32_at(bytes, 4) as usize;
+        let meta_len = usize::from(u16_at(bytes, 30));
+        let end = RECORD_HEADER_BYTES.checked_add(len).ok_or(RecordError::BadLength)?;
+        let stored_bytes = end.next_multiple_of(RECORD_ALIGN_BYTES);
+        if meta_len > len || stored_bytes > bytes.len() {
+            return Err(RecordError::BadLength);
+        }
+        if crc32c::crc32c(&bytes[4..end]) != u32_at(bytes, 0) {
+            return Err(RecordError::BadCrc);
+        }
+        let kind = RecordKind::from_u8(bytes[28]).ok_or(RecordError::UnknownKind(bytes[28]))?;
+        let header = RecordHeader {
+            entity: u64_at(bytes, 8),
+            seq: u64_at(bytes, 16),
+            event_type: u16_at(bytes, 24),
+            schema_version: u16_at(bytes, 26),
+            kind,
+            flags: bytes[29],
+        };
+        let body = &bytes[RECORD_HEADER_BYTES..end];
+        let (payload, meta) = body.split_at(len - meta_len);
+        Ok(Self { header, payload, meta, stored_bytes })
+    }
+}
+
+/// The payload of a [`RecordKind::KeyDef`] record.
+///
+/// ```text
+/// 0 u64 event_id   stable id of the actor type's event type
+/// 8 u16 type_len  10 u16 key_len  12 u8 group  13 u8[3] zero
+/// 16 type name, then key, both UTF-8
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyDef<'a> {
+    /// Stable id of the event type.
+    pub event_id: u64,
+    /// Slot group of the entity.
+    pub group: GroupId,
+    /// Name of the actor type.
+    pub type_name: &'a str,
+    /// The entity's key.
+    pub key: &'a str,
+}
+
+/// Bytes of a key definition before its two strings.
+const KEY_DEF_FIXED_BYTES: usize = 16;
+
+impl<'a> KeyDef<'a> {
+    /// Bytes of the record that [`encode`](Self::encode) appends.
+    #[must_use]
+    pub fn record_bytes(type_name: &str, key: &str) -> usize {
+        stored_bytes(KEY_DEF_FIXED_BYTES + type_name.len() + key.len(), 0)
+    }
+
+    /// Appends the whole record to `out`.
+    ///
+    /// # Panics
+    /// When a string is longer than 65,535 bytes; `intern` checks the smaller limit first.
+    pub fn encode(&self, entity: u64, out: &mut Vec<u8>) {
+        let type_len = u16::try_from(self.type_name.len()).expect("checked when the key was interned");
+        let key_len = u16::try_from(self.key.len()).expect("checked when the key was interned");
+        let mut payload = Vec::with_capacity(KEY_DEF_FIXED_BYTES + self.type_name.len() + self.key.len());
+        payload.extend_from_slice(&self.event_id.to_le_bytes());
+        payload.extend_from_slice(&type_len.to_le_bytes());
+        payload.extend_from_slice(&key_len.to_le_bytes());
+        payload.extend_from_slice(&[self.group.get(), 0, 0, 0]);
+        payload.extend_from_slice(self.type_name.as_bytes());
+        payload.extend_from_slice(self.key.as_bytes());
+        let header =
+            RecordHeader { entity, seq: 0, event_type: 0, schema_version: 0, kind: RecordKind::KeyDef, flags: 0 };
+        header.encode(&payload, &[], out);
+    }
+
+    /// Reads the payload; `None` when it is malformed.
+    #[must_use]
+    pub fn decode(payload: &'a [u8]) -> Option<Self> {
+        if payload.len() < KEY_DEF_FIXED_BYTES {
+            return None;
+        }
+        let type_end = KEY_DEF_FIXED_BYTES + usize::from(u16_at(payload, 8));
+        let key_end = type_end + usize::from(u16_at(payload, 10));
+        if key_end != payload.len() {
+            return None;
+        }
+        Some(Self {
+            event_id: u64_at(payload, 0),
+            group: GroupId::new(payload[12])?,
+            type_name: std::str::from_utf8(&payload[KEY_DEF_FIXED_BYTES..type_end]).ok()?,
+            key: std::str::from_utf8(&payload[type_end..key_end]).ok()?,
+        })
+    }
+}

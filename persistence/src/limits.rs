@@ -1,0 +1,78 @@
+//! Every capacity, batch size and timeout of the event log, with its unit and reason.
+
+/// Block of the log, bytes: offsets and lengths of every write are multiples of it, and frames start on it.
+pub const BLOCK_BYTES: usize = shardstage::limits::IO_ALIGN_BYTES;
+
+/// Default size of a segment, bytes: large enough that rolling is rare, small enough to pre-write in the background.
+pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Smallest segment, bytes: 16 blocks, so that a frame of a quarter of it still has room for something.
+pub const MIN_SEGMENT_BYTES: u64 = 16 * BLOCK_BYTES as u64;
+
+/// Largest segment, bytes: a frame's place has 24 bits for the block.
+pub const MAX_SEGMENT_BYTES: u64 = (1 << 24) * BLOCK_BYTES as u64;
+
+/// Largest frame, bytes: one disk write; all records of one command fit into one frame. A 256 KiB write costs only 1.4
+/// times a 4 KiB one, so more than 1 MiB wins nothing.
+pub const FRAME_BYTES: usize = 1024 * 1024;
+
+/// Records that wait for the frame in flight, bytes, before `append` answers `Full`: sixteen frames.
+pub const PENDING_BYTES: usize = 16 * FRAME_BYTES;
+
+/// Largest payload of one record, bytes: half a frame, so that headers and the key definition always fit beside it.
+pub const RECORD_BYTES: usize = FRAME_BYTES / 2;
+
+/// Longest actor type name and longest key, bytes each: a key definition stays below one block.
+pub const KEY_BYTES: usize = 1024;
+
+/// Most segments in one log: the manifest then has 2 MiB and the log 4 TiB.
+pub const SEGMENTS: usize = 65_536;
+
+/// Pre-written segments kept ahead of the active one: one may fill while the next is being written.
+pub const SPARE_SEGMENTS: usize = 2;
+
+/// One write of zeros into a spare, bytes: larger background writes delay commits behind them.
+pub const ZERO_CHUNK_BYTES: usize = 256 * 1024;
+
+/// One read while scanning at start, bytes, and how many are in flight: together the device's sequential rate.
+pub const SCAN_CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Reads in flight while scanning at start.
+pub const SCAN_DEPTH: usize = 4;
+
+/// Reads in flight for loading entities: where random 4 KiB reads stop getting faster by queueing.
+pub const LOAD_DEPTH: usize = 32;
+
+/// Two wanted records closer than this are fetched with one read, bytes.
+pub const LOAD_GAP_BYTES: u64 = 16 * 1024;
+
+/// One read for loading entities, bytes.
+pub const LOAD_READ_BYTES: u64 = 256 * 1024;
+
+/// Open files for reading old segments.
+pub const READER_FILES: usize = 64;
+
+/// Idle time after a commit until a heartbeat frame tells the disk what was acknowledged, nanoseconds.
+pub const HEARTBEAT_NS: u64 = 10_000_000;
+
+/// A commit older than this is counted as slow, nanoseconds.
+pub const SLOW_COMMIT_NS: u64 = 1_000_000_000;
+
+/// A commit older than this poisons the log, nanoseconds: the device is taken for dead.
+pub const DEAD_COMMIT_NS: u64 = 30_000_000_000;
+
+/// Pause before a failed spare segment is tried again, nanoseconds.
+pub const SPARE_RETRY_NS: u64 = 1_000_000_000;
+
+/// Slot groups of a cluster: the unit of placement and fencing.
+pub const GROUPS: usize = shardstage_codec::GROUP_COUNT as usize;
+
+/// Default number of events between two snapshots of one actor.
+pub const SNAPSHOT_EVERY: u64 = 200;
+
+const _: () = assert!(BLOCK_BYTES == 4096);
+const _: () = assert!(FRAME_BYTES.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(ZERO_CHUNK_BYTES.is_multiple_of(BLOCK_BYTES) && SCAN_CHUNK_BYTES.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(SEGMENT_BYTES >= MIN_SEGMENT_BYTES && SEGMENT_BYTES <= MAX_SEGMENT_BYTES);
+const _: () = assert!(RECORD_BYTES + 4 * KEY_BYTES < FRAME_BYTES);
+const _: () = assert!(SLOW_COMMIT_NS < DEAD_COMMIT_NS && HEARTBEAT_NS < SLOW_COMMIT_NS);

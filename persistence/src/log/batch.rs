@@ -1,0 +1,197 @@
+//! `Batch`: records that wait for a frame, and sealing them into one.
+//!
+//! Invariant: a batch with all its key definitions fits into one frame; its records keep their append order within each
+//! (group, epoch). Shard thread only.
+
+use shardstage_codec::{Epoch, GroupId};
+
+use super::index::{EntityId, EntityIndex, Position};
+use super::CommitOutcome;
+use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::format::record::{KeyDef, RecordHeader, RecordKind, stored_bytes};
+use crate::format::section::{SECTION_HEADER_BYTES, SectionHeader};
+use crate::recovery::GroupTail;
+
+/// What runs once the frame is durable, or will never be known to be.
+pub type Effect = Box<dyn FnOnce(CommitOutcome)>;
+
+/// A record to append.
+#[derive(Clone, Copy, Debug)]
+pub struct NewRecord<'a> {
+    /// An event or a snapshot.
+    pub kind: RecordKind,
+    /// The event's number for this entity, counted from 1; a snapshot has that of the last event in it.
+    pub seq: u64,
+    /// Version of the payload's schema.
+    pub schema_version: u16,
+    /// The bytes.
+    pub payload: &'a [u8],
+    /// Command id and the like.
+    pub meta: &'a [u8],
+}
+
+/// A record in an unsealed part.
+struct Mark {
+    entity: EntityId,
+    kind: RecordKind,
+    seq: u64,
+    offset: usize,
+    stored_bytes: usize,
+}
+
+/// Records of one group under one epoch: the section to be.
+struct Part {
+    group: GroupId,
+    epoch: Epoch,
+    /// Entities whose first record of this batch is here.
+    first_used: Vec<EntityId>,
+    bytes: Vec<u8>,
+    marks: Vec<Mark>,
+}
+
+/// See the module's head.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(crate) number: u64,
+    parts: Vec<Part>,
+    /// Bytes of the frame if every entity needs its key definition.
+    worst_bytes: usize,
+    pub(crate) records: u64,
+    pub(crate) effects: Vec<Effect>,
+}
+
+/// A record of a sealed frame.
+pub(crate) struct Placed {
+    pub(crate) entity: EntityId,
+    pub(crate) kind: RecordKind,
+    pub(crate) seq: u64,
+    pub(crate) position: Position,
+}
+
+/// What sealing wrote into the frame's buffer.
+pub(crate) struct Sealed {
+    pub(crate) len: usize,
+    pub(crate) record_count: u32,
+    pub(crate) section_count: u16,
+    pub(crate) placed: Vec<Placed>,
+}
+
+impl Batch {
+    pub(crate) fn new(number: u64) -> Self {
+        Self { number, worst_bytes: FRAME_HEADER_BYTES, ..Self::default() }
+    }
+
+    /// Upper bound of the frame's length without padding.
+    pub(crate) fn worst_bytes(&self) -> usize {
+        self.worst_bytes
+    }
+
+    /// Upper bound of what `records` of an entity add to a batch.
+    pub(crate) fn cost(type_name: &str, key: &str, records: &[NewRecord<'_>]) -> usize {
+        let bodies: usize = records.iter().map(|record| stored_bytes(record.payload.len(), record.meta.len())).sum();
+        SECTION_HEADER_BYTES + KeyDef::record_bytes(type_name, key) + bodies
+    }
+
+    /// Adds the records of one command.
+    pub(crate) fn add(
+        &mut self,
+        group: GroupId,
+        epoch: Epoch,
+        id: EntityId,
+        records: &[NewRecord<'_>],
+        index: &mut EntityIndex,
+    ) {
+        let entity = index.get_mut(id);
+        let at = match self.parts.iter().rposition(|part| part.group == group && part.epoch == epoch) {
+            Some(at) => at,
+            None => {
+                self.worst_bytes += SECTION_HEADER_BYTES;
+                self.parts.push(Part { group, epoch, first_used: Vec::new(), bytes: Vec::new(), marks: Vec::new() });
+                self.parts.len() - 1
+            }
+        };
+        let part = &mut self.parts[at];
+        if entity.batch != self.number {
+            entity.batch = self.number;
+            part.first_used.push(id);
+            self.worst_bytes += KeyDef::record_bytes(&entity.type_name, &entity.key);
+        }
+        for (nth, record) in records.iter().enumerate() {
+            let last = nth + 1 == records.len();
+            let header = RecordHeader {
+                entity: id.0,
+                seq: record.seq,
+                event_type: 0,
+                schema_version: record.schema_version,
+                kind: record.kind,
+                flags: if last { crate::format::record::FLAG_LAST_OF_COMMAND } else { 0 },
+            };
+            let offset = part.bytes.len();
+            header.encode(record.payload, record.meta, &mut part.bytes);
+            let stored_bytes = part.bytes.len() - offset;
+            part.marks.push(Mark { entity: id, kind: record.kind, seq: record.seq, offset, stored_bytes });
+            self.worst_bytes += stored_bytes;
+            self.records += 1;
+        }
+    }
+
+    /// Writes the sections to `frame[64..]`, for a frame at byte `frame_at` of `segment`. The header is the caller's.
+    pub(crate) fn seal(
+        &mut self,
+        segment: u64,
+        frame_at: u64,
+        frame: &mut [u8],
+        groups: &mut [GroupTail],
+        index: &mut EntityIndex,
+    ) -> Sealed {
+        let mut at = FRAME_HEADER_BYTES;
+        let mut record_count = 0u32;
+        let mut placed = Vec::with_capacity(self.parts.iter().map(|part| part.marks.len()).sum());
+        let mut keys = Vec::new();
+        for part in &self.parts {
+            keys.clear();
+            let mut count = 0u32;
+            for id in &part.first_used {
+                let entity = index.get_mut(*id);
+                if entity.defined_in != segment {
+                    entity.defined_in = segment;
+                    let def = KeyDef {
+                        event_id: entity.event_id,
+                        group: entity.group,
+                        type_name: &entity.type_name,
+                        key: &entity.key,
+                    };
+                    def.encode(id.0, &mut keys);
+                    count += 1;
+                }
+            }
+            let body_at = at + SECTION_HEADER_BYTES;
+            let records_at = body_at + keys.len();
+            let end = records_at + part.bytes.len();
+            frame[body_at..records_at].copy_from_slice(&keys);
+            frame[records_at..end].copy_from_slice(&part.bytes);
+            count += u32::try_from(part.marks.len()).expect("a frame holds fewer than 2^32 records");
+            let group = &mut groups[usize::from(part.group.get())];
+            let header = SectionHeader {
+                bytes: u32::try_from(end - body_at).expect("a frame is smaller than 4 GiB"),
+                epoch: part.epoch,
+                first_sequence: group.records + 1,
+                count,
+                group: part.group,
+            };
+            header.encode(&mut frame[at..end]);
+            group.records += u64::from(count);
+            record_count += count;
+            placed.extend(part.marks.iter().map(|mark| Placed {
+                entity: mark.entity,
+                kind: mark.kind,
+                seq: mark.seq,
+                position: Position::new(segment, frame_at + (records_at + mark.offset) as u64, mark.stored_bytes),
+            }));
+            at = end;
+        }
+        debug_assert!(at <= self.worst_bytes);
+        let section_count = u16::try_from(self.parts.len()).expect("a frame has fewer than 2^16 sections");
+        Sealed { len: at, record_count, section_count, placed }
+    }
+}

@@ -1,0 +1,251 @@
+//! The log's directory: names, write mode, manifest slots and new segments, as async steps over a [`Desk`].
+//!
+//! Invariant: a step returns only after what it did is durable, and only then may the caller rely on it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use shardstage::port::buffer::IoBuffer;
+use shardstage::port::driver::{FileId, OpenOptions};
+
+use super::desk::Desk;
+use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
+use crate::limits::{BLOCK_BYTES, SEGMENTS, ZERO_CHUNK_BYTES};
+
+pub(crate) const MANIFESTS: [&str; 2] = ["MANIFEST.a", "MANIFEST.b"];
+pub(crate) const NODE: &str = "NODE";
+pub(crate) const NODE_STAGED: &str = "NODE.new";
+pub(crate) const LOCK: &str = "LOCK";
+const PROBE: &str = "PROBE";
+
+/// How frames become durable on this file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WriteMode {
+    /// Past the page cache.
+    pub(crate) direct: bool,
+    /// Each write is durable when it completes; otherwise a sync is submitted after it completed.
+    pub(crate) dsync: bool,
+}
+
+impl WriteMode {
+    const BEST_FIRST: [Self; 4] = [
+        Self { direct: true, dsync: true },
+        Self { direct: false, dsync: true },
+        Self { direct: true, dsync: false },
+        Self { direct: false, dsync: false },
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match (self.direct, self.dsync) {
+            (true, true) => "O_DIRECT|O_DSYNC",
+            (false, true) => "buffered|O_DSYNC (the file system refused O_DIRECT)",
+            (true, false) => "O_DIRECT, then fdatasync (the file system refused O_DSYNC)",
+            (false, false) => "buffered, then fdatasync (the file system refused O_DIRECT and O_DSYNC)",
+        }
+    }
+
+    /// For frames.
+    pub(crate) fn append(self) -> OpenOptions {
+        OpenOptions { write: true, direct: self.direct, dsync: self.dsync, ..OpenOptions::default() }
+    }
+
+    /// For bulk writes that end in a sync.
+    pub(crate) fn bulk(self) -> OpenOptions {
+        OpenOptions { write: true, direct: self.direct, ..OpenOptions::default() }
+    }
+
+    /// For reading.
+    pub(crate) fn read(self) -> OpenOptions {
+        OpenOptions { direct: self.direct, ..OpenOptions::default() }
+    }
+}
+
+/// `<id, 16 hex digits>.seg` in the directory.
+pub(crate) fn segment_path(dir: &Path, id: u64) -> PathBuf {
+    dir.join(segment_name(id))
+}
+
+/// The file name of a segment.
+pub(crate) fn segment_name(id: u64) -> String {
+    format!("{id:016x}.seg")
+}
+
+/// The id in a segment's file name; `None` for other files.
+pub(crate) fn segment_id(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".seg")?;
+    let id = u64::from_str_radix(digits, 16).ok()?;
+    (segment_name(id) == name).then_some(id)
+}
+
+/// Finds the best write mode that the file system takes, by writing a block.
+pub(crate) async fn probe(desk: &Desk, dir: &Path) -> io::Result<WriteMode> {
+    let path = dir.join(PROBE);
+    let mut last = None;
+    for mode in WriteMode::BEST_FIRST {
+        match desk.remove(path.clone()).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        match probe_mode(desk, &path, mode).await {
+            Ok(()) => {
+                desk.remove(path).await?;
+                return Ok(mode);
+            }
+            Err(error) if is_refusal(&error) => last = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| io::Error::other("no write mode to try")))
+}
+
+async fn probe_mode(desk: &Desk, path: &Path, mode: WriteMode) -> io::Result<()> {
+    let file = desk.open(path.to_path_buf(), OpenOptions { create_new: true, ..mode.append() }).await?;
+    let written = desk.write(file, 0, IoBuffer::zeroed(BLOCK_BYTES)).await;
+    desk.close(file).await;
+    written.map(|_| ())
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+}
+
+/// Writes a small file that does not exist yet, durably apart from its directory entry.
+pub(crate) async fn write_new(desk: &Desk, path: PathBuf, mode: WriteMode, bytes: &[u8]) -> io::Result<()> {
+    let file = desk.open(path, OpenOptions { create_new: true, ..mode.bulk() }).await?;
+    let mut buffer = IoBuffer::zeroed(bytes.len());
+    buffer[..bytes.len()].copy_from_slice(bytes);
+    let written = match desk.write(file, 0, buffer).await {
+        Ok(_) => desk.sync(file).await,
+        Err(error) => Err(error),
+    };
+    desk.close(file).await;
+    written
+}
+
+/// A whole small file; `None` when it does not exist.
+pub(crate) async fn read_all(desk: &Desk, path: PathBuf, mode: WriteMode) -> io::Result<Option<IoBuffer>> {
+    let file = match desk.open(path, mode.read()).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let read = read_whole(desk, file).await;
+    desk.close(file).await;
+    read.map(Some)
+}
+
+async fn read_whole(desk: &Desk, file: FileId) -> io::Result<IoBuffer> {
+    let len = desk.length(file).await?;
+    let whole_blocks = usize::try_from(len).map_err(io::Error::other)? / BLOCK_BYTES * BLOCK_BYTES;
+    if whole_blocks == 0 {
+        return Ok(IoBuffer::zeroed(BLOCK_BYTES));
+    }
+    desk.read(file, 0, IoBuffer::zeroed(whole_blocks)).done().await
+}
+
+/// Writes the manifest to both slots, one after the other.
+pub(crate) async fn write_manifest(
+    desk: &Desk,
+    dir: &Path,
+    directory: FileId,
+    mode: WriteMode,
+    manifest: &Manifest,
+) -> io::Result<()> {
+    let mut created = false;
+    for name in MANIFESTS {
+        let path = dir.join(name);
+        let file = match desk.open(path.clone(), mode.bulk()).await {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                created = true;
+                desk.open(path, OpenOptions { create_new: true, ..mode.bulk() }).await?
+            }
+            Err(error) => return Err(error),
+        };
+        let mut buffer = IoBuffer::zeroed(manifest.encoded_bytes());
+        manifest.encode(&mut buffer);
+        let written = match desk.write(file, 0, buffer).await {
+            Ok(_) => desk.sync(file).await,
+            Err(error) => Err(error),
+        };
+        desk.close(file).await;
+        written?;
+    }
+    if created {
+        desk.sync(directory).await?;
+    }
+    Ok(())
+}
+
+/// Why a new segment is not there.
+pub(crate) enum PrepareError {
+    /// The segment could not be written; the log is as before.
+    Space(io::Error),
+    /// The manifest could not be written: the log must not go on.
+    Manifest(io::Error),
+}
+
+/// A pre-written, listed segment, open for frames.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenSegment {
+    pub(crate) id: u64,
+    pub(crate) file: FileId,
+    pub(crate) blocks: u32,
+}
+
+/// Pre-writes the next segment, lists it in `manifest` and opens it.
+pub(crate) async fn prepare_segment(
+    desk: &Desk,
+    dir: &Path,
+    directory: FileId,
+    mode: WriteMode,
+    blocks: u32,
+    mut manifest: Manifest,
+) -> Result<(OpenSegment, Manifest), PrepareError> {
+    if manifest.segments.len() >= SEGMENTS {
+        return Err(PrepareError::Space(io::Error::other("the manifest lists the largest number of segments")));
+    }
+    let id = manifest.segments.last().map_or(1, |last| last.id + 1);
+    let path = segment_path(dir, id);
+    if let Err(error) = write_zeros(desk, &path, mode, blocks).await {
+        // The file is not listed, so that a rest of it means nothing; the next attempt removes it again.
+        let _ = desk.remove(path).await;
+        return Err(PrepareError::Space(error));
+    }
+    desk.sync(directory).await.map_err(PrepareError::Space)?;
+    manifest.generation += 1;
+    manifest.segments.push(SegmentEntry { id, first_lsn: 0, end_lsn: 0, blocks, state: SegmentState::Ready });
+    write_manifest(desk, dir, directory, mode, &manifest).await.map_err(PrepareError::Manifest)?;
+    let file = desk.open(path, mode.append()).await.map_err(PrepareError::Manifest)?;
+    Ok((OpenSegment { id, file, blocks }, manifest))
+}
+
+async fn write_zeros(desk: &Desk, path: &Path, mode: WriteMode, blocks: u32) -> io::Result<()> {
+    match desk.remove(path.to_path_buf()).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = desk.open(path.to_path_buf(), OpenOptions { create_new: true, ..mode.bulk() }).await?;
+    let end = u64::from(blocks) * BLOCK_BYTES as u64;
+    let mut offset = 0;
+    let mut result = Ok(());
+    let mut spare = None;
+    while offset < end && result.is_ok() {
+        let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
+        let buffer = match spare.take() {
+            Some(buffer) if left >= ZERO_CHUNK_BYTES => buffer,
+            _ => IoBuffer::zeroed(left.min(ZERO_CHUNK_BYTES)),
+        };
+        let len = buffer.len() as u64;
+        match desk.write(file, offset, buffer).await {
+            Ok(buffer) => spare = Some(buffer),
+            Err(error) => result = Err(error),
+        }
+        offset += len;
+    }
+    if result.is_ok() {
+        result = desk.sync(file).await;
+    }
+    desk.close(file).await;
+    result
+}

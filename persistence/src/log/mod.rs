@@ -1,0 +1,176 @@
+//! The log itself: [`EventLog`] makes one [`LogShard`] a shard.
+//!
+//! One event, from the actor to the disk: `LogShard::append` -> `batch::Batch::add` -> (end of turn) `Batch::seal` -> one
+//! write -> completion -> held effects run.
+
+mod batch;
+mod desk;
+mod files;
+mod index;
+mod load;
+mod open;
+mod shard;
+mod token;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use shardstage::port::service::{Service, ServiceFactory, ServiceSeat};
+use shardstage_codec::Epoch;
+
+pub use batch::{Effect, NewRecord};
+pub use index::EntityId;
+pub use load::{LoadError, LoadedBytes, LoadedEntity, LoadedRecord, OnLoaded};
+pub use open::OpenError;
+pub use shard::LogShard;
+
+use crate::limits::{BLOCK_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SEGMENT_BYTES};
+
+/// Names the frame that a record will be in. Tickets of one log are durable in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub(crate) u64);
+
+/// How waiting for a frame ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// The frame is durable.
+    Durable,
+    /// The log was poisoned before the device answered: the frame may be there after the next start, or not.
+    Unknown,
+}
+
+/// Why records were not appended. Nothing was written and no state changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendError {
+    /// The epoch is not current for the entity's slot group; stop serving it.
+    Fenced {
+        /// The current epoch.
+        current: Epoch,
+    },
+    /// The first event's number is not the one after the entity's last: somebody else appended; load it again.
+    WrongSequence {
+        /// The number that would have fitted.
+        expected: u64,
+    },
+    /// The command's records do not fit into one frame; never will.
+    TooLarge {
+        /// The most bytes that do.
+        limit: usize,
+    },
+    /// Too much waits for the disk; try again after a commit.
+    Full,
+    /// The disk is full; reading still works.
+    LowSpace,
+    /// A write failed earlier; nothing is accepted until the process restarts.
+    Poisoned,
+    /// The log is still starting, or was stopped.
+    Closed,
+}
+
+impl fmt::Display for AppendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fenced { current } => write!(f, "fenced: the group's epoch is {}", current.get()),
+            Self::WrongSequence { expected } => write!(f, "the next event's number would be {expected}"),
+            Self::TooLarge { limit } => write!(f, "the records of one command exceed {limit} bytes"),
+            Self::Full => f.write_str("too much waits for the disk"),
+            Self::LowSpace => f.write_str("the disk is full"),
+            Self::Poisoned => f.write_str("the log is poisoned by an earlier write error"),
+            Self::Closed => f.write_str("the log is not running"),
+        }
+    }
+}
+
+impl std::error::Error for AppendError {}
+
+/// What a log does after its first write error, when every waiting effect has got [`CommitOutcome::Unknown`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OnPoison {
+    /// Ends the process, so that the next start decides what is durable.
+    #[default]
+    Abort,
+    /// Stays, refusing every append: for tests that look at it.
+    Stay,
+}
+
+/// A fault that a test plants to see its checker fail.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum PlantedBug {
+    #[default]
+    None,
+    /// Effects run when the write is submitted.
+    AckAtSubmit,
+    /// Frames are written without `O_DSYNC` and without a sync.
+    NoSync,
+    /// Recovery stops at the first bad frame without looking further.
+    CutAtFirstBad,
+}
+
+/// One event log per shard, below one directory.
+///
+/// ```no_run
+/// use shardstage_persistence::EventLog;
+/// let log = EventLog::open("/var/lib/app/log").segment_bytes(16 * 1024 * 1024);
+/// ```
+#[derive(Clone, Debug)]
+pub struct EventLog {
+    pub(crate) dir: PathBuf,
+    pub(crate) segment_bytes: u64,
+    pub(crate) on_poison: OnPoison,
+    pub(crate) planted: PlantedBug,
+}
+
+impl EventLog {
+    /// Logs in `dir/log-<shard>`; made when they are not there. Nothing is touched before the engine starts.
+    #[must_use]
+    pub fn open(dir: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
+        Self { dir, segment_bytes: SEGMENT_BYTES, on_poison: OnPoison::default(), planted: PlantedBug::None }
+    }
+
+    /// Size of new segments, bytes; a multiple of 4,096 between 64 KiB and 64 GiB. Frames are at most a quarter of it.
+    #[must_use]
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// What happens after the first write error.
+    #[must_use]
+    pub fn on_poison(mut self, policy: OnPoison) -> Self {
+        self.on_poison = policy;
+        self
+    }
+
+    /// For tests of tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn planted(mut self, bug: PlantedBug) -> Self {
+        self.planted = bug;
+        self
+    }
+
+    /// The log of one shard, not started yet. The engine calls this through [`ServiceFactory::make`].
+    ///
+    /// # Errors
+    /// `InvalidInput` when the segment size is out of range.
+    pub fn shard(&self, seat: &ServiceSeat) -> io::Result<LogShard> {
+        let fits = (MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&self.segment_bytes);
+        if !fits || !self.segment_bytes.is_multiple_of(BLOCK_BYTES as u64) {
+            let why = format!(
+                "segment_bytes is {}, but must be a multiple of {BLOCK_BYTES} in {MIN_SEGMENT_BYTES}..={MAX_SEGMENT_BYTES}",
+                self.segment_bytes
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        Ok(LogShard::new(self, *seat))
+    }
+}
+
+impl ServiceFactory for EventLog {
+    fn make(&self, seat: &ServiceSeat) -> io::Result<Box<dyn Service>> {
+        Ok(Box::new(self.shard(seat)?))
+    }
+}

@@ -1,0 +1,424 @@
+//! `Scan`: the rule that decides where the log ends, over bytes alone. The opener feeds it every listed segment in order.
+//!
+//! A frame is accepted when header and frame checksum, place, LSN, predecessor and incarnation fit. At the first block where
+//! no such frame starts, the log ends or is damaged, and later blocks decide which: a frame there that was sealed when a
+//! higher LSN was already durable proves that acknowledged records are missing (refuse); without one, the rest is
+//! a torn tail that nobody was told about (cut). With one frame in flight, only the frame after the last accepted one can be
+//! torn, so every later frame is such a proof.
+//!
+//! Invariant: acknowledged records are either delivered, all of them, once and in order, or the scan ends in a [`Refusal`].
+//! Damage to the last frame alone, before a heartbeat followed it, cannot be told from a torn tail.
+
+use std::fmt;
+
+use shardstage_codec::{Epoch, GroupId};
+
+use crate::format::frame::{
+    FLAG_OPEN, FLAG_SEGMENT_END, FRAME_HEADER_BYTES, FrameHeader, HeaderError, padded, place,
+};
+use crate::format::record::{RecordError, RecordView};
+use crate::format::section::{SECTION_HEADER_BYTES, SectionHeader};
+use crate::limits::{BLOCK_BYTES, GROUPS};
+
+/// A record in an accepted frame.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundRecord<'a> {
+    /// The segment.
+    pub segment: u64,
+    /// Byte offset of the record's header in the segment.
+    pub offset: u64,
+    /// Its position in the log.
+    pub lsn: u64,
+    /// Its slot group.
+    pub group: GroupId,
+    /// The group's epoch when it was appended.
+    pub epoch: Epoch,
+    /// The record.
+    pub view: RecordView<'a>,
+}
+
+/// Where a slot group stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct GroupTail {
+    /// The highest epoch seen, 0 for none.
+    pub epoch: u64,
+    /// Records so far.
+    pub records: u64,
+}
+
+/// The LSNs of one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentSpan {
+    /// The segment.
+    pub id: u64,
+    /// LSN of its first frame.
+    pub first_lsn: u64,
+    /// LSN after its last frame.
+    pub end_lsn: u64,
+}
+
+/// What the scan found: where the log goes on.
+#[derive(Clone, Debug)]
+pub struct Tail {
+    /// The next LSN.
+    pub next_lsn: u64,
+    /// `header_crc` of the last accepted frame.
+    pub prev_crc: u32,
+    /// Incarnation of the last accepted frame.
+    pub incarnation: u64,
+    /// Segment and block of the next frame; `None`: block 0 of a segment after all scanned ones.
+    pub at: Option<(u64, u32)>,
+    /// The groups, by number.
+    pub groups: Vec<GroupTail>,
+    /// Segments that hold frames.
+    pub spans: Vec<SegmentSpan>,
+    /// Accepted frames.
+    pub frames: u64,
+    /// Whether bytes of an unfinished frame were cut off.
+    pub torn: bool,
+}
+
+/// Why a log must not be opened. Nothing was changed on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Records that were acknowledged cannot be read.
+    Damaged {
+        /// First missing LSN.
+        first_lsn: u64,
+        /// LSN after the last one known to be missing.
+        end_lsn: u64,
+        /// Segment with the first unreadable block.
+        segment: u64,
+        /// Byte offset of that block in its segment.
+        from_byte: u64,
+        /// Where the proof stands (segment, byte offset); `None` when it is the manifest.
+        proof: Option<(u64, u64)>,
+    },
+    /// A frame is whole, but its content contradicts the format: this program or the one that wrote it has a fault.
+    Malformed {
+        /// The segment.
+        segment: u64,
+        /// Byte offset in the segment.
+        byte: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged { first_lsn, end_lsn, segment, from_byte, proof } => {
+                write!(
+                    f,
+                    "acknowledged records with LSN {first_lsn}..{end_lsn} are damaged: segment {segment:016x} from byte \
+                     {from_byte}"
+                )?;
+                match proof {
+                    Some((at, byte)) => write!(f, " (proved by the frame in segment {at:016x} at byte {byte})"),
+                    None => f.write_str(" (proved by the manifest)"),
+                }
+            }
+            Self::Malformed { segment, byte, what } => {
+                write!(f, "segment {segment:016x} at byte {byte}: {what}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// The next block must start the next frame.
+    Accepting,
+    /// A segment-end frame was accepted; the rest of this segment is unused.
+    SegmentEnded,
+    /// No frame started at (segment, block): looking for proof of damage.
+    Probing { segment: u64, block: u32 },
+}
+
+/// The scan. See the module's head.
+#[derive(Debug)]
+pub struct Scan {
+    salt: u32,
+    max_incarnation: u64,
+    mode: Mode,
+    segment: u64,
+    blocks: u32,
+    block: u32,
+    carry: Vec<u8>,
+    next_lsn: u64,
+    prev_crc: u32,
+    incarnation: u64,
+    groups: Vec<GroupTail>,
+    spans: Vec<SegmentSpan>,
+    frames: u64,
+    torn: bool,
+    proof: Option<(u64, u64, u64)>,
+    malformed: Option<Refusal>,
+    blind: bool,
+}
+
+impl Scan {
+    /// A scan of the log with this salt, whose manifest says that it was started `max_incarnation` times.
+    #[must_use]
+    pub fn new(salt: u32, max_incarnation: u64) -> Self {
+        Self {
+            salt,
+            max_incarnation,
+            mode: Mode::Accepting,
+            segment: 0,
+            blocks: 0,
+            block: 0,
+            carry: Vec::new(),
+            next_lsn: 0,
+            prev_crc: 0,
+            incarnation: 0,
+            groups: vec![GroupTail::default(); GROUPS],
+            spans: Vec::new(),
+            frames: 0,
+            torn: false,
+            proof: None,
+            malformed: None,
+            blind: false,
+        }
+    }
+
+    /// The planted bug: stops at the first bad frame without looking further.
+    #[doc(hidden)]
+    pub fn plant_cut_at_first_bad(&mut self, blind: bool) {
+        self.blind = blind;
+    }
+
+    /// The next bytes are the start of this segment.
+    pub fn begin_segment(&mut self, id: u64, blocks: u32) {
+        self.segment = id;
+        self.blocks = blocks;
+        self.block = 0;
+        self.carry.clear();
+        if self.mode == Mode::SegmentEnded {
+            self.mode = Mode::Accepting;
+        }
+    }
+
+    /// Whole blocks of the segment, in order. Calls `sink` for each record of each accepted frame. Copies only frames
+    /// that are split between two calls.
+    pub fn push(&mut self, bytes: &[u8], sink: &mut dyn FnMut(FoundRecord<'_>)) {
+        debug_assert!(bytes.len().is_multiple_of(BLOCK_BYTES));
+        if self.carry.is_empty() {
+            let used = self.consume(bytes, sink);
+            self.carry.extend_from_slice(&bytes[used..]);
+        } else {
+            let mut carry = std::mem::take(&mut self.carry);
+            carry.extend_from_slice(bytes);
+            let used = self.consume(&carry, sink);
+            carry.drain(..used);
+            self.carry = carry;
+        }
+    }
+
+    /// The segment has no more bytes.
+    pub fn end_segment(&mut self, sink: &mut dyn FnMut(FoundRecord<'_>)) {
+        if self.mode == Mode::Accepting {
+            self.mode = Mode::Probing { segment: self.segment, block: self.block };
+            let rest = std::mem::take(&mut self.carry);
+            self.consume(&rest, sink);
+        }
+        self.carry.clear();
+    }
+
+    /// The verdict. `sealed_lsn` is the end of the last sealed segment in the manifest, 0 for none.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn finish(self, sealed_lsn: u64) -> Result<Tail, Refusal> {
+        if let Some(refusal) = self.malformed {
+            return Err(refusal);
+        }
+        let at = match self.mode {
+            Mode::Probing { segment, block } => Some((segment, block)),
+            Mode::Accepting | Mode::SegmentEnded => None,
+        };
+        let proved = self.proof.map_or(0, |(durable_lsn, ..)| durable_lsn);
+        let durable_lsn = proved.max(sealed_lsn);
+        if durable_lsn > self.next_lsn {
+            let (segment, block) = at.unwrap_or((self.segment, self.blocks));
+            return Err(Refusal::Damaged {
+                first_lsn: self.next_lsn,
+                end_lsn: durable_lsn,
+                segment,
+                from_byte: u64::from(block) * BLOCK_BYTES as u64,
+                proof: self.proof.map(|(_, segment, byte)| (segment, byte)),
+            });
+        }
+        Ok(Tail {
+            next_lsn: self.next_lsn,
+            prev_crc: self.prev_crc,
+            incarnation: self.incarnation,
+            at,
+            groups: self.groups,
+            spans: self.spans,
+            frames: self.frames,
+            torn: self.torn,
+        })
+    }
+
+    fn consume(&mut self, bytes: &[u8], sink: &mut dyn FnMut(FoundRecord<'_>)) -> usize {
+        let mut at = 0;
+        while at + BLOCK_BYTES <= bytes.len() && self.malformed.is_none() {
+            match self.mode {
+                Mode::SegmentEnded => return bytes.len(),
+                Mode::Probing { .. } => self.probe(&bytes[at..at + BLOCK_BYTES]),
+                Mode::Accepting => match self.accept(&bytes[at..], sink) {
+                    Step::Accepted(stored) => {
+                        at += stored;
+                        continue;
+                    }
+                    Step::Incomplete => return at,
+                    Step::NoFrame => {
+                        self.mode = Mode::Probing { segment: self.segment, block: self.block };
+                        self.torn = bytes[at..at + BLOCK_BYTES].iter().any(|byte| *byte != 0);
+                        self.probe(&bytes[at..at + BLOCK_BYTES]);
+                    }
+                },
+            }
+            at += BLOCK_BYTES;
+            self.block += 1;
+        }
+        bytes.len()
+    }
+
+    /// Looks for a frame that was sealed when more was durable than what was accepted.
+    fn probe(&mut self, block: &[u8]) {
+        let Ok((header, _)) = FrameHeader::decode(block, self.salt) else { return };
+        let here = !self.blind && header.place == place(self.segment, self.block);
+        if here && header.durable_lsn > self.next_lsn && self.proof.is_none_or(|(lsn, ..)| header.durable_lsn > lsn) {
+            self.proof = Some((header.durable_lsn, self.segment, self.byte()));
+        }
+    }
+
+    fn accept(&mut self, bytes: &[u8], sink: &mut dyn FnMut(FoundRecord<'_>)) -> Step {
+        let (header, crc) = match FrameHeader::decode(bytes, self.salt) {
+            Ok(found) => found,
+            Err(HeaderError::Unknown) => return self.malformed(0, "a newer format wrote this frame"),
+            Err(_) => return Step::NoFrame,
+        };
+        let len = header.len as usize;
+        let stored = padded(len);
+        let opens = header.flags & FLAG_OPEN != 0;
+        let incarnation_fits =
+            if opens { header.incarnation > self.incarnation } else { header.incarnation == self.incarnation };
+        let fits = header.place == place(self.segment, self.block)
+            && header.first_lsn == self.next_lsn
+            && header.durable_lsn <= header.first_lsn
+            && header.prev_crc == self.prev_crc
+            && incarnation_fits
+            && stored / BLOCK_BYTES <= (self.blocks - self.block) as usize;
+        if !fits {
+            return Step::NoFrame;
+        }
+        if header.incarnation > self.max_incarnation {
+            return self.malformed(0, "the frame's incarnation is newer than the manifest's");
+        }
+        if bytes.len() < stored {
+            return Step::Incomplete;
+        }
+        if crc32c::crc32c(&bytes[FRAME_HEADER_BYTES..len]) != header.frame_crc {
+            return Step::NoFrame;
+        }
+        if let Err((at, what)) = self.sections(&header, &bytes[..len], sink) {
+            return self.malformed(at, what);
+        }
+        self.extend_span(header.first_lsn, header.first_lsn + header.lsn_count());
+        self.next_lsn = header.first_lsn + header.lsn_count();
+        self.prev_crc = crc;
+        self.incarnation = header.incarnation;
+        self.frames += 1;
+        #[expect(clippy::cast_possible_truncation, reason = "a frame has at most 256 blocks")]
+        {
+            self.block += (stored / BLOCK_BYTES) as u32;
+        }
+        if header.flags & FLAG_SEGMENT_END != 0 {
+            self.mode = Mode::SegmentEnded;
+        }
+        Step::Accepted(stored)
+    }
+
+    /// Checks and delivers the sections of a whole frame.
+    fn sections(
+        &mut self,
+        header: &FrameHeader,
+        frame: &[u8],
+        sink: &mut dyn FnMut(FoundRecord<'_>),
+    ) -> Result<(), (usize, &'static str)> {
+        let mut at = FRAME_HEADER_BYTES;
+        let mut lsn = header.first_lsn;
+        for _ in 0..header.section_count {
+            let (section, body) =
+                SectionHeader::decode(&frame[at..]).ok_or((at, "a section's length or checksum is wrong"))?;
+            let group = self
+                .groups
+                .get_mut(usize::from(section.group.get()))
+                .ok_or((at, "a section's group does not exist"))?;
+            if section.epoch.get() == 0 || section.epoch.get() < group.epoch {
+                return Err((at, "a section's epoch is below its group's"));
+            }
+            if section.first_sequence != group.records + 1 {
+                return Err((at, "a section's sequence has a gap"));
+            }
+            group.epoch = section.epoch.get();
+            group.records += u64::from(section.count);
+            let mut offset = 0;
+            for _ in 0..section.count {
+                let record_at = at + SECTION_HEADER_BYTES + offset;
+                let view = RecordView::decode(&body[offset..]).map_err(|error| match error {
+                    RecordError::BadLength => (record_at, "a record's length is wrong"),
+                    RecordError::BadCrc => (record_at, "a record's checksum is wrong"),
+                    RecordError::UnknownKind(_) => (record_at, "a newer format wrote this record"),
+                })?;
+                sink(FoundRecord {
+                    segment: self.segment,
+                    offset: self.byte() + record_at as u64,
+                    lsn,
+                    group: section.group,
+                    epoch: section.epoch,
+                    view,
+                });
+                lsn += 1;
+                offset += view.stored_bytes;
+            }
+            if offset != body.len() {
+                return Err((at, "a section has bytes after its last record"));
+            }
+            at += SECTION_HEADER_BYTES + body.len();
+        }
+        if at != frame.len() || lsn != header.first_lsn + u64::from(header.record_count) {
+            return Err((at, "the frame's length or record count does not match its sections"));
+        }
+        Ok(())
+    }
+
+    fn byte(&self) -> u64 {
+        u64::from(self.block) * BLOCK_BYTES as u64
+    }
+
+    fn malformed(&mut self, at: usize, what: &'static str) -> Step {
+        self.malformed = Some(Refusal::Malformed { segment: self.segment, byte: self.byte() + at as u64, what });
+        Step::NoFrame
+    }
+
+    fn extend_span(&mut self, first_lsn: u64, end_lsn: u64) {
+        match self.spans.last_mut() {
+            Some(span) if span.id == self.segment => span.end_lsn = end_lsn,
+            _ => self.spans.push(SegmentSpan { id: self.segment, first_lsn, end_lsn }),
+        }
+    }
+}
+
+enum Step {
+    Accepted(usize),
+    /// The frame goes on after the bytes that are here.
+    Incomplete,
+    NoFrame,
+}

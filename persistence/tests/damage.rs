@@ -1,0 +1,143 @@
+//! Damage to a log that is down: acknowledged data that cannot be read is refused by name, an unfinished tail is cut, and
+//! nothing is changed on the disk by a refusal.
+#![allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
+
+mod common;
+
+use common::{NODE, Plan, SEGMENT_BYTES, Shared, counter, ledger, must_recover, settle, start, world};
+use shardstage::port::driver::{Driver, OpenOptions};
+use shardstage::sim::SimWorld;
+use shardstage_persistence::PlantedBug;
+use std::path::Path;
+
+const LOG: &str = "/data/log-0";
+
+/// A log of several segments, stopped orderly.
+fn stopped_log(seed: u64) -> (SimWorld, Shared) {
+    let world = world(seed);
+    let ledger = ledger(3);
+    let plan = Plan { commands: 300, stop: true };
+    start(&world, &ledger, plan, PlantedBug::None, seed);
+    settle(&world, &ledger, plan);
+    assert!(ledger.borrow().stopped);
+    assert!(counter(&ledger, "segments_ended") >= 3);
+    world.crash(NODE);
+    (world, ledger)
+}
+
+fn segment(id: u64) -> String {
+    format!("{LOG}/{id:016x}.seg")
+}
+
+fn refusal(world: &SimWorld, ledger: &Shared, planted: PlantedBug) -> String {
+    must_recover(world, ledger, planted).expect_err("the log must be refused")
+}
+
+/// Blocks of a segment that hold frames.
+fn used_blocks(world: &SimWorld, id: u64) -> Vec<usize> {
+    let bytes = world.file_bytes(NODE, segment(id)).unwrap();
+    bytes.chunks(4096).enumerate().filter(|(_, block)| block.starts_with(b"SSF1")).map(|(at, _)| at).collect()
+}
+
+#[test]
+fn a_stopped_log_is_found_whole() {
+    let (world, ledger) = stopped_log(1);
+    must_recover(&world, &ledger, PlantedBug::None).unwrap();
+    assert_eq!(counter(&ledger, "torn_tails_cut"), 0);
+}
+
+#[test]
+fn every_flipped_bit_in_acknowledged_frames_is_refused_by_name() {
+    let (pristine, _) = stopped_log(2);
+    let mut flips = 0;
+    for id in [1, 2, 3] {
+        for block in used_blocks(&pristine, id) {
+            // A byte of the header, one of the first section, one of a record.
+            for byte in [20, 70, 130] {
+                let (world, ledger) = stopped_log(2);
+                let at = block * 4096 + byte;
+                let header = world.file_bytes(NODE, segment(id)).unwrap();
+                let len = u32::from_le_bytes(header[block * 4096 + 12..block * 4096 + 16].try_into().unwrap());
+                if byte >= len as usize {
+                    continue;
+                }
+                world.flip_bit(NODE, segment(id), at as u64 * 8 + 3);
+                let why = refusal(&world, &ledger, PlantedBug::None);
+                let named = format!("segment {id:016x} from byte {}", block * 4096);
+                assert!(why.contains("acknowledged records with LSN") && why.contains(&named), "{why}");
+                flips += 1;
+            }
+        }
+    }
+    println!("{flips} flips");
+    assert!(flips >= 30, "{flips}");
+}
+
+#[test]
+fn a_rule_that_stops_at_the_first_bad_frame_is_caught() {
+    let (world, ledger) = stopped_log(2);
+    let block = used_blocks(&world, 2)[2];
+    world.flip_bit(NODE, segment(2), block as u64 * 4096 * 8 + 161);
+    let why = refusal(&world, &ledger, PlantedBug::CutAtFirstBad);
+    assert!(why.contains("acknowledged") || why.contains("recovered") || why.contains("sealed"), "{why}");
+}
+
+#[test]
+fn an_unfinished_tail_is_cut() {
+    let (world, ledger) = stopped_log(3);
+    let last = (1..100).take_while(|id| world.file_bytes(NODE, segment(*id)).is_some());
+    let (id, blocks) = last.map(|id| (id, used_blocks(&world, id))).filter(|(_, used)| !used.is_empty()).last().unwrap();
+    // The last frame is the heartbeat of the orderly end: nobody was told of it.
+    let block = *blocks.last().unwrap();
+    world.flip_bit(NODE, segment(id), block as u64 * 4096 * 8 + 165);
+    must_recover(&world, &ledger, PlantedBug::None).unwrap();
+    assert_eq!(counter(&ledger, "torn_tails_cut"), 1);
+}
+
+#[test]
+fn a_missing_or_short_segment_is_named() {
+    let (world, ledger) = stopped_log(4);
+    world.driver(NODE, common::SHARD).remove(Path::new(&segment(2))).unwrap();
+    world.settle_disk(NODE);
+    world.crash(NODE);
+    let why = refusal(&world, &ledger, PlantedBug::None);
+    assert!(why.contains("0000000000000002.seg") && why.contains("missing"), "{why}");
+
+    let mut driver = world.driver(NODE, common::SHARD);
+    let options = OpenOptions { write: true, create_new: true, ..OpenOptions::default() };
+    driver.open(Path::new(&segment(2)), options).unwrap();
+    world.settle_disk(NODE);
+    world.crash(NODE);
+    let why = refusal(&world, &ledger, PlantedBug::None);
+    assert!(why.contains("0000000000000002.seg") && why.contains(&format!("0 bytes, the manifest says {SEGMENT_BYTES}")));
+}
+
+#[test]
+fn one_damaged_manifest_slot_loses_nothing_and_two_are_refused() {
+    for slot in ["MANIFEST.a", "MANIFEST.b"] {
+        let (world, ledger) = stopped_log(5);
+        world.flip_bit(NODE, format!("{LOG}/{slot}"), 16 * 8);
+        must_recover(&world, &ledger, PlantedBug::None).unwrap();
+    }
+    let (world, ledger) = stopped_log(5);
+    world.flip_bit(NODE, format!("{LOG}/MANIFEST.a"), 16 * 8);
+    world.flip_bit(NODE, format!("{LOG}/MANIFEST.b"), 16 * 8);
+    let why = refusal(&world, &ledger, PlantedBug::None);
+    assert!(why.contains("MANIFEST.a") && why.contains("valid manifest"), "{why}");
+}
+
+#[test]
+fn a_damaged_or_missing_node_file_is_refused() {
+    let (world, ledger) = stopped_log(6);
+    world.flip_bit(NODE, format!("{LOG}/NODE"), 30 * 8);
+    let why = refusal(&world, &ledger, PlantedBug::None);
+    assert!(why.contains("/data/log-0/NODE") && why.contains("damaged"), "{why}");
+
+    let (world, ledger) = stopped_log(6);
+    world.driver(NODE, common::SHARD).remove(Path::new("/data/log-0/NODE")).unwrap();
+    world.settle_disk(NODE);
+    world.crash(NODE);
+    let why = refusal(&world, &ledger, PlantedBug::None);
+    assert!(why.contains("NODE is missing"), "{why}");
+    assert!(world.file_bytes(NODE, segment(1)).is_some(), "a refusal removes nothing");
+}
