@@ -9,7 +9,7 @@ use std::time::Duration;
 use shardstage_codec::NodeId;
 
 use crate::actor::{Actor, VirtualActor};
-use crate::actor_ref::{ActorId, ActorRef};
+use crate::actor_ref::{ActorId, ActorRef, on_shard_of};
 use crate::builder::EngineBuilder;
 use crate::config::Config;
 use crate::dead_letter::DeadLetters;
@@ -108,11 +108,13 @@ impl Engine {
         let link = self.link.link(shard);
         let (index, generation) = link.take_index()?;
         let capacity = self.mailbox_capacity;
-        link.run(Box::new(move |shard| {
+        let id = ActorId::new(link, index, generation);
+        on_shard_of(id, move |shard| {
             let spawn = Spawn { state: state(), capacity, identity: None, epoch: EpochTag::BY_GENERATION };
-            shard.core.borrow_mut().spawn_at(index, generation, spawn);
-        }));
-        Ok(ActorRef::new(ActorId::new(link, index, generation)))
+            let refused = shard.core.borrow_mut().spawn_at(index, generation, spawn);
+            drop(refused);
+        });
+        Ok(ActorRef::new(id))
     }
 
     /// A reference to the virtual actor `key` of type `A`; its first message activates it, wherever its slot lives.

@@ -64,6 +64,18 @@ pub(crate) struct VTable {
     pub(crate) drop_message: unsafe fn(payload: *mut u8),
     /// The message type's name, for dead letters and blame.
     pub(crate) message_name: fn() -> &'static str,
+    pub(crate) class: Class,
+}
+
+/// What the engine must know of a message beside how to run and drop it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// A user's message; if its handler panics, the dispatcher answers.
+    Plain,
+    /// A user's message whose handler holds its `Reply`, which answers when it is dropped.
+    OwnsReply,
+    /// The engine's own: a reply or a signal. Nobody misses it, so it is never a dead letter.
+    System,
 }
 
 /// One message about to be handled: still in its mailbox slot, with the shard's core borrowed, until it is taken.

@@ -374,7 +374,7 @@ pub(crate) fn ask_from_outside<M: Message>(question: Question<M>, reply: Arc<For
         }
     };
     if let Err((reason, envelope)) = sent {
-        // First the true reason: dropping the envelope ends the ask as `Closed`.
+        // Before the envelope's drop, which would answer `Closed`.
         refuse(reason);
         drop(envelope);
     }
