@@ -13,6 +13,7 @@
 //! low flag bits say. Whoever takes the message out forgets the envelope; whoever drops it drops the message and answers
 //! a waiting asker with `Rejected(Closed)`. One of the few files with `unsafe`.
 
+use std::cell::RefMut;
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
 use std::num::NonZero;
@@ -23,7 +24,7 @@ use shardstage_codec::Epoch;
 use crate::context_block::ContextBlock;
 use crate::error::{AskError, Rejected};
 use crate::reply::ReplyAddress;
-use crate::shard::ShardCell;
+use crate::shard::{ShardCell, ShardCore};
 
 /// Bytes of a message that travel in place.
 pub(crate) const INLINE_BYTES: usize = 40;
@@ -57,15 +58,27 @@ impl EpochTag {
 /// 64-byte alignment leaves six low bits of its address for flags.
 #[repr(align(64))]
 pub(crate) struct VTable {
-    /// Moves the message out of the envelope and runs it on the actor at `state`.
-    pub(crate) run: unsafe fn(turn: &mut Delivery<'_>, envelope: Envelope),
+    /// Takes the message and runs it on the actor at `state`.
+    pub(crate) run: unsafe fn(delivery: Delivery<'_>),
     /// Drops the message in place.
     pub(crate) drop_message: unsafe fn(payload: *mut u8),
     /// The message type's name, for dead letters and blame.
     pub(crate) message_name: fn() -> &'static str,
+    pub(crate) class: Class,
 }
 
-/// What a vtable's `run` gets beside the envelope.
+/// What the engine must know of a message beside how to run and drop it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// A user's message; if its handler panics, the dispatcher answers.
+    Plain,
+    /// A user's message whose handler holds its `Reply`, which answers when it is dropped.
+    OwnsReply,
+    /// The engine's own: a reply or a signal. Nobody misses it, so it is never a dead letter.
+    System,
+}
+
+/// One message about to be handled: still in its mailbox slot, with the shard's core borrowed, until it is taken.
 pub(crate) struct Delivery<'a> {
     pub(crate) shard: &'a ShardCell,
     pub(crate) index: u32,
@@ -76,6 +89,42 @@ pub(crate) struct Delivery<'a> {
     pub(crate) reply: Option<ReplyAddress>,
     /// The epoch under which the actor runs; `None` for one that is not virtual.
     pub(crate) epoch: Option<EpochTag>,
+    core: Option<RefMut<'a, ShardCore>>,
+    slot: NonNull<Envelope>,
+}
+
+impl<'a> Delivery<'a> {
+    /// A delivery of the message at `slot`, the front of the mailbox of cell `index`, whose meta word was taken.
+    #[expect(clippy::too_many_arguments, reason = "the one place that makes deliveries, on the hottest path")]
+    #[inline]
+    pub(crate) fn new(
+        shard: &'a ShardCell,
+        (index, generation): (u32, u32),
+        state: *mut u8,
+        sender: Option<PackedAddress>,
+        reply: Option<ReplyAddress>,
+        epoch: Option<EpochTag>,
+        core: RefMut<'a, ShardCore>,
+        slot: NonNull<Envelope>,
+    ) -> Self {
+        Self { shard, index, generation, state, sender, reply, epoch, core: Some(core), slot }
+    }
+
+    /// Moves the message out of its slot and lets go of the core. Called exactly once, before anything else.
+    ///
+    /// # Safety
+    /// The envelope was made by `Envelope::new::<T>`.
+    #[inline]
+    pub(crate) unsafe fn take<T>(&mut self) -> T {
+        let mut core = self.core.take().expect("a message is taken once");
+        // SAFETY: the slot is the front of the mailbox, which has not been used since.
+        let payload = unsafe { self.slot.as_ref() }.payload.as_ptr();
+        // SAFETY: the caller's contract; the slot is forgotten below.
+        let message = unsafe { read_payload::<T>(payload.cast()) };
+        let core = &mut *core;
+        core.cells.slot(self.index).expect("a running actor keeps its cell").mailbox.advance(&mut core.pool);
+        message
+    }
 }
 
 /// (shard, index, generation) of a local actor in one word: 10 + 27 + 27 bits.
@@ -98,17 +147,14 @@ impl PackedAddress {
         )
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "10 bits remain after the shift")]
     pub(crate) fn shard(self) -> u16 {
         (self.0 >> (INDEX_BITS + GENERATION_BITS)) as u16
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 27 bits")]
+    #[inline]
     pub(crate) fn index(self) -> u32 {
         (self.0 >> GENERATION_BITS & INDEX_MASK) as u32
     }
-
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 27 bits")]
     pub(crate) fn generation(self) -> u32 {
         (self.0 & u64::from(GENERATION_MAX)) as u32
     }
@@ -150,7 +196,7 @@ impl Envelope {
     ///
     /// # Safety
     /// `vtable.run` and `vtable.drop_message` expect a payload written for a `T`.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn new<T: Send>(
         index: u32,
         generation: u32,
@@ -255,15 +301,8 @@ impl Envelope {
     pub(crate) unsafe fn into_message<T>(self) -> T {
         debug_assert_eq!(self.head.addr().get() & META_MASK, META_NONE);
         let this = ManuallyDrop::new(self);
-        let payload = this.payload.as_ptr();
-        if const { is_inline::<T>() } {
-            // SAFETY: `new::<T>` wrote a `T` here, and forgetting the envelope makes this the only copy.
-            unsafe { payload.cast::<T>().read() }
-        } else {
-            // SAFETY: as above, with a box.
-            let boxed = unsafe { payload.cast::<Box<T>>().read() };
-            *boxed
-        }
+        // SAFETY: `new::<T>` wrote a `T` here, and forgetting the envelope makes this the only copy.
+        unsafe { read_payload::<T>(this.payload.as_ptr().cast()) }
     }
 
     /// The address of the payload, for a vtable's `drop_message`.
@@ -283,6 +322,22 @@ impl Drop for Envelope {
         let payload = self.payload_ptr();
         // SAFETY: the envelope owns the message and is going away.
         unsafe { drop_message(payload) }
+    }
+}
+
+/// Moves a message out of a payload.
+///
+/// # Safety
+/// `payload` was written by [`Envelope::new::<T>`](Envelope::new) and is not used afterwards.
+#[inline]
+unsafe fn read_payload<T>(payload: *const u8) -> T {
+    if const { is_inline::<T>() } {
+        // SAFETY: the caller's contract.
+        unsafe { payload.cast::<T>().read() }
+    } else {
+        // SAFETY: the caller's contract.
+        let boxed = unsafe { payload.cast::<Box<T>>().read() };
+        *boxed
     }
 }
 

@@ -107,6 +107,9 @@ pub const INJECTOR_SLOTS: usize = 4096;
 /// Ring messages that one turn takes from one other shard, messages: as many as a turn can handle, several times over.
 pub const RING_BATCH: usize = 256;
 
+/// Slots of a new backlog, messages: 512 bytes; it doubles as needed.
+pub const BACKLOG_FIRST_SLOTS: usize = 8;
+
 /// Empty backlogs that a shard keeps for reuse.
 pub const BACKLOGS_KEPT: usize = 256;
 
@@ -119,6 +122,9 @@ pub const MAILBOX_CAPACITY_MAX: u32 = 1 << 20;
 /// Receivers per shard that can be marked as short of room at one time; more bounce at arrival.
 pub const SHORT_RECEIVERS: usize = 64;
 
+/// Due times of cancelled timers that a shard keeps beyond twice the number of its timers, entries.
+pub const CANCELLED_TIMERS_KEPT: usize = 1024;
+
 /// Dead letters kept for a reader, letters; older ones are counted only.
 pub const DEAD_LETTERS_KEPT: usize = 1024;
 
@@ -130,3 +136,5 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 const _: () = assert!(TURN_BUDGET >= ACTIVATION_BUDGET);
 const _: () = assert!(MAILBOX_CAPACITY <= MAILBOX_CAPACITY_MAX);
+
+const _: () = assert!(BACKLOG_FIRST_SLOTS.is_power_of_two());

@@ -9,7 +9,7 @@ use shardstage_codec::{AlignedBytes, WireValue};
 
 use crate::actor::{Actor, ArchivedHandler, AsyncHandler, DeferredHandler, Handler};
 use crate::context::{Context, Seat};
-use crate::envelope::{Delivery, Envelope, VTable, drop_message};
+use crate::envelope::{Class, Delivery, VTable, drop_message};
 use crate::message::{Message, WireMessage};
 use crate::reply::{self, Reply};
 
@@ -34,9 +34,12 @@ mod sealed {
         /// Runs one message.
         ///
         /// # Safety
-        /// `delivery.state` is a built actor of type `Self` that nobody else uses, and `envelope` holds an `M`.
+        /// `delivery.state` is a built actor of type `Self` that nobody else uses, and its envelope holds an `M`.
         #[doc(hidden)]
-        unsafe fn run(delivery: &mut crate::envelope::Delivery<'_>, envelope: crate::envelope::Envelope);
+        unsafe fn run(delivery: crate::envelope::Delivery<'_>);
+
+        /// Whether a panic is answered by the handler's own `Reply`, not by the dispatcher.
+        const OWNS_REPLY: bool = false;
     }
 }
 
@@ -63,6 +66,7 @@ where
             run: <A as sealed::Sealed<M, K>>::run,
             drop_message: drop_message::<M>,
             message_name: std::any::type_name::<M>,
+            class: if <A as sealed::Sealed<M, K>>::OWNS_REPLY { Class::OwnsReply } else { Class::Plain },
         };
     }
     Made::<A, M, K>::VTABLE
@@ -75,12 +79,12 @@ fn context<A: Actor>(delivery: &Delivery<'_>) -> Context<A> {
 impl<A: Handler<M>, M: Message> Receive<M, kind::Sync> for A {}
 
 impl<A: Handler<M>, M: Message> sealed::Sealed<M, kind::Sync> for A {
-    unsafe fn run(delivery: &mut Delivery<'_>, envelope: Envelope) {
+    unsafe fn run(mut delivery: Delivery<'_>) {
         // SAFETY: the caller's contract.
-        let message = unsafe { envelope.into_message::<M>() };
+        let message = unsafe { delivery.take::<M>() };
         // SAFETY: the caller's contract.
         let actor = unsafe { &mut *delivery.state.cast::<A>() };
-        let value = actor.handle(message, &mut context(delivery));
+        let value = actor.handle(message, &mut context(&delivery));
         if let Some(address) = delivery.reply {
             reply::answer(delivery.shard, address, delivery.epoch, Ok(value));
         }
@@ -90,27 +94,31 @@ impl<A: Handler<M>, M: Message> sealed::Sealed<M, kind::Sync> for A {
 impl<A: DeferredHandler<M>, M: Message> Receive<M, kind::Deferred> for A {}
 
 impl<A: DeferredHandler<M>, M: Message> sealed::Sealed<M, kind::Deferred> for A {
-    unsafe fn run(delivery: &mut Delivery<'_>, envelope: Envelope) {
+    const OWNS_REPLY: bool = true;
+
+    unsafe fn run(mut delivery: Delivery<'_>) {
         // SAFETY: the caller's contract.
-        let message = unsafe { envelope.into_message::<M>() };
+        let message = unsafe { delivery.take::<M>() };
         // SAFETY: the caller's contract.
         let actor = unsafe { &mut *delivery.state.cast::<A>() };
-        let reply = Reply::new(delivery.reply, delivery.epoch, delivery.shard.link.engine());
-        actor.handle(message, reply, &mut context(delivery));
+        let reply = Reply::new(delivery.reply, delivery.epoch, delivery.shard.link);
+        actor.handle(message, reply, &mut context(&delivery));
     }
 }
 
 impl<A: AsyncHandler<M>, M: Message> Receive<M, kind::Async> for A {}
 
 impl<A: AsyncHandler<M>, M: Message> sealed::Sealed<M, kind::Async> for A {
-    unsafe fn run(delivery: &mut Delivery<'_>, envelope: Envelope) {
+    const OWNS_REPLY: bool = true;
+
+    unsafe fn run(mut delivery: Delivery<'_>) {
         // SAFETY: the caller's contract.
-        let message = unsafe { envelope.into_message::<M>() };
+        let message = unsafe { delivery.take::<M>() };
         // SAFETY: the caller's contract; the future is dropped before the state (see `AsyncSlot`), and while it lives no hook
         // or handler of this actor runs.
         let actor = unsafe { &mut *delivery.state.cast::<A>() };
-        let reply = Reply::new(delivery.reply, delivery.epoch, delivery.shard.link.engine());
-        let mut cx = context::<A>(delivery);
+        let reply = Reply::new(delivery.reply, delivery.epoch, delivery.shard.link);
+        let mut cx = context::<A>(&delivery);
         let future = async move {
             let value = actor.handle(message, &mut cx).await;
             reply.send(value);
@@ -126,9 +134,9 @@ impl<A: ArchivedHandler<M>, M: WireMessage> sealed::Sealed<M, kind::Archived> fo
 where
     M::Reply: WireValue,
 {
-    unsafe fn run(delivery: &mut Delivery<'_>, envelope: Envelope) {
+    unsafe fn run(mut delivery: Delivery<'_>) {
         // SAFETY: the caller's contract.
-        let message = unsafe { envelope.into_message::<M>() };
+        let message = unsafe { delivery.take::<M>() };
         // SAFETY: the caller's contract.
         let actor = unsafe { &mut *delivery.state.cast::<A>() };
         let mut bytes = AlignedBytes::new();
@@ -137,7 +145,7 @@ where
             Err(error) => Err(failed(format!("{} cannot be archived: {error}", M::NAME))),
             Ok(_) => match shardstage_codec::access::<M>(&bytes) {
                 Err(error) => Err(failed(format!("{} cannot be read in place: {error}", M::NAME))),
-                Ok(archived) => Ok(actor.handle(archived, &mut context(delivery))),
+                Ok(archived) => Ok(actor.handle(archived, &mut context(&delivery))),
             },
         };
         if let Some(address) = delivery.reply {

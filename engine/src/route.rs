@@ -46,6 +46,7 @@ fn deadline_ns(now_ns: u64, ttl: Duration) -> u64 {
 }
 
 /// Wraps a message whose type the vtable was made for.
+#[inline(always)]
 fn wrap<M: Message>(cell: (u32, u32), vtable: &'static VTable, epoch: EpochTag, meta: Meta, message: M) -> Envelope {
     // SAFETY: a vtable reaches this file only together with the message type for which its reference was made.
     unsafe { Envelope::new(cell.0, cell.1, vtable, epoch, meta, message) }
@@ -105,7 +106,7 @@ fn tell_virtual_from_shard<M: Message>(
                 return Err(TellError::new(reason, message));
             }
             let meta = core.running.map_or(Meta::None, Meta::Sender);
-            core.enqueue(wrap(cell, vtable, epoch, meta, message));
+            core.enqueue_with(cell.0, || wrap(cell, vtable, epoch, meta, message));
             Ok(())
         }
         Place::Shard(to) => {
@@ -212,7 +213,7 @@ fn ask_here<M: Message>(
         return Err((reason, slot));
     }
     let address = core.replies.insert(slot)?;
-    core.enqueue(wrap(cell, vtable, epoch, Meta::Reply(address), message));
+    core.enqueue_with(cell.0, || wrap(cell, vtable, epoch, Meta::Reply(address), message));
     Ok(address)
 }
 
@@ -258,8 +259,8 @@ fn ask_node<M: Message>(
     match send_frame(shard, id, peer, FrameKind::Ask, address.0.0, ttl, message) {
         Ok(()) => Ok(address),
         Err(reason) => {
-            let slot = shard.core.borrow_mut().replies.free(address);
-            Err((reason, slot.into_new()))
+            let slot = shard.core.borrow_mut().replies.unsend(address);
+            Err((reason, slot))
         }
     }
 }
@@ -373,8 +374,9 @@ pub(crate) fn ask_from_outside<M: Message>(question: Question<M>, reply: Arc<For
         }
     };
     if let Err((reason, envelope)) = sent {
-        drop(envelope);
+        // Before the envelope's drop, which would answer `Closed`.
         refuse(reason);
+        drop(envelope);
     }
 }
 

@@ -8,7 +8,7 @@ use shardstage_codec::{AlignedBytes, GroupId, NodeId};
 
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
-use crate::envelope::{Delivery, Envelope, EpochTag, Meta, VTable, drop_message};
+use crate::envelope::{Class, Delivery, Envelope, EpochTag, Meta, VTable, drop_message};
 use crate::error::{AskError, Rejected};
 use crate::port::transport::Lane;
 use crate::reply::ForeignAsker;
@@ -17,12 +17,12 @@ type Terminated = (ActorId, StopReason);
 
 /// Runs [`Actor::terminated`](crate::Actor::terminated). The dispatcher recognises the vtable by its address and calls the
 /// hook through the actor's box, so this function is never called.
-unsafe fn unreachable_run(_delivery: &mut Delivery<'_>, _envelope: Envelope) {
+unsafe fn unreachable_run(_delivery: Delivery<'_>) {
     unreachable!("signals run through the actor's box");
 }
 
 static TERMINATED: VTable =
-    VTable { run: unreachable_run, drop_message: drop_message::<Terminated>, message_name: || "Terminated" };
+    VTable { run: unreachable_run, drop_message: drop_message::<Terminated>, message_name: || "Terminated", class: Class::System };
 
 /// The signal that tells `watcher` of the end of `who`.
 pub(crate) fn terminated(watcher: ActorId, who: ActorId, reason: StopReason) -> Envelope {
@@ -58,7 +58,7 @@ impl Drop for RemoteSend {
 }
 
 static REMOTE_SEND: VTable =
-    VTable { run: unreachable_run, drop_message: drop_message::<RemoteSend>, message_name: || "RemoteSend" };
+    VTable { run: unreachable_run, drop_message: drop_message::<RemoteSend>, message_name: || "RemoteSend", class: Class::Plain };
 
 impl RemoteSend {
     /// Wraps it for the injector, whose bound holds for it as for any message.
@@ -77,11 +77,18 @@ impl RemoteSend {
     }
 }
 
-/// Takes the content of a signal; gives the envelope back if it is none.
-pub(crate) fn into_terminated(envelope: Envelope) -> Result<Terminated, Envelope> {
-    if !std::ptr::eq(envelope.vtable(), &TERMINATED) {
-        return Err(envelope);
-    }
+/// Whether a vtable is that of the signal.
+#[inline]
+pub(crate) fn is_terminated(vtable: &VTable) -> bool {
+    std::ptr::eq(vtable, &TERMINATED)
+}
+
+/// The content of a signal.
+///
+/// # Panics
+/// When the envelope is none.
+pub(crate) fn into_terminated(envelope: Envelope) -> (ActorId, StopReason) {
+    assert!(is_terminated(envelope.vtable()), "the caller has checked");
     // SAFETY: only `terminated` makes envelopes with this vtable.
-    Ok(unsafe { envelope.into_message::<Terminated>() })
+    unsafe { envelope.into_message::<Terminated>() }
 }

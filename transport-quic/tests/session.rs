@@ -113,6 +113,19 @@ fn a_full_socket_keeps_the_datagrams() {
 }
 
 #[test]
+fn a_batch_that_the_socket_refused_goes_out_as_soon_as_it_can() {
+    let mut world = World::pair(5, CALM);
+    world.connect();
+    world.run_for(SECOND);
+    world.shards[0].driver.room = Some(0);
+    world.shards[0].send(1, Lane::User, &frame(0, 64));
+    world.run_for(MS);
+    world.shards[0].driver.room = None;
+    // Long before the protocol would repeat a lost datagram.
+    world.run_until(2 * MS, "the frame", |world| world.shards[1].sink.frame_count == 1);
+}
+
+#[test]
 fn a_killed_peer_times_out_and_comes_back_with_another_session() {
     for killed in 0..2 {
         let mut world = World::pair(6, CALM);

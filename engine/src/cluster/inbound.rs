@@ -3,7 +3,7 @@
 //! Invariant: a frame is untrusted until checked, in this order: lengths, kind, epoch and owner, type, message, payload. A
 //! refused ask is answered, a refused tell is bounced and counted; nothing is lost in silence.
 
-use shardstage_codec::{ActorTypeId, FrameHeader, FrameKind, NodeId, ReplyStatus};
+use shardstage_codec::{ActorTypeId, AlignedBytes, FrameHeader, FrameKind, NodeId, ReplyStatus};
 
 use super::outbound;
 use super::placement::shard_of;
@@ -141,8 +141,17 @@ impl Inbound<'_> {
     fn reply(&mut self, header: &FrameHeader, frame: &[u8]) {
         let shard = self.shard;
         let address = ReplyAddress(PackedAddress(header.correlation));
+        let engine = shard.link.engine();
         if address.0.shard() != shard.link.shard().get() {
-            shard.link.engine().dead_letters.count(Reason::Malformed);
+            // Nodes with unequal shard counts: the link of another shard brought it.
+            if address.0.shard() < engine.shard_count() {
+                let mut copy = AlignedBytes::new();
+                copy.extend_from_slice(frame);
+                let header = *header;
+                engine.link(address.0.shard()).run(Box::new(move |shard| Inbound { shard }.reply(&header, &copy)));
+            } else {
+                engine.dead_letters.count(Reason::Malformed);
+            }
             return;
         }
         let Ok(payload) = header.payload(frame) else {

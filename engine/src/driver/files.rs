@@ -177,3 +177,34 @@ fn unknown_file() -> io::Error {
 fn with_path(what: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::buffer::IoBuffer;
+
+    #[test]
+    fn a_short_write_is_an_error_and_a_short_read_is_not() {
+        let open = Arc::new(OpenFile { file: tempfile::tempfile().expect("a file"), directory: false });
+        let buffer = || IoBuffer::zeroed(4096);
+        let write = FileOp::Write { offset: 0, buffer: buffer(), len: 4096 };
+        let written = Operation { token: 5, file: Arc::clone(&open), op: write }.complete(Ok(4095));
+        assert_eq!(written.result.expect_err("one byte is missing").kind(), io::ErrorKind::WriteZero);
+        assert_eq!((written.token, written.buffer.is_some()), (5, true));
+        let read = FileOp::Read { offset: 0, buffer: buffer() };
+        let read = Operation { token: 6, file: open, op: read }.complete(Ok(4095));
+        assert_eq!(read.result.expect("the file ends there"), 4095);
+    }
+
+    #[test]
+    fn only_transfers_start_again() {
+        let open = Arc::new(OpenFile { file: tempfile::tempfile().expect("a file"), directory: false });
+        let interrupted = io::Error::from(io::ErrorKind::Interrupted);
+        let sync = Operation { token: 1, file: Arc::clone(&open), op: FileOp::Sync };
+        assert!(!sync.may_start_again(&interrupted));
+        let op = FileOp::Read { offset: 0, buffer: IoBuffer::zeroed(1) };
+        let read = Operation { token: 2, file: open, op };
+        assert!(read.may_start_again(&interrupted));
+        assert!(!read.may_start_again(&io::Error::from_raw_os_error(libc::EIO)));
+    }
+}

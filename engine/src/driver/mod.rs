@@ -2,7 +2,7 @@
 //! shard, for places where io_uring is refused).
 //!
 //! [`RealDriverFactory`] picks one and says why. Everything the two have in common (files, datagrams, clock, random
-//! numbers) is one [`real::RealDriver`] over a small backend, so that both keep the same promises by the same code.
+//! numbers) is one `RealDriver` over a small backend, so that both keep the same promises by the same code.
 //! `unsafe` stands in `uring/ring.rs`, `uring/message.rs` and `poll/readiness.rs` only.
 
 mod affinity;

@@ -171,24 +171,23 @@ impl<B: Backend> Driver for RealDriver<B> {
 
     fn receive(&mut self, socket: SocketId, batch: &mut DatagramBatch) -> io::Result<usize> {
         batch.metas.clear();
-        if !self.worth_receiving(socket)? {
-            return Ok(0);
-        }
+        let worth_it = self.worth_receiving(socket)?;
         let entry = self.sockets.get_mut(socket.0).ok_or_else(unknown_socket)?;
-        let received = match entry.udp.receive(batch) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            result => result?,
-        };
-        // A batch that was not filled has emptied the socket; what comes later is reported once it is armed.
-        entry.readable = received == batch.buffers.len().min(BATCH_SIZE);
-        if !entry.readable {
+        let mut received = 0;
+        if worth_it {
+            received = match entry.udp.receive(batch) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                result => result?,
+            };
+            // A batch that was not filled has emptied the socket; what comes later is reported once it is armed.
+            entry.readable = received == batch.buffers.len().min(BATCH_SIZE);
             if B::RECHECK_NS.is_some() {
                 entry.tried_ns = clock::monotonic_ns();
             }
-            if self.backend.arms_at_once() && !entry.armed.read {
-                let wanted = Interest { read: true, write: false };
-                entry.armed = self.backend.arm(socket.0, &entry.udp, wanted, entry.armed);
-            }
+        }
+        if !entry.readable && !entry.armed.read && self.backend.arms_at_once() {
+            let wanted = Interest { read: true, write: false };
+            entry.armed = self.backend.arm(socket.0, &entry.udp, wanted, entry.armed);
         }
         Ok(received)
     }

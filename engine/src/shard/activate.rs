@@ -3,21 +3,33 @@
 //! Invariant: an activation takes at most what was queued when it began, and at most its budget; the state is out of its
 //! cell while handlers run, so nothing can run it a second time.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Wake, Waker};
 
 use super::actor_box::{ActorBox, BuildError};
+use super::async_slot::AsyncSlot;
 use super::cell::Life;
 use super::{ShardCell, current};
 use crate::actor::StopReason;
 use crate::context::Seat;
 use crate::context_block::Asker;
-use crate::envelope::{Delivery, Envelope, EpochTag, Meta, PackedAddress};
+use crate::envelope::{Class, Delivery, Envelope, EpochTag, Meta, PackedAddress};
 use crate::error::{AskError, Panicked, Rejected};
 use crate::limits::ACTIVATION_BUDGET;
 use crate::link::ShardLink;
 use crate::reply::{self, ReplyAddress};
+
+/// Whether an activation goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// A message was handled; another may follow.
+    Another,
+    /// A message was handled, and the actor must be looked at before the next.
+    Enough,
+    /// There is nothing to handle.
+    Nothing,
+}
 
 /// Who runs: the cell, and what its handlers need of it.
 #[derive(Clone, Copy)]
@@ -32,6 +44,9 @@ impl ShardCell {
     pub(super) fn activate(&self, index: u32) -> u32 {
         let Some((mut state, running, share, life)) = self.begin(index) else { return 0 };
         if life == Life::New && !self.build(&mut state, running) {
+            drop(state);
+            self.core.borrow_mut().running = None;
+            self.abandon(index);
             return 1;
         }
         if !self.resume(&mut state, running) {
@@ -40,10 +55,13 @@ impl ShardCell {
         }
         let mut handled = 0;
         while handled < share {
-            let Some(envelope) = self.next_message(index) else { break };
-            handled += 1;
-            if !self.dispatch(&mut state, running, envelope) {
-                break;
+            match self.dispatch(&mut state, running) {
+                Next::Another => handled += 1,
+                Next::Enough => {
+                    handled += 1;
+                    break;
+                }
+                Next::Nothing => break,
             }
         }
         self.put_back(state, running);
@@ -62,21 +80,6 @@ impl ShardCell {
         let (share, life) = (cell.len().min(ACTIVATION_BUDGET), cell.life);
         core.running = Some(core.address(index, running.generation));
         Some((state, running, share, life))
-    }
-
-    fn next_message(&self, index: u32) -> Option<Envelope> {
-        let mut core = self.core.borrow_mut();
-        let core = &mut *core;
-        let cell = core.cells.slot(index)?;
-        if cell.suspended || cell.life == Life::Stopping {
-            return None;
-        }
-        let envelope = cell.pop(&mut core.pool);
-        if cell.short && cell.len() * 2 <= cell.capacity {
-            cell.short = false;
-            core.link.short.clear(index, cell.generation);
-        }
-        envelope
     }
 
     /// Puts the state back, or stops the actor if that is due.
@@ -103,7 +106,7 @@ impl ShardCell {
         Seat::new(self, running.index, running.generation, sender)
     }
 
-    /// Builds the state for the first time; on failure the actor is gone.
+    /// Builds the state for the first time; on failure the actor must be abandoned.
     fn build(&self, state: &mut ActorBox, running: Running) -> bool {
         let result = state.build(self.seat(running, None));
         let mut core = self.core.borrow_mut();
@@ -112,6 +115,11 @@ impl ShardCell {
             Ok(()) => {
                 if cell.life == Life::New {
                     cell.life = Life::Live;
+                }
+                let latches = cell.extra.as_mut().map(|extra| std::mem::take(&mut extra.start_latches));
+                drop(core);
+                for latch in latches.into_iter().flatten() {
+                    latch.set(Ok(()));
                 }
                 true
             }
@@ -122,8 +130,6 @@ impl ShardCell {
                 };
                 cell.life = Life::Stopping;
                 cell.extra().stop_reason = Some(StopReason::StartFailed(why));
-                drop(core);
-                self.abandon(running.index);
                 false
             }
         }
@@ -140,27 +146,43 @@ impl ShardCell {
         if cell.life == Life::Stopping || !std::mem::take(&mut cell.woken) {
             return false;
         }
-        if std::mem::take(&mut cell.resumed) {
-            cell.suspended = false;
-            drop(core);
-            self.contain(state, running, None, |state, shard| state.resumed(shard.seat(running, None)));
-        } else if cell.extra().async_slot.is_live() {
+        if cell.extra().async_slot.is_live() {
             drop(core);
             self.poll_future(state, running);
+            core = self.core.borrow_mut();
         }
-        let mut core = self.core.borrow_mut();
+        let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
+        // The hook needs the state, which a live future has borrowed.
+        if !cell.waits() && std::mem::take(&mut cell.resumed) {
+            cell.suspended = false;
+            drop(core);
+            self.contain(state, running, |state, shard| state.resumed(shard.seat(running, None)));
+            core = self.core.borrow_mut();
+        }
         !core.cells.slot(running.index).expect("a running actor keeps its cell").suspended
     }
 
-    /// Runs one message. Returns whether the actor may take another in this activation.
-    fn dispatch(&self, state: &mut ActorBox, running: Running, mut envelope: Envelope) -> bool {
+    /// Runs the message at the front of the mailbox.
+    fn dispatch(&self, state: &mut ActorBox, running: Running) -> Next {
+        let mut core_ref = self.core.borrow_mut();
+        let core = &mut *core_ref;
+        let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
+        if cell.suspended || cell.life == Life::Stopping {
+            return Next::Nothing;
+        }
+        let Some(mut slot) = cell.mailbox.front() else { return Next::Nothing };
+        if cell.short && cell.len() * 2 <= cell.capacity + 1 {
+            cell.short = false;
+            core.link.short.clear(running.index, running.generation);
+        }
+        core.counters.handled += 1;
+        // SAFETY: the slot is valid until the mailbox is used again, which nobody does while the core is borrowed here.
+        let envelope = unsafe { slot.as_mut() };
+        let vtable = envelope.vtable();
         let (sender, reply, deadline_ns) = match envelope.take_meta() {
             Meta::None => (None, None, 0),
             Meta::Sender(sender) => (Some(sender), None, 0),
-            Meta::Reply(address) => {
-                let deadline_ns = self.core.borrow_mut().replies.deadline_ns(address);
-                (None, Some(address), deadline_ns.unwrap_or(0))
-            }
+            Meta::Reply(address) => (None, Some(address), core.replies.deadline_ns(address).unwrap_or(0)),
             Meta::Context(context) => {
                 let reply = match context.asker {
                     Asker::None => None,
@@ -170,60 +192,79 @@ impl ShardCell {
                 (context.sender, reply, context.deadline_ns)
             }
         };
-        {
-            let mut core = self.core.borrow_mut();
-            core.counters.handled += 1;
-            if deadline_ns != 0 && deadline_ns <= core.now_ns {
-                core.counters.expired += 1;
-                drop(core);
-                drop(envelope);
-                if let Some(address) = reply {
-                    reply::answer_failure(self, address, AskError::Rejected(Rejected::Expired));
-                }
-                return true;
+        let expired = deadline_ns != 0 && deadline_ns <= core.now_ns;
+        if expired || crate::signal::is_terminated(vtable) {
+            core.counters.expired += u64::from(expired);
+            let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
+            let envelope = cell.mailbox.pop(&mut core.pool).expect("it is at the front");
+            drop(core_ref);
+            return self.dispatch_rare(state, running, envelope, reply, expired);
+        }
+        let run = vtable.run;
+        let delivery = Delivery::new(
+            self,
+            (running.index, running.generation),
+            state.state_ptr(),
+            sender,
+            reply,
+            running.epoch,
+            core_ref,
+            slot,
+        );
+        // SAFETY: the cell's actor is of the type that the envelope's vtable was made for (the generation matched, and a
+        // generation is one actor), it is built, and its state is out of the cell, so this is the only access.
+        match catch_unwind(AssertUnwindSafe(|| unsafe { run(delivery) })) {
+            Ok(()) => Next::Another,
+            Err(panic) => {
+                let reply = reply.filter(|_| vtable.class == Class::Plain);
+                self.panicked(state, running, reply, &*panic)
             }
         }
-        let envelope = match crate::signal::into_terminated(envelope) {
-            Ok((who, why)) => {
-                return self.contain(state, running, None, |state, shard| {
-                    state.terminated(who, &why, shard.seat(running, None))
-                });
-            }
-            Err(envelope) => envelope,
-        };
-        let run = envelope.vtable().run;
-        let pointer = state.state_ptr();
-        self.contain(state, running, reply, |_, shard| {
-            let mut delivery = Delivery {
-                shard,
-                index: running.index,
-                generation: running.generation,
-                state: pointer,
-                sender,
-                reply,
-                epoch: running.epoch,
-            };
-            // SAFETY: the cell's actor is of the type that the envelope's vtable was made for (the generation matched, and a
-            // generation is one actor), it is built, and its state is out of the cell, so this is the only access.
-            unsafe { run(&mut delivery, envelope) }
-        })
     }
 
-    /// The one place where a panic of user code is caught and becomes a decision.
-    fn contain(
+    /// A message that expired, or a signal.
+    #[cold]
+    fn dispatch_rare(
+        &self,
+        state: &mut ActorBox,
+        running: Running,
+        envelope: Envelope,
+        reply: Option<ReplyAddress>,
+        expired: bool,
+    ) -> Next {
+        if !expired {
+            let (who, why) = crate::signal::into_terminated(envelope);
+            return self.contain(state, running, |state, shard| state.terminated(who, &why, shard.seat(running, None)));
+        }
+        if let Some(address) = reply {
+            reply::answer_failure(self, address, AskError::Rejected(Rejected::Expired));
+        }
+        self.contain(state, running, |_, _| drop(envelope))
+    }
+
+    /// Runs a hook and contains its panic.
+    fn contain(&self, state: &mut ActorBox, running: Running, user_code: impl FnOnce(&mut ActorBox, &Self)) -> Next {
+        match catch_unwind(AssertUnwindSafe(|| user_code(state, self))) {
+            Ok(()) => Next::Another,
+            Err(panic) => self.panicked(state, running, None, &*panic),
+        }
+    }
+
+    /// A panic of user code was caught: the asker is told, the actor is rebuilt.
+    #[cold]
+    fn panicked(
         &self,
         state: &mut ActorBox,
         running: Running,
         reply: Option<ReplyAddress>,
-        user_code: impl FnOnce(&mut ActorBox, &Self),
-    ) -> bool {
-        let Err(panic) = catch_unwind(AssertUnwindSafe(|| user_code(state, self))) else { return true };
-        let panic = Panicked::from_payload(&*panic);
+        panic: &(dyn std::any::Any + Send),
+    ) -> Next {
+        let panic = Panicked::from_payload(panic);
         if let Some(address) = reply {
             reply::answer_failure(self, address, AskError::Failed(panic.clone()));
         }
         self.rebuild(state, running, &panic);
-        false
+        Next::Enough
     }
 
     /// Replaces the state after a panic, keeping the mailbox; stops the actor where that is not possible.
@@ -269,13 +310,14 @@ impl ShardCell {
             Ok(poll) => {
                 let mut core = self.core.borrow_mut();
                 let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
-                cell.suspended = poll == Poll::Pending;
+                debug_assert_eq!(slot.is_live(), poll == Poll::Pending);
                 cell.extra().async_slot = slot;
+                cell.suspended = cell.waits() || cell.resumed;
             }
             Err(panic) => {
-                // The future's own guard answers the asker when it is dropped.
-                drop(catch_unwind(AssertUnwindSafe(|| drop(slot))));
-                self.rebuild(state, running, &Panicked::from_payload(&*panic));
+                let panic = Panicked::from_payload(&*panic);
+                self.drop_panicked(slot, &panic);
+                self.rebuild(state, running, &panic);
             }
         }
     }
@@ -294,11 +336,22 @@ impl ShardCell {
         };
         // SAFETY: the caller's contract; `rebuild` and `finish_stop` drop the slot before the state.
         unsafe { slot.put(future) };
-        let poll = slot.poll(&mut TaskContext::from_waker(&waker));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| slot.poll(&mut TaskContext::from_waker(&waker)))) {
+            self.drop_panicked(slot, &Panicked::from_payload(&*panic));
+            resume_unwind(panic);
+        }
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(index).expect("a running actor keeps its cell");
-        cell.suspended = poll == Poll::Pending;
         cell.extra().async_slot = slot;
+        cell.suspended = cell.waits() || cell.resumed;
+    }
+
+    /// Drops a future that panicked; its `Reply` answers the asker with the panic's text.
+    #[cold]
+    fn drop_panicked(&self, slot: AsyncSlot, panic: &Panicked) {
+        self.core.borrow_mut().panic = Some(panic.clone());
+        drop(catch_unwind(AssertUnwindSafe(|| drop(slot))));
+        self.core.borrow_mut().panic = None;
     }
 }
 

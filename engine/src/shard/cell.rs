@@ -4,23 +4,20 @@
 //! cell, 128 bytes: generation, flags, capacity, epoch, incarnation, activity | state | backlog | extra | one message in place
 //! ```
 //!
-//! Invariant: the message in place is older than every message of the backlog, and is used only when the mailbox is empty,
-//! so order is first in, first out. A cell's generation rises when its actor is gone; one whose generation would wrap is
+//! Invariant: a cell's generation rises when its actor is gone; one whose generation would wrap is
 //! retired.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
 
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
-use crate::envelope::{Envelope, EpochTag, GENERATION_MAX};
+use crate::envelope::{EpochTag, GENERATION_MAX};
 use crate::error::Rejected;
 use crate::key::Key;
-use crate::latch::Latch;
-use crate::limits::{BACKLOG_KEPT_CAPACITY, BACKLOGS_KEPT};
+use crate::latch::LatchGuard;
 
 use super::actor_box::ActorBox;
 use super::async_slot::AsyncSlot;
+use super::mailbox::Mailbox;
 
 /// Cells per chunk: a chunk is 128 KiB and never moves.
 const CHUNK_CELLS: usize = 1024;
@@ -33,7 +30,9 @@ pub(crate) struct CellExtra {
     /// A virtual actor's type (position in the registry) and key.
     pub(crate) identity: Option<(usize, Key)>,
     /// Told when the actor has stopped and its state is dropped.
-    pub(crate) stop_latches: Vec<Arc<Latch<StopReason>>>,
+    pub(crate) stop_latches: Vec<LatchGuard<StopReason>>,
+    /// Told when the actor has started, or that it never will.
+    pub(crate) start_latches: Vec<LatchGuard<Result<(), StopReason>>>,
     /// Actors that watch this one.
     pub(crate) watchers: Vec<ActorId>,
     /// The room of a suspended async handler.
@@ -80,9 +79,8 @@ pub(crate) struct Cell {
     /// When it last ran, in units of about a millisecond of the driver's clock.
     pub(crate) active_ms: u32,
     pub(crate) state: Option<ActorBox>,
-    backlog: Option<Box<VecDeque<Envelope>>>,
     pub(crate) extra: Option<Box<CellExtra>>,
-    first: Option<Envelope>,
+    pub(crate) mailbox: Mailbox,
 }
 
 const _: () = assert!(size_of::<Cell>() == 128);
@@ -102,18 +100,15 @@ impl Cell {
             incarnation: 0,
             active_ms: 0,
             state: None,
-            backlog: None,
             extra: None,
-            first: None,
+            mailbox: Mailbox::new(),
         }
     }
 
     /// Messages queued.
     #[inline]
     pub(crate) fn len(&self) -> u32 {
-        #[expect(clippy::cast_possible_truncation, reason = "bounded by the capacity and the outstanding asks")]
-        let backlog = self.backlog.as_ref().map_or(0, |backlog| backlog.len() as u32);
-        u32::from(self.first.is_some()) + backlog
+        self.mailbox.len()
     }
 
     /// Whether a user's message may enter.
@@ -131,54 +126,13 @@ impl Cell {
         Ok(())
     }
 
-    /// Appends a message; the caller has admitted it.
-    #[inline]
-    pub(crate) fn push(&mut self, envelope: Envelope, pool: &mut BacklogPool) {
-        if self.first.is_none() && self.backlog.is_none() {
-            self.first = Some(envelope);
-            return;
-        }
-        self.backlog.get_or_insert_with(|| pool.take()).push_back(envelope);
-    }
-
-    /// The oldest message.
-    #[inline]
-    pub(crate) fn pop(&mut self, pool: &mut BacklogPool) -> Option<Envelope> {
-        if let Some(first) = self.first.take() {
-            return Some(first);
-        }
-        let backlog = self.backlog.as_mut()?;
-        let envelope = backlog.pop_front();
-        if backlog.is_empty()
-            && let Some(backlog) = self.backlog.take()
-        {
-            pool.give_back(backlog);
-        }
-        envelope
+    /// Whether a future or a suspension keeps the actor from its messages.
+    pub(crate) fn waits(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.suspensions > 0 || extra.async_slot.is_live())
     }
 
     pub(crate) fn extra(&mut self) -> &mut CellExtra {
         self.extra.get_or_insert_default()
-    }
-}
-
-/// Empty backlogs, shared by the actors of a shard.
-#[derive(Default)]
-pub(crate) struct BacklogPool {
-    #[expect(clippy::vec_box, reason = "the box moves between pool and cell; the deque's header must not")]
-    backlogs: Vec<Box<VecDeque<Envelope>>>,
-}
-
-impl BacklogPool {
-    fn take(&mut self) -> Box<VecDeque<Envelope>> {
-        self.backlogs.pop().unwrap_or_else(|| Box::new(VecDeque::with_capacity(8)))
-    }
-
-    fn give_back(&mut self, backlog: Box<VecDeque<Envelope>>) {
-        debug_assert!(backlog.is_empty());
-        if self.backlogs.len() < BACKLOGS_KEPT && backlog.capacity() <= BACKLOG_KEPT_CAPACITY {
-            self.backlogs.push(backlog);
-        }
     }
 }
 
@@ -258,6 +212,12 @@ impl CellTable {
         }
         self.free.push(index);
         None
+    }
+
+    /// Whether no actor has a message, a future or a suspension. Looks at every cell.
+    pub(crate) fn are_quiet(&self) -> bool {
+        let mut cells = self.own.iter().chain(&self.foreign).flat_map(|chunk| chunk.iter());
+        cells.all(|cell| cell.life == Life::Free || (cell.len() == 0 && !cell.suspended))
     }
 
     /// All live actors.

@@ -8,15 +8,16 @@ use std::collections::VecDeque;
 use shardstage_codec::ShardId;
 
 use super::actor_box::ActorBox;
-use super::cell::{BacklogPool, CellTable, Life};
+use super::cell::{CellTable, Life};
+use super::mailbox::BacklogPool;
 use super::mesh::Mesh;
 use crate::actor_ref::ActorId;
 use crate::cluster::directory::Directory;
 use crate::dead_letter::Reason;
 use crate::envelope::{Envelope, EpochTag, PackedAddress};
-use crate::error::{Rejected, SpawnError};
+use crate::error::{Panicked, Rejected, SpawnError};
 use crate::key::Key;
-use crate::link::ShardLink;
+use crate::link::{ShardLink, SystemOp};
 use crate::reply::ReplyTable;
 use crate::run_queue::RunQueue;
 use crate::timer::Timers;
@@ -76,6 +77,10 @@ pub(crate) struct ShardCore {
     pub(crate) running: Option<PackedAddress>,
     /// Draining for shutdown: no new activations.
     pub(crate) draining: bool,
+    /// Requests that come after every message that had arrived when they did.
+    pub(crate) deferred: Vec<SystemOp>,
+    /// The panic of the future that is being dropped, for the `Reply` in it.
+    pub(crate) panic: Option<Panicked>,
 }
 
 impl ShardCore {
@@ -85,16 +90,20 @@ impl ShardCore {
         self.cells.get(index, generation).ok_or(Rejected::Closed)?.admit(epoch)
     }
 
-    /// Puts an admitted message into the mailbox and its actor into the run queue.
-    #[inline]
-    pub(crate) fn enqueue(&mut self, envelope: Envelope) {
-        let index = envelope.index;
+    /// Puts an admitted message into the mailbox and its actor into the run queue. `make` builds it in its slot.
+    #[inline(always)]
+    pub(crate) fn enqueue_with(&mut self, index: u32, make: impl FnOnce() -> Envelope) {
         let cell = self.cells.slot(index).expect("admitted to it");
-        cell.push(envelope, &mut self.pool);
+        cell.mailbox.push(&mut self.pool, make);
         if !cell.scheduled && !cell.suspended {
             cell.scheduled = true;
             self.run_queue.push(index);
         }
+    }
+
+    /// Puts an admitted message that is an envelope already into its mailbox.
+    fn enqueue(&mut self, envelope: Envelope) {
+        self.enqueue_with(envelope.index, || envelope);
     }
 
     /// Puts a message that has reserved room (a reply, a timer, a system message) into a mailbox, whatever its bound.
@@ -144,13 +153,24 @@ impl ShardCore {
 
     /// Creates an actor in a cell of this shard's own choice.
     pub(crate) fn spawn(&mut self, spawn: Spawn) -> Result<(u32, u32), (SpawnError, Spawn)> {
+        if self.draining {
+            return Err((SpawnError::Closed, spawn));
+        }
         let Some((index, generation)) = self.cells.allocate() else { return Err((SpawnError::Exhausted, spawn)) };
-        self.spawn_at(index, generation, spawn);
+        self.occupy(index, generation, spawn);
         Ok((index, generation))
     }
 
-    /// Creates an actor in a cell that was chosen before.
-    pub(crate) fn spawn_at(&mut self, index: u32, generation: u32, spawn: Spawn) {
+    /// Creates an actor in a cell that was chosen before; gives it back while the engine shuts down.
+    pub(crate) fn spawn_at(&mut self, index: u32, generation: u32, spawn: Spawn) -> Option<Spawn> {
+        if self.draining {
+            return Some(spawn);
+        }
+        self.occupy(index, generation, spawn);
+        None
+    }
+
+    fn occupy(&mut self, index: u32, generation: u32, spawn: Spawn) {
         self.cells.grow_to(index);
         self.cells.occupy(index, generation, spawn.state, spawn.capacity, spawn.epoch);
         let now_ms = self.now_ms();

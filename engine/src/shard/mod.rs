@@ -9,6 +9,7 @@ mod async_slot;
 mod cell;
 mod core;
 mod deliver;
+mod mailbox;
 mod mesh;
 mod stop;
 pub(crate) mod turn;
@@ -61,6 +62,11 @@ impl Drop for Entered<'_> {
     fn drop(&mut self) {
         CURRENT.with(|current| current.set(self.previous));
     }
+}
+
+/// Drops a user's value; a panic in its drop ends here.
+pub(crate) fn drop_contained<T>(value: T) {
+    drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(value))));
 }
 
 /// # Panics

@@ -74,12 +74,11 @@ impl UringBackend {
                 Event::Polled(Poll::WakeEvent) => {
                     self.wake_armed = false;
                     self.wake.drain();
-                    self.arm_wake();
                 }
                 Event::Nothing => {}
             }
         }
-        // Reading may have armed the wake poll again or started an operation again.
+        // Reading may have started further operations.
         if self.wake.host().is_some() {
             self.flush();
         }

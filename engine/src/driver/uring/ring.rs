@@ -330,7 +330,34 @@ fn explain(error: &io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
     use super::*;
+    use crate::driver::files::OpenFile;
+    use crate::port::buffer::IoBuffer;
+
+    #[test]
+    fn dropping_waits_until_the_kernel_has_given_the_buffers_back() {
+        let (source, sink) = rustix::pipe::pipe().expect("a pipe");
+        let open = Arc::new(OpenFile { file: source.into(), directory: false });
+        let mut ring = Ring::new().expect("io_uring works on this machine");
+        let op = FileOp::Read { offset: u64::MAX, buffer: IoBuffer::zeroed(4096) };
+        ring.start_file(Operation { token: 1, file: Arc::clone(&open), op });
+        ring.enter();
+        assert!(ring.next_event().is_none(), "the pipe is empty");
+        let (dropping, begun) = channel();
+        let writer = std::thread::spawn(move || {
+            begun.recv().expect("the test lives");
+            rustix::io::write(&sink, &[7; 10]).expect("the reading side is open");
+        });
+        dropping.send(()).expect("the writer lives");
+        drop(ring);
+        assert_eq!(Arc::strong_count(&open), 1, "the operation ended");
+        writer.join().expect("it ends well");
+        let left = rustix::io::ioctl_fionread(&open.file).expect("a pipe knows its fill");
+        assert_eq!(left, 0, "the operation took the bytes before its buffer was freed");
+    }
 
     #[test]
     fn start_errors_name_what_is_missing() {
