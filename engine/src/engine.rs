@@ -134,9 +134,9 @@ impl Engine {
         self.driver_kind
     }
 
-    /// Messages that could not be delivered.
+    /// Messages that could not be delivered; readable after the engine's end too.
     #[must_use]
-    pub fn dead_letters(&self) -> DeadLetters<'_> {
+    pub fn dead_letters(&self) -> DeadLetters<'static> {
         DeadLetters(&self.link.dead_letters)
     }
 
