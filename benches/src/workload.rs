@@ -90,7 +90,7 @@ pub struct Entry {
 #[must_use]
 pub fn entries(work: Work) -> Vec<Entry> {
     use crate::peers::{actix, kameo, ractor};
-    let all = [kameo::ENTRIES, ractor::ENTRIES, actix::ENTRIES, crate::bare::ENTRIES];
+    let all = [crate::ours::ENTRIES, kameo::ENTRIES, ractor::ENTRIES, actix::ENTRIES, crate::bare::ENTRIES];
     all.into_iter().flatten().copied().filter(|entry| entry.work == work).collect()
 }
 
@@ -99,12 +99,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_work_has_a_limit_and_three_peers_and_they_run() {
+    fn every_work_has_ours_a_limit_and_three_peers_and_they_run() {
         for work in Work::ALL {
             let entries = entries(work);
             let count = |role| entries.iter().filter(|entry| entry.role == role).count();
             assert_eq!(count(Role::Limit), 1, "{work}");
             assert_eq!(count(Role::Peer), 3, "{work}");
+            assert!(count(Role::Ours) > 0, "{work}");
             for entry in entries {
                 assert!((entry.run)(130) > Duration::ZERO, "{work}: {}", entry.name);
             }

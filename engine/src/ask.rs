@@ -7,7 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::actor_ref::ActorId;
 use crate::envelope::VTable;
@@ -18,6 +18,7 @@ use crate::message::Message;
 use crate::reply::{ForeignReply, NewSlot, ReplyAddress, ReplyOps, Waiter};
 use crate::route;
 use crate::shard::{ShardCell, assert_not_on_a_shard, current, drop_contained};
+use crate::until::Until;
 use crate::virtual_ref::VirtualId;
 
 /// Whom to ask.
@@ -83,14 +84,14 @@ impl<M: Message> Ask<M> {
     pub fn wait(self) -> Result<M::Reply, AskError> {
         assert_not_on_a_shard("Ask::wait()");
         let question = self.into_question();
-        let until = Instant::now() + question.ttl;
+        let until = Until::after(question.ttl);
         let reply = ForeignReply::<M::Reply>::new(ReplyOps::of::<M>());
         route::ask_from_outside(question, Arc::clone(&reply));
         loop {
             if let Some(value) = reply.try_take() {
                 return value;
             }
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.left();
             if left.is_zero() {
                 reply.complete(Err(AskError::Unknown(Unknown::Deadline)));
             } else {

@@ -35,12 +35,7 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn new(
-        shard: &ShardCell,
-        index: u32,
-        generation: u32,
-        sender: Option<PackedAddress>,
-    ) -> Self {
+    pub(crate) fn new(shard: &ShardCell, index: u32, generation: u32, sender: Option<PackedAddress>) -> Self {
         Self { shard: NonNull::from(shard), index, generation, sender }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shardstage_codec::NodeId;
 
@@ -22,6 +22,7 @@ use crate::peers::PeerState;
 use crate::port::driver::DriverKind;
 use crate::shard::{ActorBox, Again, Once, Spawn, current};
 use crate::stats::ShardStats;
+use crate::until::Until;
 use crate::virtual_ref::VirtualRef;
 
 /// A running engine. Dropping it stops its actors without draining; [`shutdown`](Self::shutdown) drains first.
@@ -200,7 +201,7 @@ impl Engine {
         for link in self.link.links() {
             link.refuse();
         }
-        let until = Instant::now() + self.drain_time;
+        let until = Until::after(self.drain_time);
         let mut last_handled = None;
         let mut pause = Duration::from_micros(50);
         loop {
@@ -212,7 +213,7 @@ impl Engine {
             if quiet && last_handled == Some(handled) {
                 return 0;
             }
-            if Instant::now() >= until {
+            if until.left().is_zero() {
                 return surveys.iter().filter(|survey| !survey.quiet).count();
             }
             last_handled = quiet.then_some(handled);
@@ -221,7 +222,7 @@ impl Engine {
         }
     }
 
-    fn survey(&self, until: Instant) -> Vec<Survey> {
+    fn survey(&self, until: Until) -> Vec<Survey> {
         let busy = Survey { quiet: false, sent: 0, received: 0, handled: 0 };
         let gone = Survey { quiet: true, ..busy };
         let latches: Vec<_> = self
@@ -247,7 +248,7 @@ impl Engine {
             .collect();
         latches
             .iter()
-            .map(|latch| latch.wait_for(until.saturating_duration_since(Instant::now())).unwrap_or(busy))
+            .map(|latch| latch.wait_for(until.left()).unwrap_or(busy))
             .collect()
     }
 

@@ -147,17 +147,14 @@ impl PackedAddress {
         )
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "10 bits remain after the shift")]
     pub(crate) fn shard(self) -> u16 {
         (self.0 >> (INDEX_BITS + GENERATION_BITS)) as u16
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 27 bits")]
+    #[inline]
     pub(crate) fn index(self) -> u32 {
         (self.0 >> GENERATION_BITS & INDEX_MASK) as u32
     }
-
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 27 bits")]
     pub(crate) fn generation(self) -> u32 {
         (self.0 & u64::from(GENERATION_MAX)) as u32
     }

@@ -43,6 +43,7 @@ mod signal;
 pub mod sim;
 mod stats;
 mod timer;
+mod until;
 mod virtual_ref;
 
 pub use actor::{Actor, ArchivedHandler, AsyncHandler, BoxError, DeferredHandler, Handler, StopReason, VirtualActor};

@@ -259,8 +259,8 @@ fn ask_node<M: Message>(
     match send_frame(shard, id, peer, FrameKind::Ask, address.0.0, ttl, message) {
         Ok(()) => Ok(address),
         Err(reason) => {
-            let slot = shard.core.borrow_mut().replies.free(address);
-            Err((reason, slot.into_new()))
+            let slot = shard.core.borrow_mut().replies.unsend(address);
+            Err((reason, slot))
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The open loop: sends every operation when the schedule says, whatever became of the ones before.
 //!
-//! Runs on one thread of its own. Answers are stamped where they arise (see [`crate::in_flight`]) and collected between bursts.
+//! Runs on one thread of its own. Answers are stamped where they arise (see [`crate::in_flight`]) and collected
+//! between operations.
 
-use crate::clock::{now_ns, sleep_until};
+use crate::clock::{now_ns, sleep_until, spin_until};
 use crate::in_flight::{InFlight, Pending};
 use crate::ledger::AreaEvent;
-use crate::limits::{BURST_PERIOD, DRAIN, SEARCH_GRACE};
+use crate::limits::{COLLECT_PERIOD, DRAIN, IDLE_PERIOD, SEARCH_GRACE};
 use crate::schedule::{Kind, Operation, Pace};
 use crate::stats::{Stats, Times};
 
@@ -66,6 +67,8 @@ pub struct Phase<'a> {
     pub pace: Pace,
     /// For how long, nanoseconds.
     pub duration_ns: u64,
+    /// Whether to spin between operations, which takes a core of its own, or to sleep.
+    pub spin: bool,
 }
 
 impl Phase<'_> {
@@ -101,10 +104,21 @@ impl Phase<'_> {
                 break;
             }
             let due = if all_sent { u64::MAX } else { self.pace.intended_ns(next) };
-            sleep_until(due.min(now + BURST_PERIOD.as_nanos() as u64));
+            self.pause(due, now, all_sent && in_flight.is_empty());
         }
         in_flight.abandon();
         tally.stats
+    }
+
+    /// Waits until the next operation is due, or it is time to look for answers.
+    fn pause(&self, due_ns: u64, now_ns: u64, idle: bool) {
+        let period = if idle { IDLE_PERIOD } else { COLLECT_PERIOD };
+        let until_ns = due_ns.min(now_ns + period.as_nanos() as u64);
+        if self.spin && !idle {
+            spin_until(until_ns);
+        } else {
+            sleep_until(until_ns);
+        }
     }
 }
 
@@ -196,9 +210,10 @@ mod tests {
     fn everything_is_sent_counted_and_reported() {
         let mut operations = vec![Operation::Board { airport: 0 }; 600];
         operations.extend([report(); 100]);
-        let pace = Pace { start_ns: now_ns(), rate: 700.0, burst_ns: 1_000_000 };
+        let pace = Pace { start_ns: now_ns(), rate: 700.0 };
         let mut heard = Heard::default();
-        let stats = Phase { operations: &operations, pace, duration_ns: 1_000_000_000 }.run(&mut Fake, &mut heard);
+        let stats =
+            Phase { operations: &operations, pace, duration_ns: 1_000_000_000, spin: false }.run(&mut Fake, &mut heard);
         assert_eq!((stats.offered, stats.sent), (700, 700));
         assert_eq!((stats.completions(), stats.in_time, stats.failures()), (600, 600, 100));
         assert_eq!((stats.events, heard.acked), (600, 600));
@@ -209,9 +224,9 @@ mod tests {
     #[test]
     fn a_schedule_that_starts_too_late_is_cut_off_not_compressed() {
         let operations = vec![Operation::Board { airport: 0 }; 100];
-        let pace = Pace { start_ns: now_ns() - 10_000_000_000, rate: 100.0, burst_ns: 1_000_000 };
-        let stats =
-            Phase { operations: &operations, pace, duration_ns: 1_000_000_000 }.run(&mut Fake, &mut Heard::default());
+        let pace = Pace { start_ns: now_ns() - 10_000_000_000, rate: 100.0 };
+        let stats = Phase { operations: &operations, pace, duration_ns: 1_000_000_000, spin: false }
+            .run(&mut Fake, &mut Heard::default());
         assert_eq!((stats.offered, stats.sent), (100, 0));
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod clock;
 pub mod cluster;
+pub mod cores;
 pub mod data;
 pub mod generator;
 pub mod geo;

@@ -8,20 +8,29 @@ pub const SHARDS_PER_NODE: u16 = 2;
 /// Nodes in the cluster: what "two processes on loopback" says.
 pub const NODES: usize = 2;
 
-/// Operations leave in bursts, one burst a period: waking the generator for each single one would cost more than the work.
-pub const BURST_PERIOD: Duration = Duration::from_millis(1);
+/// A generator with a core of its own looks for answers this often; without one it sleeps this long at least.
+pub const COLLECT_PERIOD: Duration = Duration::from_micros(100);
+
+/// How long a generator sleeps at a time when it has nothing to send and nothing to wait for.
+pub const IDLE_PERIOD: Duration = Duration::from_millis(10);
 
 /// Length of one step of the search for the highest rate.
 pub const SEARCH_STEP: Duration = Duration::from_millis(900);
 
 /// First rate that the search tries, operations a second over both nodes.
-pub const SEARCH_FIRST_RATE: u64 = 2_000;
+pub const SEARCH_FIRST_RATE: u64 = 4_000;
 
-/// The search doubles the rate at most this often: 2,000 x 2^9 is a million operations a second.
-pub const SEARCH_DOUBLINGS: usize = 9;
+/// The search doubles the rate at most this often: 4,000 x 2^8 is a million operations a second.
+pub const SEARCH_DOUBLINGS: usize = 8;
 
 /// Steps that halve the interval between the last good and the first bad rate.
-pub const SEARCH_BISECTIONS: usize = 4;
+pub const SEARCH_BISECTIONS: usize = 3;
+
+/// The rate that the search found must be kept up for this long; short steps can hide a growing queue.
+pub const SEARCH_CONFIRM: Duration = Duration::from_millis(2_500);
+
+/// A rate that was not confirmed is lowered to this share, percent, and tried again.
+pub const SEARCH_BACKOFF_PERCENT: u64 = 85;
 
 /// An operation counts as achieved in a step when it completes this long after the step's end at the latest.
 pub const SEARCH_GRACE: Duration = Duration::from_millis(20);
@@ -66,7 +75,10 @@ pub const REPORT_INTERVAL_MIN_S: f64 = 60.0;
 pub const COPY_SHIFT_S: f64 = 420.0;
 
 /// Events of one grid square that stay readable; older ones stay in the log only.
-pub const AREA_HISTORY_EVENTS: usize = 16_384;
+pub const AREA_HISTORY_EVENTS: usize = 8_192;
+
+/// A square's state is written as a snapshot after this many events: about as many bytes as the events in between.
+pub const AREA_SNAPSHOT_EVERY: u64 = 4_096;
 
 /// Events in one reply when the ledger is compared: 1,000 of them stay well below a datagram batch.
 pub const HISTORY_PAGE_EVENTS: usize = 1_000;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use loadgen::cores;
 use loadgen::limits::{MAIN_PHASE, NODES, SHARDS_PER_NODE};
 use loadgen::node::{self, NodeOptions};
 use loadgen::protocol::Said;
@@ -86,20 +87,19 @@ impl Flags {
 }
 
 fn options(words: Vec<OsString>) -> Result<Options, String> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = cores::available();
     let mut flags = Flags(words);
     let positive = |value: Option<u64>, flag: &str| match value {
         Some(0) => Err(format!("{flag} must be at least 1")),
         other => Ok(other),
     };
-    let suits = u16::try_from(cores / NODES).unwrap_or(u16::MAX).max(SHARDS_PER_NODE);
+    let suits = u16::try_from(cores::divide(&cores).1.len() / NODES).unwrap_or(u16::MAX).max(SHARDS_PER_NODE);
     let options = Options {
         rate: positive(flags.parse("--rate")?, "--rate")?,
         length: positive(flags.parse("--seconds")?, "--seconds")?.map_or(MAIN_PHASE, Duration::from_secs),
         shards: flags.parse("--shards")?.unwrap_or(suits),
         directory: flags.take("--directory")?.map_or_else(std::env::temp_dir, PathBuf::from),
         program: std::env::current_exe().map_err(|error| format!("own path: {error}"))?,
-        cores,
     };
     if options.shards == 0 {
         return Err("--shards must be at least 1".to_owned());
@@ -118,6 +118,7 @@ fn node_options(words: Vec<OsString>) -> Result<NodeOptions, String> {
         directory: flags.take("--directory")?.map(PathBuf::from).ok_or("--directory is missing")?,
         addresses: addresses.collect::<Result<_, _>>()?,
         spin: flags.need::<String>("--idle")? == "spin",
+        cores: cores::from_text(&flags.need::<String>("--cores")?).ok_or("--cores must be numbers")?,
         parent: flags.need("--parent")?,
     };
     flags.finish()?;

@@ -11,13 +11,15 @@ use std::time::Duration;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use shardstage::port::transport::{ClusterConfig, NodeInfo};
 use shardstage::{Config, Engine, IdleStrategy, NodeId, ShardStats};
+use shardstage_persistence::EventLog;
 use shardstage_quic::{Quic, QuicConfig};
 
+use crate::cores;
 use crate::data::Day;
 use crate::generator::{Listener, Phase, Progress};
 use crate::geo::Square;
 use crate::ledger::AreaEvent;
-use crate::limits::{BURST_PERIOD, HISTORY_PAGE_EVENTS, NODES, PEER_IDLE, SHARD_NICE, START};
+use crate::limits::{HISTORY_PAGE_EVENTS, NODES, PEER_IDLE, SHARD_NICE, START};
 use crate::model::messages::History;
 use crate::model::{self, Area, area_key};
 use crate::protocol::{Command, PhaseName, Said, ShardFacts};
@@ -37,6 +39,8 @@ pub struct NodeOptions {
     pub addresses: Vec<SocketAddr>,
     /// Whether idle shards spin.
     pub spin: bool,
+    /// The cores that all processes share; see [`cores::divide`].
+    pub cores: Vec<usize>,
     /// Process id of the parent.
     pub parent: i32,
 }
@@ -65,6 +69,9 @@ pub fn run(options: &NodeOptions) -> Result<(), NodeError> {
     die_with_parent(options.parent)?;
     let day = Day::load().map_err(because("flight data"))?;
     let engine = start_engine(options)?;
+    let (generators, shards) = cores::divide(&options.cores);
+    cores::pin(&generators[options.index.min(generators.len() - 1)..][..1]);
+    let spin = generators != shards;
     for peer in (0..NODES).filter(|peer| *peer != options.index) {
         let peer = NodeId::new(u32::try_from(peer).expect("few nodes"));
         let state = engine.wait_for_peer(peer, START);
@@ -74,7 +81,7 @@ pub fn run(options: &NodeOptions) -> Result<(), NodeError> {
         }
     }
     say(&Said::Ready { driver: engine.driver_kind().to_string() })?;
-    let mut node = Node { options, day, engine, phase: PhaseName::Main, plan: None, next: 0 };
+    let mut node = Node { options, day, engine, spin, phase: PhaseName::Main, plan: None, next: 0 };
     for line in io::stdin().lock().lines() {
         let line = line.map_err(because("reading a command"))?;
         let command = line.parse().map_err(because("reading a command"))?;
@@ -113,11 +120,14 @@ fn start_engine(options: &NodeOptions) -> Result<Engine, NodeError> {
     config.shards = Some(options.shards);
     config.idle = if options.spin { IdleStrategy::Spin } else { IdleStrategy::Park };
     let builder = Engine::builder().config(config).cluster(cluster).transport(Quic::new(quic));
+    let builder = builder.service(EventLog::open(options.directory.join(name(options.index))));
     let builder = model::register(builder);
-    // Threads inherit the priority of the thread that starts them.
+    // Threads inherit the priority and the cores of the thread that starts them.
     std::thread::scope(|scope| {
         let shards = scope.spawn(|| {
-            if !options.spin {
+            let (generators, shards) = cores::divide(&options.cores);
+            cores::pin(shards);
+            if generators == shards {
                 // Refused only to processes that may not even lower their own priority; costs precision then.
                 let _refused = rustix::process::nice(SHARD_NICE);
             }
@@ -136,6 +146,8 @@ struct Node<'a> {
     options: &'a NodeOptions,
     day: Day,
     engine: Engine,
+    /// Whether the generator has a core of its own.
+    spin: bool,
     phase: PhaseName,
     plan: Option<Plan>,
     /// First operation of the plan that was not part of an earlier step.
@@ -147,13 +159,13 @@ impl Node<'_> {
     fn obey(&mut self, command: Command) -> Result<bool, NodeError> {
         match command {
             Command::Prepare { phase, density, from_utc_s } => {
-                let share = Share { index: self.options.index, of: NODES };
+                let share = Share { index: self.options.index, of: cores::generators(&self.options.cores) };
                 let plan = Plan::new(&self.day, share, density, from_utc_s);
                 say(&Said::Prepared { operations: plan.operations().len() as u64, flights: plan.flights })?;
                 (self.phase, self.plan, self.next) = (phase, Some(plan), 0);
             }
             Command::Go { start_ns, rate, duration_ns, ledger } => {
-                let pace = Pace { start_ns, rate, burst_ns: BURST_PERIOD.as_nanos() as u64 };
+                let pace = Pace { start_ns, rate };
                 self.go(pace, duration_ns, ledger)?;
                 say(&Said::End)?;
             }
@@ -174,7 +186,7 @@ impl Node<'_> {
         let mut traffic = Traffic::new(&self.engine, &self.day, self.phase);
         let mut telling = Telling { ledger, lines: String::new(), broken: None };
         let before = self.engine.stats();
-        let stats = Phase { operations, pace, duration_ns }.run(&mut traffic, &mut telling);
+        let stats = Phase { operations, pace, duration_ns, spin: self.spin }.run(&mut traffic, &mut telling);
         let after = self.engine.stats();
         self.next += usize::try_from(stats.offered).expect("a plan fits memory");
         telling.finish()?;
@@ -210,7 +222,6 @@ fn facts(before: &ShardStats, after: &ShardStats) -> ShardFacts {
         messages: after.handled - before.handled,
         busy_ns: after.busy_ns - before.busy_ns,
         elapsed_ns: after.elapsed_ns - before.elapsed_ns,
-        events: 0,
     }
 }
 

@@ -74,8 +74,6 @@ pub struct ShardFacts {
     pub busy_ns: u64,
     /// Length of the phase, nanoseconds.
     pub elapsed_ns: u64,
-    /// Events that became durable.
-    pub events: u64,
 }
 
 impl ShardFacts {
@@ -198,7 +196,7 @@ impl fmt::Display for Said {
             Self::Acked(event) => write!(f, "acked {event}"),
             Self::Stats(line) => write!(f, "stats {line}"),
             Self::Shard(shard, facts) => {
-                write!(f, "shard {shard} {} {} {} {}", facts.messages, facts.busy_ns, facts.elapsed_ns, facts.events)
+                write!(f, "shard {shard} {} {} {}", facts.messages, facts.busy_ns, facts.elapsed_ns)
             }
             Self::Event(event) => write!(f, "event {event}"),
             Self::End => f.write_str("end"),
@@ -235,10 +233,10 @@ fn parse_said(line: &str) -> Option<Said> {
         "acked" => Said::Acked(rest.parse().ok()?),
         "stats" => Said::Stats(rest.to_owned()),
         "shard" => {
-            let [shard, messages, busy_ns, elapsed_ns, events] = numbers()?[..] else {
+            let [shard, messages, busy_ns, elapsed_ns] = numbers()?[..] else {
                 return None;
             };
-            Said::Shard(usize::try_from(shard).ok()?, ShardFacts { messages, busy_ns, elapsed_ns, events })
+            Said::Shard(usize::try_from(shard).ok()?, ShardFacts { messages, busy_ns, elapsed_ns })
         }
         "event" => Said::Event(rest.parse().ok()?),
         "end" => Said::End,
@@ -279,7 +277,7 @@ mod tests {
             Said::Second(progress),
             Said::Acked(event),
             Said::Stats("counts 1 2 3".to_owned()),
-            Said::Shard(1, ShardFacts { messages: 1, busy_ns: 2, elapsed_ns: 3, events: 4 }),
+            Said::Shard(1, ShardFacts { messages: 1, busy_ns: 2, elapsed_ns: 3 }),
             Said::Event(event),
             Said::End,
             Said::Error("port taken".to_owned()),
@@ -292,7 +290,7 @@ mod tests {
 
     #[test]
     fn busy_is_a_share_of_the_phase() {
-        let facts = ShardFacts { messages: 0, busy_ns: 30, elapsed_ns: 100, events: 0 };
+        let facts = ShardFacts { messages: 0, busy_ns: 30, elapsed_ns: 100 };
         assert_eq!(facts.busy_percent(), 30);
         assert_eq!(ShardFacts::default().busy_percent(), 0);
     }

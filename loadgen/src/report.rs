@@ -128,17 +128,11 @@ pub fn screen(measured: &Measured, flaws: &[Flaw]) -> String {
         time(stats.lag.max_ns())
     )
     .expect("a string takes all");
-    writeln!(out, "\nnode/shard   messages/s   busy   durable events/s").expect("a string takes all");
+    writeln!(out, "\nnode/shard     messages/s   busy").expect("a string takes all");
     for (node, shard, facts) in shards {
         let rate = |count: u64| grouped(count.saturating_mul(1_000_000_000) / facts.elapsed_ns.max(1));
-        writeln!(
-            out,
-            "  {node}/{shard}      {:>12}  {:>4} %   {:>16}",
-            rate(facts.messages),
-            facts.busy_percent(),
-            rate(facts.events)
-        )
-        .expect("a string takes all");
+        writeln!(out, "  {node}/{shard}        {:>12}  {:>4} %", rate(facts.messages), facts.busy_percent())
+            .expect("a string takes all");
     }
     if flaws.is_empty() {
         out.push_str("\nVALID: the schedule was kept, everything was answered, and the shards were loaded\n");
@@ -168,7 +162,7 @@ mod tests {
         stats.sent(0, 10);
         stats.completed(Kind::Board, 0, 10, 900_000);
         stats.failed("full".to_owned());
-        let facts = ShardFacts { messages: 5_000, busy_ns: 450_000_000, elapsed_ns: 1_000_000_000, events: 40 };
+        let facts = ShardFacts { messages: 5_000, busy_ns: 450_000_000, elapsed_ns: 1_000_000_000 };
         let measured = Measured { stats, seconds: 1.0, shards: vec![(0, 0, facts), (1, 1, facts)] };
         assert_eq!(measured.busiest_percent(), 45);
         let text = screen(&measured, &[Flaw::Failed { count: 1 }]);

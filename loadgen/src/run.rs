@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use crate::clock::now_ns;
 use crate::cluster::{Cluster, ClusterConfig, ClusterError, Heard};
+use crate::cores;
 use crate::data::{DataError, Day};
 use crate::generator::Progress;
 use crate::geo::Square;
 use crate::ledger::{AreaEvent, Ledger};
 use crate::limits::{
-    ACHIEVED_PER_MILLE, BURST_PERIOD, DRAIN, KILL_AFTER, KILL_OUTAGE, KILL_RATE_PERCENT, KILL_RECOVERED, LEAD_TIME,
-    MAIN_RATE_PERCENT, NODES, PLAN, SEARCH_BISECTIONS, SEARCH_DOUBLINGS, SEARCH_FIRST_RATE, SEARCH_STEP, SETTLE, STOP,
+    ACHIEVED_PER_MILLE, DRAIN, KILL_AFTER, KILL_OUTAGE, KILL_RATE_PERCENT, KILL_RECOVERED, LEAD_TIME,
+    MAIN_RATE_PERCENT, NODES, PLAN, SEARCH_BACKOFF_PERCENT, SEARCH_BISECTIONS, SEARCH_CONFIRM, SEARCH_DOUBLINGS,
+    SEARCH_FIRST_RATE, SEARCH_STEP, SETTLE, STOP,
 };
 use crate::protocol::{Command, PhaseName, Said, ShardFacts};
 use crate::report::{self, Measured, grouped};
@@ -37,8 +39,6 @@ pub struct Options {
     pub directory: PathBuf,
     /// This binary, for starting nodes.
     pub program: PathBuf,
-    /// Cores of this machine.
-    pub cores: usize,
 }
 
 /// Why a run could not be finished.
@@ -83,18 +83,23 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
         .prefix("shardstage-loadgen-")
         .tempdir_in(&options.directory)
         .map_err(RunError::Directory)?;
-    let threads = NODES * (usize::from(options.shards) + 1);
-    let spin = threads <= options.cores;
+    let cores = cores::available();
+    let (generator_cores, shard_cores) = cores::divide(&cores);
+    let shards = NODES * usize::from(options.shards);
+    let spin = generator_cores != shard_cores && shards <= shard_cores.len();
+    cores::pin(&generator_cores[..1]);
     let cluster = Cluster::start(ClusterConfig {
         program: options.program.clone(),
-        arguments: vec!["node".to_owned()],
+        arguments: vec!["node".to_owned(), "--cores".to_owned(), cores::to_text(&cores)],
         spin,
         shards: options.shards,
         directory: directory.path().to_owned(),
     })?;
     println!(
         "Shardstage: a day of air traffic on {NODES} node processes x {} shards, {} cores, driver {}, QUIC with mutual TLS",
-        options.shards, options.cores, cluster.drivers[0]
+        options.shards,
+        cores.len(),
+        cluster.drivers[0]
     );
     println!(
         "{} flights of 10 January 2001 between {} airports; positions are interpolated on the great circle",
@@ -102,15 +107,20 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
         day.airports.len()
     );
     println!("data in {} (removed at the end)", directory.path().display());
+    if generator_cores == shard_cores {
+        println!("the only core is shared by generator and shards: expect the generator to be late");
+    } else {
+        println!("{} core(s) are kept for generating load, {} for shards", generator_cores.len(), shard_cores.len());
+    }
     if spin {
-        println!("idle shards spin: every shard and generator has a core");
+        println!("idle shards spin: every one has a core");
     } else {
         println!(
-            "idle shards park: {threads} shards and generators share {} cores, so times contain waking and waiting",
-            options.cores
+            "idle shards park: {shards} shards share {} core(s), so times contain waking and waiting for a core",
+            shard_cores.len()
         );
     }
-    let mut parent = Parent { cluster, day };
+    let mut parent = Parent { cluster, day, generators: cores::generators(&cores) };
     let highest = match options.rate {
         Some(rate) => rate * 100 / MAIN_RATE_PERCENT,
         None => parent.search()?,
@@ -127,6 +137,7 @@ pub fn run(options: &Options) -> Result<bool, RunError> {
 struct Parent {
     cluster: Cluster,
     day: Day,
+    generators: usize,
 }
 
 /// What all generators of a phase said together.
@@ -134,8 +145,10 @@ struct Parent {
 struct Heap {
     stats: [Stats; NODES],
     shards: Vec<(usize, usize, ShardFacts)>,
-    seconds: BTreeMap<u64, Vec<Progress>>,
-    last: Progress,
+    /// What each node said of a second that not all have said yet.
+    seconds: BTreeMap<u64, [Option<Progress>; NODES]>,
+    /// What each node said last.
+    last: [Progress; NODES],
     /// Failures in the last whole second.
     last_failed: u64,
 }
@@ -153,18 +166,27 @@ impl Heap {
             }
             Said::Second(progress) => {
                 let said = self.seconds.entry(progress.second).or_default();
-                said.push(*progress);
-                if said.len() >= generators {
-                    let all = together(said);
-                    self.last_failed = all.failed.saturating_sub(self.last.failed);
-                    if live {
-                        println!("{}", report::second(&all, &self.last));
-                    }
-                    self.last = all;
+                said[heard.node] = Some(*progress);
+                if said.iter().flatten().count() >= generators {
+                    let said = *said;
+                    self.tell_second(&said, live);
                 }
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    fn tell_second(&mut self, said: &[Option<Progress>; NODES], live: bool) {
+        let last = self.last;
+        let both = || said.iter().zip(&last).filter_map(|(now, before)| now.as_ref().map(|now| (now, before)));
+        let (now, before) = (together(both().map(|pair| pair.0)), together(both().map(|pair| pair.1)));
+        self.last_failed = now.failed - before.failed;
+        if live {
+            println!("{}", report::second(&now, &before));
+        }
+        for (last, now) in self.last.iter_mut().zip(said) {
+            *last = now.unwrap_or(*last);
         }
     }
 
@@ -176,8 +198,8 @@ impl Heap {
 }
 
 /// Sums the counts; of the percentiles the worse one is shown.
-fn together(said: &[Progress]) -> Progress {
-    said.iter().fold(Progress::default(), |all, one| Progress {
+fn together<'a>(said: impl Iterator<Item = &'a Progress>) -> Progress {
+    said.fold(Progress::default(), |all, one| Progress {
         second: one.second,
         sent: all.sent + one.sent,
         completed: all.completed + one.completed,
@@ -238,14 +260,20 @@ impl Parent {
         Ok(prepared)
     }
 
+    /// Lays out the busy half of the day, with enough operations for `rate` over `length`.
+    fn prepare_afternoon(&mut self, phase: PhaseName, rate: u64, length: Duration) -> Result<Prepared, RunError> {
+        let needed = (rate as f64 * length.as_secs_f64() * AFTERNOON_ROOM) as u64;
+        self.prepare(phase, Density::for_operations(&self.day, needed), BUSY_HOUR_S)
+    }
+
     /// Starts a part of the plan on both nodes; returns when it starts on the monotonic clock.
     fn go(&mut self, rate: f64, length: Duration, ledger: bool) -> Result<u64, RunError> {
         let start_ns = now_ns() + LEAD_TIME.as_nanos() as u64;
         for node in 0..NODES {
-            // The generators' bursts fall between each other's.
-            let start_ns = start_ns + node as u64 * BURST_PERIOD.as_nanos() as u64 / NODES as u64;
-            let duration_ns = length.as_nanos() as u64;
-            self.cluster.order(node, &Command::Go { start_ns, rate: rate / NODES as f64, duration_ns, ledger })?;
+            let rate = rate / self.generators as f64;
+            // The generators' operations fall between each other's.
+            let start_ns = start_ns + (node as f64 * 1e9 / rate / self.generators as f64) as u64;
+            self.cluster.order(node, &Command::Go { start_ns, rate, duration_ns: length.as_nanos() as u64, ledger })?;
         }
         Ok(start_ns)
     }
@@ -266,13 +294,11 @@ impl Parent {
 
     fn search(&mut self) -> Result<u64, RunError> {
         println!("\nlooking for the highest rate that is answered to 99 % in time");
-        let density = Density { interval_s: crate::limits::REPORT_INTERVAL_MIN_S, copies: 1, every: 1 };
-        self.prepare(PhaseName::Search, density, BUSY_HOUR_S)?;
         let mut good = 0;
         let mut bad = None;
         for _ in 0..=SEARCH_DOUBLINGS {
             let rate = if good == 0 { SEARCH_FIRST_RATE } else { good * 2 };
-            if !self.step(rate)? {
+            if !self.step(rate, SEARCH_STEP)? {
                 bad = Some(rate);
                 break;
             }
@@ -284,24 +310,33 @@ impl Parent {
         if let Some(mut bad) = bad {
             for _ in 0..SEARCH_BISECTIONS {
                 let rate = good.midpoint(bad);
-                if self.step(rate)? {
+                if self.step(rate, SEARCH_STEP)? {
                     good = rate;
                 } else {
                     bad = rate;
                 }
             }
         }
+        while !self.step(good, SEARCH_CONFIRM)? {
+            good = good * SEARCH_BACKOFF_PERCENT / 100;
+            if good < SEARCH_FIRST_RATE {
+                return Err(RunError::TooSlow);
+            }
+        }
         println!("highest rate: {} operations/s", grouped(good));
         Ok(good)
     }
 
-    fn step(&mut self, rate: u64) -> Result<bool, RunError> {
-        let stats = self.phase(rate as f64, SEARCH_STEP, false)?.stats();
-        let achieved = stats.in_time * 1000 >= stats.offered * ACHIEVED_PER_MILLE && stats.failures() == 0;
+    fn step(&mut self, rate: u64, length: Duration) -> Result<bool, RunError> {
+        self.prepare_afternoon(PhaseName::Search, rate, length)?;
+        let stats = self.phase(rate as f64, length, false)?.stats();
+        let achieved =
+            stats.offered > 0 && stats.in_time * 1000 >= stats.offered * ACHIEVED_PER_MILLE && stats.failures() == 0;
         let response = stats.response_all();
         println!(
-            "  {:>9}/s   {:>5.1} % in time   failed {:>5}   p50 {:>8}   p99 {:>8}   {}",
+            "  {:>9}/s for {:.1} s   {:>5.1} % in time   failed {:>5}   p50 {:>8}   p99 {:>8}   {}",
             grouped(rate),
+            length.as_secs_f64(),
             stats.in_time as f64 * 100.0 / stats.offered.max(1) as f64,
             stats.failures(),
             report::time(response.percentile_ns(50.0)),
@@ -336,9 +371,8 @@ impl Parent {
 
     fn kill(&mut self, rate: u64) -> Result<KillResult, RunError> {
         println!("\nkilling node 1 in mid-load (SIGKILL) at {} operations/s, then starting it again", grouped(rate));
-        let density = Density { interval_s: 120.0, copies: 1, every: 1 };
-        self.prepare(PhaseName::Kill, density, BUSY_HOUR_S)?;
         let length = KILL_AFTER + KILL_OUTAGE + KILL_RECOVERED;
+        self.prepare_afternoon(PhaseName::Kill, rate, length)?;
         self.go(rate as f64, length, true)?;
         let mut story =
             Story { heap: Heap::default(), ledger: Ledger::default(), generators: NODES, ready: false, ended: false };
@@ -431,6 +465,9 @@ const DAY_SPAN_S: f64 = 130_000.0;
 
 /// When most flights are in the air, seconds after midnight UTC.
 const BUSY_HOUR_S: f64 = 17.0 * 3600.0;
+
+/// The day holds this many times the operations of the part after [`BUSY_HOUR_S`], with room to spare.
+const AFTERNOON_ROOM: f64 = 2.5;
 
 /// More contradictions than this are only counted.
 const SHOWN_BREACHES: usize = 10;

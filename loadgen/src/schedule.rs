@@ -158,6 +158,7 @@ impl Plan {
                 flights += u64::from(timed.len() > before);
             }
         }
+        // Stable: reports of one moment stay in the order of the flights.
         timed.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut operations = Vec::with_capacity(timed.len() + timed.len() / 16);
         for (_, report, destination) in timed {
@@ -214,16 +215,13 @@ pub struct Pace {
     pub start_ns: u64,
     /// Operations a second of this generator.
     pub rate: f64,
-    /// Operations leave together at multiples of this, nanoseconds.
-    pub burst_ns: u64,
 }
 
 impl Pace {
     /// The intended send time of operation `index`.
     #[must_use]
     pub fn intended_ns(&self, index: u64) -> u64 {
-        let even = (index as f64 * 1e9 / self.rate) as u64;
-        self.start_ns + even / self.burst_ns * self.burst_ns
+        self.start_ns + (index as f64 * 1e9 / self.rate) as u64
     }
 
     /// How many operations are meant to leave within `duration_ns`.
@@ -323,10 +321,10 @@ mod tests {
     }
 
     #[test]
-    fn the_pace_is_even_in_bursts_and_never_late() {
-        let pace = Pace { start_ns: 1_000, rate: 2_500.0, burst_ns: 1_000_000 };
+    fn the_pace_is_even() {
+        let pace = Pace { start_ns: 1_000, rate: 2_500.0 };
         let times: Vec<u64> = (0..6).map(|index| pace.intended_ns(index)).collect();
-        assert_eq!(times, [1_000, 1_000, 1_000, 1_001_000, 1_001_000, 2_001_000]);
+        assert_eq!(times, [1_000, 401_000, 801_000, 1_201_000, 1_601_000, 2_001_000]);
         assert_eq!(pace.count(1_000_000_000), 2_500);
         assert!(pace.intended_ns(2_499) < 1_000 + 1_000_000_000);
     }

@@ -4,12 +4,14 @@
 //! a frame is on its way to the disk form the next frame; whatever could reflect a record is held until its frame is
 //! durable.
 
+mod durable;
 pub mod format;
 pub mod limits;
 mod log;
 pub mod recovery;
 
+pub use durable::{CommandContext, CommandHandler, Durable, Effect, EventSourced, TellTarget};
 pub use log::{
-    AppendError, CommitOutcome, Effect, EntityId, EventLog, LoadError, LoadedBytes, LoadedEntity, LoadedRecord,
-    LogShard, NewRecord, OnLoaded, OnPoison, OpenError, PlantedBug, Ticket,
+    AppendError, CommitOutcome, EntityId, EventLog, Held, LoadError, LoadedBytes, LoadedEntity, LoadedRecord, LogShard,
+    NewRecord, OnLoaded, OnPoison, OpenError, PlantedBug, Ticket,
 };

@@ -13,7 +13,7 @@ use shardstage_persistence::format::node::NodeFile;
 use shardstage_persistence::format::record::{KeyDef, RecordHeader, RecordKind};
 use shardstage_persistence::format::salt;
 use shardstage_persistence::format::section::{SECTION_HEADER_BYTES, SectionHeader};
-use shardstage_persistence::recovery::{GroupTail, Refusal, Scan};
+use shardstage_persistence::recovery::{FoundRecord, GroupTail, Refusal, Scan, Tail};
 
 const LOG_ID: u64 = 0x1122_3344_5566_7788;
 const SEGMENT: u64 = 3;
@@ -116,10 +116,13 @@ fn golden() -> Vec<u8> {
     bytes
 }
 
-fn scan(segment: &[u8]) -> (Result<shardstage_persistence::recovery::Tail, Refusal>, Vec<(u64, u64, RecordKind, Vec<u8>)>) {
+/// Entity, sequence, kind and payload of a record.
+type Found = (u64, u64, RecordKind, Vec<u8>);
+
+fn scan(segment: &[u8]) -> (Result<Tail, Refusal>, Vec<Found>) {
     let mut found = Vec::new();
     let mut scan = Scan::new(salt(LOG_ID), 2);
-    let mut sink = |record: shardstage_persistence::recovery::FoundRecord<'_>| {
+    let mut sink = |record: FoundRecord<'_>| {
         let header = record.view.header;
         assert_eq!(record.lsn, 1 + found.len() as u64);
         assert!((record.offset).is_multiple_of(16));

@@ -38,7 +38,7 @@ fn crash_at(seed: u64, n: u64, planted: PlantedBug) -> Result<Seen, String> {
     start(&world, &ledger, PLAN, planted, seed);
     settle(&world, &ledger, PLAN);
     let acked = ledger.borrow().accounts.iter().map(|account| account.acked).sum();
-    if n % 3 == 0 {
+    if n.is_multiple_of(3) {
         world.crash_at_io(NODE, world.io_events(NODE) + 1 + n % 41);
         let _interrupted = must_recover(&world, &ledger, planted);
         if let Some(why) = &ledger.borrow().start_error

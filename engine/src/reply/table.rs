@@ -62,20 +62,26 @@ impl ReplySlot {
         self.value = Some(value);
         self.ready = true;
     }
+}
 
-    pub(crate) fn into_closure(mut self) -> Erased {
-        self.closure.take().expect("made with a closure")
-    }
+/// What a freed slot held. Dropped outside the shard's borrow, since it may hold user values.
+pub(crate) struct Taken {
+    closure: Option<Erased>,
+    value: Option<Erased>,
+    pub(crate) incarnation: u16,
+    /// A task that waited, which is not woken any more.
+    _waker: Option<Waker>,
+}
 
-    /// What the slot was made of, when its message could not be sent.
-    pub(crate) fn into_new(self) -> NewSlot {
-        let Self { deadline_ns, ops, waiter, peer, group, incarnation, closure, .. } = self;
-        NewSlot { deadline_ns, ops, waiter, closure, peer, group, incarnation }
+impl Taken {
+    pub(crate) fn into_closure(self) -> Erased {
+        self.closure.expect("made with a closure")
     }
 
     /// The closure and the value of a ready slot.
-    pub(crate) fn into_parts(mut self) -> (Option<Erased>, Erased) {
-        (self.closure.take(), self.value.take().expect("ready slots have a value"))
+    #[inline]
+    pub(crate) fn into_parts(self) -> (Option<Erased>, Erased) {
+        (self.closure, self.value.expect("ready slots have a value"))
     }
 }
 
@@ -168,8 +174,8 @@ impl ReplyTable {
         self.waiting(address).map(|slot| slot.deadline_ns)
     }
 
-    /// Updates the waker of a task's slot, or takes the slot when it is ready.
-    pub(crate) fn poll_task(&mut self, address: ReplyAddress, waker: &Waker) -> Option<ReplySlot> {
+    /// Updates the waker of a task's slot, or takes what it holds when it is ready.
+    pub(crate) fn poll_task(&mut self, address: ReplyAddress, waker: &Waker) -> Option<Taken> {
         let slot = self.get(address).expect("a task's slot is freed by its future only");
         if slot.ready {
             return Some(self.free(address));
@@ -181,46 +187,50 @@ impl ReplyTable {
         None
     }
 
-    /// Takes a ready slot; `None` when it was freed.
-    pub(crate) fn take_ready(&mut self, address: ReplyAddress) -> Option<ReplySlot> {
+    /// Takes what a ready slot holds; `None` when it was freed.
+    #[inline]
+    pub(crate) fn take_ready(&mut self, address: ReplyAddress) -> Option<Taken> {
         self.get(address).filter(|slot| slot.ready)?;
         Some(self.free(address))
     }
 
-    /// Frees a slot in whatever state, and returns what it held. The caller drops that outside the shard's borrow.
+    /// Frees a slot in whatever state and returns what it held. Touches only the fields that matter: slots are large.
     ///
     /// # Panics
     /// When the address does not match a live slot.
-    pub(crate) fn free(&mut self, address: ReplyAddress) -> ReplySlot {
-        let index = address.0.index();
+    #[inline]
+    pub(crate) fn free(&mut self, address: ReplyAddress) -> Taken {
         let free = self.free;
         let slot = self.get(address).expect("the caller checked the address");
-        let retired = slot.generation == GENERATION_MAX;
-        let generation = slot.generation.saturating_add(1);
-        let empty = ReplySlot {
-            generation,
-            live: false,
-            ready: false,
-            next_free: free,
-            deadline_ns: u64::MAX,
-            ops: slot.ops,
-            waiter: Waiter::Foreign,
-            peer: None,
-            group: None,
-            incarnation: 0,
-            closure: None,
-            value: None,
+        let taken = Taken {
+            closure: slot.closure.take(),
+            value: slot.value.take(),
+            incarnation: slot.incarnation,
+            _waker: if let Waiter::Task { waker } = &mut slot.waiter { waker.take() } else { None },
         };
-        let taken = std::mem::replace(slot, empty);
+        slot.live = false;
+        slot.ready = false;
+        let retired = slot.generation == GENERATION_MAX;
         if !retired {
-            self.free = index;
+            slot.generation += 1;
+            slot.next_free = free;
+            self.free = address.0.index();
         }
         self.live -= 1;
         taken
     }
 
+    /// Frees a waiting slot whose message was not sent, and returns what it was made of.
+    pub(crate) fn unsend(&mut self, address: ReplyAddress) -> NewSlot {
+        let slot = self.get(address).expect("just inserted");
+        let waiter = std::mem::replace(&mut slot.waiter, Waiter::Foreign);
+        let (deadline_ns, ops, peer, group) = (slot.deadline_ns, slot.ops, slot.peer, slot.group);
+        let Taken { closure, incarnation, .. } = self.free(address);
+        NewSlot { deadline_ns, ops, waiter, closure, peer, group, incarnation }
+    }
+
     /// Frees a slot if it is still there (a dropped future).
-    pub(crate) fn cancel(&mut self, address: ReplyAddress) -> Option<ReplySlot> {
+    pub(crate) fn cancel(&mut self, address: ReplyAddress) -> Option<Taken> {
         self.get(address)?;
         Some(self.free(address))
     }

@@ -22,6 +22,9 @@ use crate::reply::{CrossReply, ReplyAddress};
 use crate::stats::ShardStats;
 use crate::timer::{Body, Due};
 
+/// Called with the outcome of a shard's start, on its thread.
+pub(crate) type OnStarted = Box<dyn FnOnce(Result<(), StartError>)>;
+
 /// When a shard wants its next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
@@ -60,7 +63,7 @@ pub(crate) struct Shard {
     arrivals: Vec<crate::envelope::Envelope>,
     replies: Vec<CrossReply>,
     expired: Vec<ReplyAddress>,
-    on_started: Option<Box<dyn FnOnce(Result<(), StartError>)>>,
+    on_started: Option<OnStarted>,
 }
 
 impl Shard {
@@ -70,7 +73,7 @@ impl Shard {
         services: Vec<Box<dyn Service>>,
         transport: Option<Box<dyn Transport>>,
         queues: Arc<Queues>,
-        on_started: Box<dyn FnOnce(Result<(), StartError>)>,
+        on_started: OnStarted,
     ) -> Self {
         let ready = vec![false; services.len()];
         let cell = Box::new(ShardCell {

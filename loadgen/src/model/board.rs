@@ -34,10 +34,8 @@ struct Survey {
 impl DeferredHandler<Show> for Board {
     fn handle(&mut self, show: Show, reply: Reply<Result<u32, String>>, cx: &mut Context<Self>) {
         let Show { latitude, longitude } = show;
-        let squares =
-            Square::around(Position { latitude: f64::from(latitude), longitude: f64::from(longitude) });
-        let survey =
-            Rc::new(RefCell::new(Survey { reply: Some(reply), answer: Ok(0), missing: squares.len() }));
+        let squares = Square::around(Position { latitude: f64::from(latitude), longitude: f64::from(longitude) });
+        let survey = Rc::new(RefCell::new(Survey { reply: Some(reply), answer: Ok(0), missing: squares.len() }));
         for square in squares {
             let survey = Rc::clone(&survey);
             let area = cx.actor::<Area>(area_key(self.phase, square));

@@ -112,8 +112,8 @@ pub struct History {
     pub after: u64,
 }
 
-/// One event of a square.
-#[wire]
+/// A flight entered or left a square: the event that a square persists.
+#[wire(id = "traffic.passage")]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Passage {
     /// From 1, without gaps.

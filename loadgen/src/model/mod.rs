@@ -8,7 +8,7 @@ mod board;
 mod flight;
 pub mod messages;
 
-pub use area::Area;
+pub use area::{Aloft, Area, Square as AreaState, SquareSnapshot};
 pub use board::Board;
 pub use flight::Flight;
 
@@ -26,7 +26,11 @@ pub fn register(engine: EngineBuilder) -> EngineBuilder {
     engine
         .register::<Flight>(|flight| flight.idle_timeout(FLIGHT_IDLE).accept::<Report, _>())
         .register::<Area>(|area| {
-            area.accept::<Enter, _>().accept::<Leave, _>().accept::<Seen, _>().accept::<Near, _>().accept::<History, _>()
+            area.accept::<Enter, _>()
+                .accept::<Leave, _>()
+                .accept::<Seen, _>()
+                .accept::<Near, _>()
+                .accept::<History, _>()
         })
         .register::<Board>(|board| board.accept::<Show, _>())
 }

@@ -5,15 +5,15 @@
 
 use shardstage_codec::{Epoch, GroupId};
 
-use super::index::{EntityId, EntityIndex, Position};
 use super::CommitOutcome;
+use super::index::{EntityId, EntityIndex, Position};
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::record::{KeyDef, RecordHeader, RecordKind, stored_bytes};
 use crate::format::section::{SECTION_HEADER_BYTES, SectionHeader};
 use crate::recovery::GroupTail;
 
 /// What runs once the frame is durable, or will never be known to be.
-pub type Effect = Box<dyn FnOnce(CommitOutcome)>;
+pub type Held = Box<dyn FnOnce(CommitOutcome)>;
 
 /// A record to append.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +57,7 @@ pub(crate) struct Batch {
     /// Bytes of the frame if every entity needs its key definition.
     worst_bytes: usize,
     pub(crate) records: u64,
-    pub(crate) effects: Vec<Effect>,
+    pub(crate) effects: Vec<Held>,
 }
 
 /// A record of a sealed frame.

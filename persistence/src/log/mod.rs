@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use shardstage::port::service::{Service, ServiceFactory, ServiceSeat};
 use shardstage_codec::Epoch;
 
-pub use batch::{Effect, NewRecord};
+pub use batch::{Held, NewRecord};
 pub use index::EntityId;
 pub use load::{LoadError, LoadedBytes, LoadedEntity, LoadedRecord, OnLoaded};
 pub use open::OpenError;

@@ -7,18 +7,20 @@
 //! Invariant: no effect runs with [`CommitOutcome::Durable`] before its frame is durable, and after the first failed write
 //! or sync none ever does. Shard thread only.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Poll;
 
 use shardstage::port::buffer::IoBuffer;
 use shardstage::port::driver::{FileCompletion, FileId, FileOp};
 use shardstage::port::service::{Service, ServiceContext, ServiceError, ServiceSeat, Started};
-use shardstage_codec::{Epoch, GroupId};
+use shardstage_codec::{AlignedBytes, Epoch, GroupId};
 
-use super::batch::{Batch, Effect, NewRecord, Placed};
+use super::batch::{Batch, Held, NewRecord, Placed};
 use super::desk::Desk;
 use super::files::{OpenSegment, PrepareError, WriteMode, prepare_segment, segment_path};
 use super::index::{EntityId, EntityIndex};
@@ -56,7 +58,7 @@ enum State {
 struct InFlight {
     /// Its batch's number and effects; control frames have none.
     batch: Option<u64>,
-    effects: Vec<Effect>,
+    effects: Vec<Held>,
     placed: Vec<Placed>,
     flags: u16,
     stored_bytes: usize,
@@ -124,6 +126,9 @@ pub struct LogShard {
     loader: Loader,
     stopping: bool,
     counters: Counters,
+    broken: BTreeMap<EntityId, Box<str>>,
+    scratch: AlignedBytes,
+    refused_tells: Rc<Cell<u64>>,
 }
 
 impl LogShard {
@@ -146,6 +151,9 @@ impl LogShard {
             loader: Loader::default(),
             stopping: false,
             counters: Counters::default(),
+            broken: BTreeMap::new(),
+            scratch: AlignedBytes::new(),
+            refused_tells: Rc::default(),
         }
     }
 
@@ -154,13 +162,7 @@ impl LogShard {
     ///
     /// # Errors
     /// [`LoadError::KeyTooLong`]; nothing changed.
-    pub fn intern(
-        &mut self,
-        type_name: &str,
-        key: &str,
-        group: GroupId,
-        event_id: u64,
-    ) -> Result<EntityId, LoadError> {
+    pub fn intern(&mut self, type_name: &str, key: &str, group: GroupId, event_id: u64) -> Result<EntityId, LoadError> {
         if type_name.len() > KEY_BYTES || key.len() > KEY_BYTES {
             return Err(LoadError::KeyTooLong);
         }
@@ -182,22 +184,11 @@ impl LogShard {
         entity: EntityId,
         epoch: Epoch,
         records: &[NewRecord<'_>],
-        on_durable: Effect,
+        on_durable: Held,
     ) -> Result<Ticket, AppendError> {
-        self.admit(entity, epoch, records)?;
-        let group = self.index.get(entity).group;
-        let cost = {
-            let known = self.index.get(entity);
-            Batch::cost(&known.type_name, &known.key, records)
-        };
+        let cost = self.check(entity, epoch, records)?;
         let limit = self.frame_bytes();
-        if FRAME_HEADER_BYTES + cost > limit {
-            return Err(AppendError::TooLarge { limit });
-        }
-        let waiting: usize = self.batches.iter().map(Batch::worst_bytes).sum();
-        if waiting + cost > PENDING_BYTES {
-            return Err(AppendError::Full);
-        }
+        let group = self.index.get(entity).group;
         let log = self.log.as_mut().ok_or(AppendError::Closed)?;
         log.groups[usize::from(group.get())].epoch = epoch.get();
         if self.batches.back().is_none_or(|open| open.worst_bytes() + cost > limit) {
@@ -219,6 +210,53 @@ impl LogShard {
             }
         }
         Ok(Ticket(number))
+    }
+
+    /// Whether an append of these records would be taken now; returns an upper bound of the bytes that they take. Changes
+    /// nothing.
+    pub(crate) fn check(
+        &mut self,
+        entity: EntityId,
+        epoch: Epoch,
+        records: &[NewRecord<'_>],
+    ) -> Result<usize, AppendError> {
+        self.admit(entity, epoch, records)?;
+        let known = self.index.get(entity);
+        let cost = Batch::cost(&known.type_name, &known.key, records);
+        let limit = self.frame_bytes();
+        if FRAME_HEADER_BYTES + cost > limit {
+            return Err(AppendError::TooLarge { limit });
+        }
+        let waiting: usize = self.batches.iter().map(Batch::worst_bytes).sum();
+        if waiting + cost > PENDING_BYTES {
+            return Err(AppendError::Full);
+        }
+        Ok(cost)
+    }
+
+    /// Why the entity cannot be served until the process restarts, if so.
+    pub(crate) fn broken(&self, entity: EntityId) -> Option<&str> {
+        self.broken.get(&entity).map(|why| &**why)
+    }
+
+    /// Remembers that the entity's records cannot be made into its state, so that nobody tries again and again.
+    pub(crate) fn mark_broken(&mut self, entity: EntityId, why: &str) {
+        self.broken.entry(entity).or_insert_with(|| why.into());
+    }
+
+    /// Room for encoding; give it back with [`keep_scratch`](Self::keep_scratch).
+    pub(crate) fn take_scratch(&mut self) -> AlignedBytes {
+        std::mem::take(&mut self.scratch)
+    }
+
+    pub(crate) fn keep_scratch(&mut self, mut scratch: AlignedBytes) {
+        scratch.clear();
+        self.scratch = scratch;
+    }
+
+    /// Counts messages of durable effects that their receiver refused.
+    pub(crate) fn refused_tells(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.refused_tells)
     }
 
     fn admit(&mut self, entity: EntityId, epoch: Epoch, records: &[NewRecord<'_>]) -> Result<(), AppendError> {
@@ -257,7 +295,7 @@ impl LogShard {
     }
 
     /// Runs `effect` in append order with the effects of `ticket`'s frame; at once when that frame is durable already.
-    pub fn when_durable(&mut self, ticket: Ticket, effect: Effect) {
+    pub fn when_durable(&mut self, ticket: Ticket, effect: Held) {
         if matches!(self.state, State::Poisoned(_)) && ticket.0 > self.durable_batch {
             effect(CommitOutcome::Unknown);
             return;
@@ -454,7 +492,9 @@ impl LogShard {
         let expected = frame.stored_bytes;
         match completion.result {
             Ok(written) if written == expected && log.buffer.is_some() => {}
-            Ok(written) => return self.poison(format!("a frame's write ended after {written} of {expected} bytes"), cx),
+            Ok(written) => {
+                return self.poison(format!("a frame's write ended after {written} of {expected} bytes"), cx);
+            }
             Err(error) => return self.poison(format!("a frame's write failed: {error}"), cx),
         }
         if log.mode.dsync || self.options.planted == PlantedBug::NoSync {
@@ -507,13 +547,16 @@ impl LogShard {
             return;
         }
         if self.options.on_poison == OnPoison::Abort {
-            eprintln!("shardstage event log of shard {}: {why}; the process ends so that recovery decides", self.seat.shard.get());
+            eprintln!(
+                "shardstage event log of shard {}: {why}; the process ends so that recovery decides",
+                self.seat.shard.get()
+            );
             std::process::abort();
         }
         self.state = State::Poisoned(why);
         self.heartbeat_due_ns = None;
         let in_flight = self.log.as_mut().and_then(|log| log.in_flight.take());
-        let mut effects: Vec<Effect> = in_flight.map(|frame| frame.effects).unwrap_or_default();
+        let mut effects: Vec<Held> = in_flight.map(|frame| frame.effects).unwrap_or_default();
         for batch in std::mem::take(&mut self.batches) {
             effects.extend(batch.effects);
         }
@@ -558,11 +601,7 @@ impl LogShard {
         }
     }
 
-    fn prepared(
-        &mut self,
-        prepared: Result<(OpenSegment, Manifest), PrepareError>,
-        cx: &mut ServiceContext<'_>,
-    ) {
+    fn prepared(&mut self, prepared: Result<(OpenSegment, Manifest), PrepareError>, cx: &mut ServiceContext<'_>) {
         let Some(log) = self.log.as_mut() else { return };
         match prepared {
             Ok((segment, manifest)) => {
@@ -574,7 +613,9 @@ impl LogShard {
                 self.spare_error = Some(error.to_string());
                 self.spare_retry_ns = cx.now_ns() + SPARE_RETRY_NS;
             }
-            Err(PrepareError::Manifest(error)) => self.poison(format!("the manifest could not be written: {error}"), cx),
+            Err(PrepareError::Manifest(error)) => {
+                self.poison(format!("the manifest could not be written: {error}"), cx)
+            }
         }
     }
 
@@ -666,7 +707,7 @@ impl Log {
         flags: u16,
         placed: Vec<Placed>,
         batch: Option<u64>,
-        effects: Vec<Effect>,
+        effects: Vec<Held>,
         cx: &mut ServiceContext<'_>,
     ) {
         assert!(self.in_flight.is_none(), "one frame is in flight at a time");
@@ -803,8 +844,9 @@ impl Service for LogShard {
         let waits = self.commit_in_flight() || !self.batches.is_empty() || self.heartbeat_due_ns.is_some();
         let done = match self.state {
             State::Running => !waits && self.preparing.is_none() && self.loads.is_empty() && self.loader.is_idle(),
-            State::Opening(_) | State::Beginning => false,
-            State::Created | State::Poisoned(_) | State::Closed => true,
+            State::Beginning => false,
+            // Nothing was promised yet: the next start opens again, wherever this one got to.
+            State::Created | State::Opening(_) | State::Poisoned(_) | State::Closed => true,
         };
         if done {
             self.close(cx);
@@ -828,6 +870,8 @@ impl Service for LogShard {
             ("recovered_records", c.recovered_records),
             ("recovered_frames", c.recovered_frames),
             ("torn_tails_cut", c.torn_tails_cut),
+            ("tells_refused", self.refused_tells.get()),
+            ("entities_broken", self.broken.len() as u64),
         ]
     }
 }
