@@ -142,9 +142,23 @@ impl<A: Actor> ActorRef<A> {
         })
     }
 
-    /// Stops the actor after the messages that are queued; new ones are refused as `Closed`.
+    /// Stops the actor after the messages that are queued, those that the caller sent before among them; new ones are refused
+    /// as `Closed`.
     pub fn drain(self) -> Happening<StopReason> {
-        self.end("ActorRef::drain().wait()", |shard, id| shard.request_drain(id.index, id.generation))
+        let id = self.id;
+        current(|shard| {
+            if let Some(shard) = shard.filter(|shard| !std::ptr::eq(shard.link, id.link)) {
+                shard.publish_now();
+            }
+        });
+        self.end("ActorRef::drain().wait()", |shard, id| {
+            let here = current(|shard| shard.is_some_and(|shard| shard.core.borrow().running.is_some()));
+            if here {
+                return shard.request_drain(id.index, id.generation);
+            }
+            let drain = Box::new(move |shard: &ShardCell| shard.request_drain(id.index, id.generation));
+            shard.core.borrow_mut().deferred.push(drain);
+        })
     }
 
     /// Tells when the actor has stopped, without stopping it.
@@ -172,7 +186,7 @@ impl<A: Actor> ActorRef<A> {
         on_shard_of(id, move |shard| {
             let mut core = shard.core.borrow_mut();
             if let Some(cell) = core.cells.get(id.index, id.generation) {
-                cell.extra().stop_latches.push(guard.into_latch());
+                cell.extra().stop_latches.push(guard);
                 drop(core);
                 request(shard, id);
             } else {
@@ -185,14 +199,17 @@ impl<A: Actor> ActorRef<A> {
 
 /// Sets the latch once the actor is past its start.
 fn report_start(shard: &ShardCell, id: ActorId, guard: LatchGuard<Result<(), StopReason>>) {
-    let life = shard.core.borrow_mut().cells.get(id.index, id.generation).map(|cell| cell.life);
-    match life {
-        Some(Life::New) => shard.link.run(Box::new(move |shard| report_start(shard, id, guard))),
-        Some(Life::Live | Life::Draining) => guard.set(Ok(())),
-        Some(Life::Stopping | Life::Free) | None => {
-            guard.set(Err(StopReason::StartFailed("the actor did not start, or has stopped since".to_owned())));
+    let mut core = shard.core.borrow_mut();
+    let started = match core.cells.get(id.index, id.generation) {
+        Some(cell) if cell.life == Life::New => {
+            cell.extra().start_latches.push(guard);
+            return;
         }
-    }
+        Some(cell) if cell.life != Life::Stopping => Ok(()),
+        _ => Err(StopReason::StartFailed("the actor did not start, or has stopped since".to_owned())),
+    };
+    drop(core);
+    guard.set(started);
 }
 
 /// Runs `f` on the actor's shard: at once if that is the current one.

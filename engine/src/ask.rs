@@ -7,16 +7,18 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::actor_ref::ActorId;
 use crate::envelope::VTable;
 use crate::error::{AskError, Rejected, Unknown};
 use crate::limits::ASK_DEADLINE;
+use crate::link::ShardLink;
 use crate::message::Message;
 use crate::reply::{ForeignReply, NewSlot, ReplyAddress, ReplyOps, Waiter};
 use crate::route;
-use crate::shard::{ShardCell, assert_not_on_a_shard, current};
+use crate::shard::{ShardCell, assert_not_on_a_shard, current, drop_contained};
+use crate::until::Until;
 use crate::virtual_ref::VirtualId;
 
 /// Whom to ask.
@@ -37,7 +39,7 @@ pub(crate) struct Question<M: Message> {
 enum State<M: Message> {
     Unsent(Question<M>),
     /// Waits in the reply table of the shard that polls this future.
-    OnShard(ReplyAddress, &'static crate::link::ShardLink),
+    OnShard(ReplyAddress, &'static ShardLink),
     /// Waits outside the shards.
     Outside(Arc<ForeignReply<M::Reply>>),
     Done,
@@ -47,6 +49,9 @@ enum State<M: Message> {
 ///
 /// # Cancel safety
 /// Dropping it before the first poll sends nothing. Dropping it later gives the reply up; the message may still be handled.
+///
+/// # Panics
+/// When it was first polled inside a handler and then moved to another shard or thread and polled there.
 #[must_use = "nothing is sent until the ask is awaited"]
 pub struct Ask<M: Message> {
     state: State<M>,
@@ -79,14 +84,14 @@ impl<M: Message> Ask<M> {
     pub fn wait(self) -> Result<M::Reply, AskError> {
         assert_not_on_a_shard("Ask::wait()");
         let question = self.into_question();
-        let until = Instant::now() + question.ttl;
+        let until = Until::after(question.ttl);
         let reply = ForeignReply::<M::Reply>::new(ReplyOps::of::<M>());
         route::ask_from_outside(question, Arc::clone(&reply));
         loop {
             if let Some(value) = reply.try_take() {
                 return value;
             }
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.left();
             if left.is_zero() {
                 reply.complete(Err(AskError::Unknown(Unknown::Deadline)));
             } else {
@@ -142,9 +147,16 @@ impl<M: Message> Ask<M> {
         }
     }
 
-    fn poll_on_shard(&mut self, address: ReplyAddress, cx: &mut TaskContext<'_>) -> Poll<Result<M::Reply, AskError>> {
+    fn poll_on_shard(
+        &mut self,
+        address: ReplyAddress,
+        link: &'static ShardLink,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Result<M::Reply, AskError>> {
         let ready = current(|shard| {
-            let shard = shard.expect("an ask that was first polled on a shard stays there");
+            let shard = shard
+                .filter(|shard| std::ptr::eq(shard.link, link))
+                .expect("an ask that was first polled on a shard is polled on that shard only");
             shard.core.borrow_mut().replies.poll_task(address, cx.waker())
         });
         let Some(slot) = ready else { return Poll::Pending };
@@ -168,9 +180,9 @@ impl<M: Message> Future for Ask<M> {
             }
         }
         match &self.state {
-            State::OnShard(address, _) => {
-                let address = *address;
-                self.poll_on_shard(address, cx)
+            State::OnShard(address, link) => {
+                let (address, link) = (*address, *link);
+                self.poll_on_shard(address, link, cx)
             }
             State::Outside(reply) => {
                 let polled = reply.poll(cx);
@@ -186,14 +198,20 @@ impl<M: Message> Future for Ask<M> {
 
 impl<M: Message> Drop for Ask<M> {
     fn drop(&mut self) {
-        if let State::OnShard(address, link) = self.state {
-            let freed = current(|shard| {
-                shard
-                    .filter(|shard| std::ptr::eq(shard.link, link))
-                    .and_then(|shard| shard.core.try_borrow_mut().ok())
-                    .and_then(|mut core| core.replies.cancel(address))
-            });
-            drop(freed);
+        match &self.state {
+            State::OnShard(address, link) => {
+                let (address, link) = (*address, *link);
+                let free = move |shard: &ShardCell| {
+                    let freed = shard.core.borrow_mut().replies.cancel(address);
+                    drop_contained(freed);
+                };
+                current(|shard| match shard {
+                    Some(shard) if std::ptr::eq(shard.link, link) => free(shard),
+                    _ => link.run(Box::new(free)),
+                });
+            }
+            State::Outside(reply) => reply.abandon(),
+            State::Unsent(_) | State::Done => {}
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::actor::{Actor, StopReason, VirtualActor};
 use crate::actor_ref::{ActorId, ActorRef, Recipient, on_shard_of};
 use crate::address::{Address, ResolveError};
 use crate::ask::Ask;
-use crate::envelope::{Delivery, Envelope, EpochTag, Meta, PackedAddress, VTable, drop_message};
+use crate::envelope::{Class, Delivery, Envelope, EpochTag, Meta, PackedAddress, VTable};
 use crate::erased::Erased;
 use crate::error::{AskError, SpawnError};
 use crate::key::Key;
@@ -21,8 +21,8 @@ use crate::message::{Message, WireMessage};
 use crate::port::service::Service;
 use crate::receive::{Receive, vtable};
 use crate::reply::{NewSlot, ReplyAddress, ReplyOps, Waiter};
-use crate::shard::{ActorBox, Again, Once, ShardCell, Spawn};
-use crate::timer::{Period, TimerId};
+use crate::shard::{ActorBox, Again, Once, ShardCell, ShardCore, Spawn, current};
+use crate::timer::{Body, Owner, Period, TimerId};
 use crate::virtual_ref::VirtualRef;
 
 /// Which actor runs, on which shard.
@@ -35,12 +35,7 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn new(
-        shard: &ShardCell,
-        index: u32,
-        generation: u32,
-        sender: Option<PackedAddress>,
-    ) -> Self {
+    pub(crate) fn new(shard: &ShardCell, index: u32, generation: u32, sender: Option<PackedAddress>) -> Self {
         Self { shard: NonNull::from(shard), index, generation, sender }
     }
 }
@@ -190,11 +185,13 @@ impl<A: Actor> Context<A> {
         let envelope = self.to_me::<M, K>(message);
         let mut core = self.shard_cell().core.borrow_mut();
         let at_ns = core.now_ns.saturating_add(nanos(delay));
-        core.timers.once(at_ns, envelope)
+        let owner = self.timer_owner(&mut core);
+        core.timers.insert(at_ns, owner, Body::Once(envelope))
     }
 
     /// Sends a copy of `message` to this actor every `period`, at a fixed rate from now on. Ticks that could not be sent in
-    /// time because the shard was late are counted as missed and left out.
+    /// time because the shard was late, or because the mailbox was full, are counted as missed and left out. Ends when this
+    /// actor stops or is rebuilt, or when a copy panics.
     ///
     /// # Panics
     /// When `period` is zero.
@@ -222,13 +219,20 @@ impl<A: Actor> Context<A> {
         let mut core = self.shard_cell().core.borrow_mut();
         let period_ns = nanos(period);
         let at_ns = core.now_ns.saturating_add(period_ns);
-        core.timers.every(at_ns, Period { period_ns, make: Box::new(make), index, generation })
+        let owner = self.timer_owner(&mut core);
+        core.timers.insert(at_ns, owner, Body::Every(Period { period_ns, make: Box::new(make) }))
     }
 
     /// Cancels a timer; nothing happens if it has fired or never was.
     pub fn cancel(&mut self, timer: TimerId) {
         let cancelled = self.shard_cell().core.borrow_mut().timers.cancel(timer);
         drop(cancelled);
+    }
+
+    fn timer_owner(&self, core: &mut ShardCore) -> Owner {
+        let (index, generation) = (self.seat.index, self.seat.generation);
+        let incarnation = core.cells.get(index, generation).map_or(0, |cell| cell.incarnation);
+        Owner { index, generation, incarnation }
     }
 
     fn to_me<M, K>(&self, message: M) -> Envelope
@@ -298,9 +302,9 @@ impl<A: Actor> Context<A> {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "584 years")]
+/// 584 years at most.
 fn nanos(duration: Duration) -> u64 {
-    duration.as_nanos() as u64
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl<A> std::fmt::Debug for Context<A> {
@@ -466,10 +470,26 @@ where
         R: Send + 'static,
         F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
     {
-        const VTABLE: &'static VTable =
-            &VTable { run: run_then::<A, R, F>, drop_message: drop_message::<ReplyAddress>, message_name: || "reply" };
+        const VTABLE: &'static VTable = &VTable {
+            run: run_then::<A, R, F>,
+            drop_message: drop_reply,
+            message_name: || "reply",
+            class: Class::System,
+        };
     }
     Made::<A, R, F>::VTABLE
+}
+
+/// `VTable::drop_message` of a reply whose actor is gone: frees the slot, and with it the closure and the answer.
+///
+/// # Safety
+/// `payload` holds a `ReplyAddress`.
+unsafe fn drop_reply(payload: *mut u8) {
+    // SAFETY: the caller's contract.
+    let address = unsafe { payload.cast::<ReplyAddress>().read() };
+    // Without a current shard the whole table is being dropped.
+    let freed = current(|shard| shard.and_then(|shard| shard.core.borrow_mut().replies.cancel(address)));
+    drop(freed);
 }
 
 /// `VTable::run` of a reply.

@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shardstage_codec::NodeId;
 
 use crate::actor::{Actor, VirtualActor};
-use crate::actor_ref::{ActorId, ActorRef};
+use crate::actor_ref::{ActorId, ActorRef, on_shard_of};
 use crate::builder::EngineBuilder;
 use crate::config::Config;
 use crate::dead_letter::DeadLetters;
@@ -22,6 +22,7 @@ use crate::peers::PeerState;
 use crate::port::driver::DriverKind;
 use crate::shard::{ActorBox, Again, Once, Spawn, current};
 use crate::stats::ShardStats;
+use crate::until::Until;
 use crate::virtual_ref::VirtualRef;
 
 /// A running engine. Dropping it stops its actors without draining; [`shutdown`](Self::shutdown) drains first.
@@ -107,11 +108,13 @@ impl Engine {
         let link = self.link.link(shard);
         let (index, generation) = link.take_index()?;
         let capacity = self.mailbox_capacity;
-        link.run(Box::new(move |shard| {
+        let id = ActorId::new(link, index, generation);
+        on_shard_of(id, move |shard| {
             let spawn = Spawn { state: state(), capacity, identity: None, epoch: EpochTag::BY_GENERATION };
-            shard.core.borrow_mut().spawn_at(index, generation, spawn);
-        }));
-        Ok(ActorRef::new(ActorId::new(link, index, generation)))
+            let refused = shard.core.borrow_mut().spawn_at(index, generation, spawn);
+            drop(refused);
+        });
+        Ok(ActorRef::new(id))
     }
 
     /// A reference to the virtual actor `key` of type `A`; its first message activates it, wherever its slot lives.
@@ -193,7 +196,7 @@ impl Engine {
         for link in self.link.links() {
             link.refuse();
         }
-        let until = Instant::now() + self.drain_time;
+        let until = Until::after(self.drain_time);
         let mut last_handled = None;
         let mut pause = Duration::from_micros(50);
         loop {
@@ -205,7 +208,7 @@ impl Engine {
             if quiet && last_handled == Some(handled) {
                 return 0;
             }
-            if Instant::now() >= until {
+            if until.left().is_zero() {
                 return surveys.iter().filter(|survey| !survey.quiet).count();
             }
             last_handled = quiet.then_some(handled);
@@ -214,7 +217,7 @@ impl Engine {
         }
     }
 
-    fn survey(&self, until: Instant) -> Vec<Survey> {
+    fn survey(&self, until: Until) -> Vec<Survey> {
         let busy = Survey { quiet: false, sent: 0, received: 0, handled: 0 };
         let gone = Survey { quiet: true, ..busy };
         let latches: Vec<_> = self
@@ -240,7 +243,7 @@ impl Engine {
             .collect();
         latches
             .iter()
-            .map(|latch| latch.wait_for(until.saturating_duration_since(Instant::now())).unwrap_or(busy))
+            .map(|latch| latch.wait_for(until.left()).unwrap_or(busy))
             .collect()
     }
 

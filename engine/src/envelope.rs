@@ -64,6 +64,18 @@ pub(crate) struct VTable {
     pub(crate) drop_message: unsafe fn(payload: *mut u8),
     /// The message type's name, for dead letters and blame.
     pub(crate) message_name: fn() -> &'static str,
+    pub(crate) class: Class,
+}
+
+/// What the engine must know of a message beside how to run and drop it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// A user's message; if its handler panics, the dispatcher answers.
+    Plain,
+    /// A user's message whose handler holds its `Reply`, which answers when it is dropped.
+    OwnsReply,
+    /// The engine's own: a reply or a signal. Nobody misses it, so it is never a dead letter.
+    System,
 }
 
 /// One message about to be handled: still in its mailbox slot, with the shard's core borrowed, until it is taken.
@@ -135,17 +147,14 @@ impl PackedAddress {
         )
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "10 bits remain after the shift")]
     pub(crate) fn shard(self) -> u16 {
         (self.0 >> (INDEX_BITS + GENERATION_BITS)) as u16
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 27 bits")]
+    #[inline]
     pub(crate) fn index(self) -> u32 {
         (self.0 >> GENERATION_BITS & INDEX_MASK) as u32
     }
-
-    #[expect(clippy::cast_possible_truncation, reason = "masked to 27 bits")]
     pub(crate) fn generation(self) -> u32 {
         (self.0 & u64::from(GENERATION_MAX)) as u32
     }

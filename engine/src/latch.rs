@@ -87,12 +87,6 @@ impl<T: Clone> LatchGuard<T> {
     pub(crate) fn set(mut self, value: T) {
         self.fallback = Some(value);
     }
-
-    /// Hands the latch to somebody who will set it.
-    pub(crate) fn into_latch(mut self) -> Arc<Latch<T>> {
-        self.fallback = None;
-        Arc::clone(&self.latch)
-    }
 }
 
 impl<T: Clone> Drop for LatchGuard<T> {

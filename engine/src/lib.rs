@@ -42,6 +42,7 @@ mod signal;
 pub mod sim;
 mod stats;
 mod timer;
+mod until;
 mod virtual_ref;
 
 pub use actor::{Actor, ArchivedHandler, AsyncHandler, BoxError, DeferredHandler, Handler, StopReason, VirtualActor};

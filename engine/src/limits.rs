@@ -122,6 +122,9 @@ pub const MAILBOX_CAPACITY_MAX: u32 = 1 << 20;
 /// Receivers per shard that can be marked as short of room at one time; more bounce at arrival.
 pub const SHORT_RECEIVERS: usize = 64;
 
+/// Due times of cancelled timers that a shard keeps beyond twice the number of its timers, entries.
+pub const CANCELLED_TIMERS_KEPT: usize = 1024;
+
 /// Dead letters kept for a reader, letters; older ones are counted only.
 pub const DEAD_LETTERS_KEPT: usize = 1024;
 

@@ -9,12 +9,13 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use crossbeam::queue::{ArrayQueue, SegQueue};
 use shardstage_codec::ShardId;
 
+use crate::dead_letter::Reason;
 use crate::engine_link::EngineLink;
 use crate::envelope::Envelope;
 use crate::error::{Rejected, SpawnError};
 use crate::limits::{INJECTOR_SLOTS, SHORT_RECEIVERS};
 use crate::port::driver::Wake;
-use crate::shard::{FOREIGN_INDEX, ShardCell};
+use crate::shard::{FOREIGN_INDEX, ShardCell, drop_contained};
 use crate::stats::ShardCounters;
 
 /// A request to a shard that is not a message: run on its thread, in order, before messages.
@@ -79,6 +80,8 @@ pub(crate) struct ShardLink {
     parked: AtomicBool,
     /// Cleared when a shutdown begins: threads outside are refused, the shards drain.
     accepting: AtomicBool,
+    /// Set when the shard's last actor is gone for good.
+    closing: AtomicBool,
     next_index: AtomicU32,
     pub(crate) short: ShortTable,
     pub(crate) counters: ShardCounters,
@@ -92,6 +95,7 @@ impl ShardLink {
             queues: RwLock::new(None),
             parked: AtomicBool::new(false),
             accepting: AtomicBool::new(true),
+            closing: AtomicBool::new(false),
             next_index: AtomicU32::new(FOREIGN_INDEX),
             short: ShortTable::new(),
             counters: ShardCounters::default(),
@@ -127,9 +131,36 @@ impl ShardLink {
         self.accepting.store(false, Ordering::Relaxed);
     }
 
-    /// Closes the queues for good; whoever pushes later gets `Closed`. What is queued goes with the last `Arc`.
+    /// Closes the queues for good; whoever pushes later gets `Closed`. What is still queued is counted and dropped.
     pub(crate) fn close(&self) {
-        self.queues.write().unwrap_or_else(PoisonError::into_inner).take();
+        let queues = self.queues.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.begin_close();
+        let Some(queues) = queues else { return };
+        while let Some(envelope) = queues.user.pop() {
+            self.engine().dead_letters.count(Reason::Closed);
+            drop_contained(envelope);
+        }
+        while let Some(op) = queues.system.pop() {
+            drop_contained(op);
+        }
+    }
+
+    /// Says that no actor of this shard will send anything any more. Pair: `is_closing`.
+    pub(crate) fn begin_close(&self) {
+        if !self.closing.swap(true, Ordering::AcqRel) {
+            for link in self.engine().links() {
+                link.wake();
+            }
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Whether messages from outside wait.
+    pub(crate) fn has_injected(&self) -> bool {
+        self.queues().as_ref().is_some_and(|queues| !queues.user.is_empty())
     }
 
     fn queues(&self) -> RwLockReadGuard<'_, Option<Arc<Queues>>> {
@@ -164,7 +195,9 @@ impl ShardLink {
     pub(crate) fn take_index(&self) -> Result<(u32, u32), SpawnError> {
         {
             let queues = self.queues();
-            let Some(queues) = &*queues else { return Err(SpawnError::Closed) };
+            let Some(queues) = queues.as_ref().filter(|_| self.accepting.load(Ordering::Relaxed)) else {
+                return Err(SpawnError::Closed);
+            };
             if let Some(slot) = queues.free.pop() {
                 return Ok(slot);
             }

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shardstage_codec::{NodeId, ShardId};
 
 use crate::port::transport::PeerDown;
+use crate::until::Until;
 
 /// One peer, as this node sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,15 +21,18 @@ pub struct PeerState {
     pub last_down: Option<PeerDown>,
 }
 
+/// The shards that have an open session with each peer, and why its last one ended.
+type States = BTreeMap<NodeId, (Vec<ShardId>, Option<PeerDown>)>;
+
 /// All peers of one engine.
 #[derive(Default)]
 pub(crate) struct Peers {
-    states: Mutex<BTreeMap<NodeId, (Vec<ShardId>, Option<PeerDown>)>>,
+    states: Mutex<States>,
     changed: Condvar,
 }
 
 impl Peers {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, (Vec<ShardId>, Option<PeerDown>)>> {
+    fn lock(&self) -> MutexGuard<'_, States> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -59,10 +63,10 @@ impl Peers {
 
     /// Waits until `done` says so of the peer's state, or `timeout` has passed; returns the state.
     pub(crate) fn wait(&self, peer: NodeId, timeout: Duration, done: impl Fn(&PeerState) -> bool) -> PeerState {
-        let until = Instant::now() + timeout;
+        let until = Until::after(timeout);
         loop {
             let state = self.get(peer);
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.left();
             if done(&state) || left.is_zero() {
                 return state;
             }

@@ -9,7 +9,7 @@ use shardstage_codec::{AlignedBytes, WireValue};
 
 use crate::actor::{Actor, ArchivedHandler, AsyncHandler, DeferredHandler, Handler};
 use crate::context::{Context, Seat};
-use crate::envelope::{Delivery, VTable, drop_message};
+use crate::envelope::{Class, Delivery, VTable, drop_message};
 use crate::message::{Message, WireMessage};
 use crate::reply::{self, Reply};
 
@@ -37,6 +37,9 @@ mod sealed {
         /// `delivery.state` is a built actor of type `Self` that nobody else uses, and its envelope holds an `M`.
         #[doc(hidden)]
         unsafe fn run(delivery: crate::envelope::Delivery<'_>);
+
+        /// Whether a panic is answered by the handler's own `Reply`, not by the dispatcher.
+        const OWNS_REPLY: bool = false;
     }
 }
 
@@ -63,6 +66,7 @@ where
             run: <A as sealed::Sealed<M, K>>::run,
             drop_message: drop_message::<M>,
             message_name: std::any::type_name::<M>,
+            class: if <A as sealed::Sealed<M, K>>::OWNS_REPLY { Class::OwnsReply } else { Class::Plain },
         };
     }
     Made::<A, M, K>::VTABLE
@@ -90,12 +94,14 @@ impl<A: Handler<M>, M: Message> sealed::Sealed<M, kind::Sync> for A {
 impl<A: DeferredHandler<M>, M: Message> Receive<M, kind::Deferred> for A {}
 
 impl<A: DeferredHandler<M>, M: Message> sealed::Sealed<M, kind::Deferred> for A {
+    const OWNS_REPLY: bool = true;
+
     unsafe fn run(mut delivery: Delivery<'_>) {
         // SAFETY: the caller's contract.
         let message = unsafe { delivery.take::<M>() };
         // SAFETY: the caller's contract.
         let actor = unsafe { &mut *delivery.state.cast::<A>() };
-        let reply = Reply::new(delivery.reply, delivery.epoch, delivery.shard.link.engine());
+        let reply = Reply::new(delivery.reply, delivery.epoch, delivery.shard.link);
         actor.handle(message, reply, &mut context(&delivery));
     }
 }
@@ -103,13 +109,15 @@ impl<A: DeferredHandler<M>, M: Message> sealed::Sealed<M, kind::Deferred> for A 
 impl<A: AsyncHandler<M>, M: Message> Receive<M, kind::Async> for A {}
 
 impl<A: AsyncHandler<M>, M: Message> sealed::Sealed<M, kind::Async> for A {
+    const OWNS_REPLY: bool = true;
+
     unsafe fn run(mut delivery: Delivery<'_>) {
         // SAFETY: the caller's contract.
         let message = unsafe { delivery.take::<M>() };
         // SAFETY: the caller's contract; the future is dropped before the state (see `AsyncSlot`), and while it lives no hook
         // or handler of this actor runs.
         let actor = unsafe { &mut *delivery.state.cast::<A>() };
-        let reply = Reply::new(delivery.reply, delivery.epoch, delivery.shard.link.engine());
+        let reply = Reply::new(delivery.reply, delivery.epoch, delivery.shard.link);
         let mut cx = context::<A>(&delivery);
         let future = async move {
             let value = actor.handle(message, &mut cx).await;

@@ -374,8 +374,9 @@ pub(crate) fn ask_from_outside<M: Message>(question: Question<M>, reply: Arc<For
         }
     };
     if let Err((reason, envelope)) = sent {
-        drop(envelope);
+        // Before the envelope's drop, which would answer `Closed`.
         refuse(reason);
+        drop(envelope);
     }
 }
 

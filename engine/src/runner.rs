@@ -10,7 +10,7 @@ use crate::config::IdleStrategy;
 use crate::error::StartError;
 use crate::port::driver::{Driver, DriverFactory};
 use crate::seed::ShardSeed;
-use crate::shard::Shard;
+use crate::shard::{Shard, drop_contained};
 use crate::shard::turn::Wait;
 
 /// Called once per shard with the outcome of its start.
@@ -29,11 +29,15 @@ pub(crate) fn run(
     if let Some(cpu) = cpu
         && let Err(error) = crate::driver::pin_current_thread(cpu)
     {
+        link.close();
         return on_started(Err(StartError::Thread(error)));
     }
     let mut driver = match drivers.make(seed.shard()) {
         Ok(driver) => driver,
-        Err(error) => return on_started(Err(StartError::Driver(error))),
+        Err(error) => {
+            link.close();
+            return on_started(Err(StartError::Driver(error)));
+        }
     };
     let report = std::rc::Rc::new(std::cell::RefCell::new(Some(on_started)));
     let from_turn = std::rc::Rc::clone(&report);
@@ -43,7 +47,11 @@ pub(crate) fn run(
         }
     });
     match seed.grow(&mut *driver, on_started) {
-        Ok(mut shard) => turn_until_stopped(&mut shard, &mut *driver, idle),
+        Ok(mut shard) => {
+            turn_until_stopped(&mut shard, &mut *driver, idle);
+            // Timers and closures hold values of the user's.
+            drop_contained(shard);
+        }
         Err(error) => {
             if let Some(report) = report.borrow_mut().take() {
                 report(Err(error));

@@ -118,6 +118,8 @@ impl ShardSeed {
             random: Random::new(driver.random_u64()),
             running: None,
             draining: false,
+            deferred: Vec::new(),
+            panic: None,
         };
         let queues = link.open(driver.waker());
         Ok(Shard::new(core, services, transport, queues, on_started))

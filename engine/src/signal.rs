@@ -8,7 +8,7 @@ use shardstage_codec::{AlignedBytes, GroupId, NodeId};
 
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
-use crate::envelope::{Delivery, Envelope, EpochTag, Meta, VTable, drop_message};
+use crate::envelope::{Class, Delivery, Envelope, EpochTag, Meta, VTable, drop_message};
 use crate::error::{AskError, Rejected};
 use crate::port::transport::Lane;
 use crate::reply::ForeignAsker;
@@ -22,7 +22,7 @@ unsafe fn unreachable_run(_delivery: Delivery<'_>) {
 }
 
 static TERMINATED: VTable =
-    VTable { run: unreachable_run, drop_message: drop_message::<Terminated>, message_name: || "Terminated" };
+    VTable { run: unreachable_run, drop_message: drop_message::<Terminated>, message_name: || "Terminated", class: Class::System };
 
 /// The signal that tells `watcher` of the end of `who`.
 pub(crate) fn terminated(watcher: ActorId, who: ActorId, reason: StopReason) -> Envelope {
@@ -58,7 +58,7 @@ impl Drop for RemoteSend {
 }
 
 static REMOTE_SEND: VTable =
-    VTable { run: unreachable_run, drop_message: drop_message::<RemoteSend>, message_name: || "RemoteSend" };
+    VTable { run: unreachable_run, drop_message: drop_message::<RemoteSend>, message_name: || "RemoteSend", class: Class::Plain };
 
 impl RemoteSend {
     /// Wraps it for the injector, whose bound holds for it as for any message.

@@ -1,7 +1,7 @@
 //! Timers of one shard: messages to come.
 //!
 //! Invariant: a timer fires at most once per due time, never early, in order of due time and then of creation; one that was
-//! cancelled or whose actor is gone fires nothing.
+//! cancelled or whose actor is gone or was rebuilt fires nothing.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -9,6 +9,7 @@ use std::collections::{BinaryHeap, HashMap};
 use foldhash::fast::FixedState;
 
 use crate::envelope::Envelope;
+use crate::limits::CANCELLED_TIMERS_KEPT;
 
 /// Names a timer, to cancel it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,8 +19,6 @@ pub struct TimerId(u64);
 pub(crate) struct Period {
     pub(crate) period_ns: u64,
     pub(crate) make: Box<dyn FnMut() -> Envelope>,
-    pub(crate) index: u32,
-    pub(crate) generation: u32,
 }
 
 pub(crate) enum Body {
@@ -27,17 +26,26 @@ pub(crate) enum Body {
     Every(Period),
 }
 
+/// Whose timer it is: index, generation, and incarnation, which a rebuild raises.
+#[derive(Clone, Copy)]
+pub(crate) struct Owner {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+    pub(crate) incarnation: u16,
+}
+
 /// A timer whose time has come.
 pub(crate) struct Due {
     pub(crate) id: TimerId,
     pub(crate) at_ns: u64,
+    pub(crate) owner: Owner,
     pub(crate) body: Body,
 }
 
 /// All timers of a shard: a heap of due times over a table of bodies, so that a cancel costs one look-up.
 pub(crate) struct Timers {
     heap: BinaryHeap<Reverse<(u64, u64)>>,
-    bodies: HashMap<u64, Body, FixedState>,
+    bodies: HashMap<u64, (Owner, Body), FixedState>,
     next: u64,
 }
 
@@ -46,31 +54,28 @@ impl Timers {
         Self { heap: BinaryHeap::new(), bodies: HashMap::with_hasher(FixedState::default()), next: 0 }
     }
 
-    pub(crate) fn once(&mut self, at_ns: u64, envelope: Envelope) -> TimerId {
-        self.insert(at_ns, Body::Once(envelope))
-    }
-
-    pub(crate) fn every(&mut self, at_ns: u64, period: Period) -> TimerId {
-        self.insert(at_ns, Body::Every(period))
-    }
-
-    fn insert(&mut self, at_ns: u64, body: Body) -> TimerId {
+    pub(crate) fn insert(&mut self, at_ns: u64, owner: Owner, body: Body) -> TimerId {
         let id = self.next;
         self.next += 1;
-        self.heap.push(Reverse((at_ns, id)));
-        self.bodies.insert(id, body);
+        self.again(TimerId(id), at_ns, owner, body);
         TimerId(id)
     }
 
     /// Puts a repeating timer back under its id.
-    pub(crate) fn again(&mut self, id: TimerId, at_ns: u64, period: Period) {
+    pub(crate) fn again(&mut self, id: TimerId, at_ns: u64, owner: Owner, body: Body) {
         self.heap.push(Reverse((at_ns, id.0)));
-        self.bodies.insert(id.0, Body::Every(period));
+        self.bodies.insert(id.0, (owner, body));
     }
 
     /// Takes a timer out; the caller drops its message outside the shard's borrow.
     pub(crate) fn cancel(&mut self, id: TimerId) -> Option<Body> {
-        self.bodies.remove(&id.0)
+        let (_, body) = self.bodies.remove(&id.0)?;
+        // Due times of cancelled timers never outnumber the others by much.
+        if self.heap.len() > CANCELLED_TIMERS_KEPT + 2 * self.bodies.len() {
+            let bodies = &self.bodies;
+            self.heap.retain(|Reverse((_, id))| bodies.contains_key(id));
+        }
+        Some(body)
     }
 
     /// The next timer that is due.
@@ -81,8 +86,8 @@ impl Timers {
                 return None;
             }
             self.heap.pop();
-            if let Some(body) = self.bodies.remove(&id) {
-                return Some(Due { id: TimerId(id), at_ns, body });
+            if let Some((owner, body)) = self.bodies.remove(&id) {
+                return Some(Due { id: TimerId(id), at_ns, owner, body });
             }
         }
     }

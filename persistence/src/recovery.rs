@@ -13,9 +13,7 @@ use std::fmt;
 
 use shardstage_codec::{Epoch, GroupId};
 
-use crate::format::frame::{
-    FLAG_OPEN, FLAG_SEGMENT_END, FRAME_HEADER_BYTES, FrameHeader, HeaderError, padded, place,
-};
+use crate::format::frame::{FLAG_OPEN, FLAG_SEGMENT_END, FRAME_HEADER_BYTES, FrameHeader, HeaderError, padded, place};
 use crate::format::record::{RecordError, RecordView};
 use crate::format::section::{SECTION_HEADER_BYTES, SectionHeader};
 use crate::limits::{BLOCK_BYTES, GROUPS};

@@ -86,7 +86,8 @@ fn a_rule_that_stops_at_the_first_bad_frame_is_caught() {
 fn an_unfinished_tail_is_cut() {
     let (world, ledger) = stopped_log(3);
     let last = (1..100).take_while(|id| world.file_bytes(NODE, segment(*id)).is_some());
-    let (id, blocks) = last.map(|id| (id, used_blocks(&world, id))).filter(|(_, used)| !used.is_empty()).last().unwrap();
+    let (id, blocks) =
+        last.map(|id| (id, used_blocks(&world, id))).filter(|(_, used)| !used.is_empty()).last().unwrap();
     // The last frame is the heartbeat of the orderly end: nobody was told of it.
     let block = *blocks.last().unwrap();
     world.flip_bit(NODE, segment(id), block as u64 * 4096 * 8 + 165);
@@ -109,7 +110,9 @@ fn a_missing_or_short_segment_is_named() {
     world.settle_disk(NODE);
     world.crash(NODE);
     let why = refusal(&world, &ledger, PlantedBug::None);
-    assert!(why.contains("0000000000000002.seg") && why.contains(&format!("0 bytes, the manifest says {SEGMENT_BYTES}")));
+    assert!(
+        why.contains("0000000000000002.seg") && why.contains(&format!("0 bytes, the manifest says {SEGMENT_BYTES}"))
+    );
 }
 
 #[test]

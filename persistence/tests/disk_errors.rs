@@ -34,7 +34,11 @@ fn a_failed_frame_write_poisons_the_log() {
         start(&world, &ledger, PLAN, PlantedBug::None, 9);
         settle(&world, &ledger, PLAN);
         let poisoned = ledger.borrow().poisoned.clone();
-        assert!(poisoned.as_ref().is_some_and(|why| why.contains("frame's write")), "{fault:?}: {poisoned:?} {:?}", ledger.borrow().counters);
+        assert!(
+            poisoned.as_ref().is_some_and(|why| why.contains("frame's write")),
+            "{fault:?}: {poisoned:?} {:?}",
+            ledger.borrow().counters
+        );
         assert!(ledger.borrow().unknown > 0, "the commands that waited end as unknown");
         let acked: Vec<u64> = ledger.borrow().accounts.iter().map(|account| account.acked).collect();
         assert!(acked.iter().sum::<u64>() > 0);

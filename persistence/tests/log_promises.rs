@@ -13,7 +13,7 @@ use shardstage::sim::{SimDriver, SimWorld};
 use shardstage_codec::Epoch;
 use shardstage_persistence::format::record::RecordKind;
 use shardstage_persistence::limits::{KEY_BYTES, RECORD_BYTES};
-use shardstage_persistence::{AppendError, CommitOutcome, EntityId, LogShard, NewRecord, PlantedBug};
+use shardstage_persistence::{AppendError, CommitOutcome, EntityId, LoadError, LogShard, NewRecord, PlantedBug};
 
 /// A log driven by hand.
 struct Hand {
@@ -184,4 +184,33 @@ fn a_load_waits_for_frames_on_their_way_and_finds_them() {
     assert_eq!(found.last_seq, 2);
     assert_eq!(found.events.iter().map(|event| event.payload.to_vec()).collect::<Vec<_>>(), [&b"first"[..], b"second"]);
     assert!(found.events.iter().all(|event| event.payload.as_ptr().addr().is_multiple_of(16)));
+}
+
+#[test]
+fn a_record_that_went_bad_fails_its_own_entity_only() {
+    let world = world(5);
+    let mut hand = Hand::new(&world);
+    let (one, two) = (hand.entity(1), hand.entity(2));
+    for (name, entity) in [(1, one), (2, two)] {
+        let note = hand.note(name);
+        hand.log.append(entity, Epoch::FIRST, &[event(1, &[7; 500])], note).unwrap();
+        while hand.names().len() < name as usize {
+            hand.turn(false);
+        }
+    }
+    // Block 0 holds the incarnation's first frame, block 1 that of entity 1.
+    world.flip_bit(NODE, "/data/log-0/0000000000000001.seg", (4096 + 400) * 8);
+    let found = Rc::new(RefCell::new(Vec::new()));
+    for entity in [one, two] {
+        let place = Rc::clone(&found);
+        hand.log.load(entity, Box::new(move |result| place.borrow_mut().push(result.map(|loaded| loaded.last_seq))));
+    }
+    while found.borrow().len() < 2 {
+        hand.turn(false);
+    }
+    let found = found.borrow();
+    assert!(found.contains(&Ok(1)), "{found:?}");
+    let damaged = |result: &Result<u64, LoadError>| matches!(result, Err(LoadError::Damaged { segment: 1, offset }) if offset / 4096 == 1);
+    assert!(found.iter().any(damaged), "{found:?}");
+    assert_eq!(hand.log.poisoned(), None);
 }

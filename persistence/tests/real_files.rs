@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use shardstage::driver::{DriverChoice, RealDriverFactory};
 use shardstage::port::driver::{
-    DatagramBatch, Driver, DriverFactory, DriverKind, FileCompletion, FileId, FileOp, FileRequest, OpenOptions, SocketId,
-    Transmit, Wake,
+    DatagramBatch, Driver, DriverFactory, DriverKind, FileCompletion, FileId, FileOp, FileRequest, OpenOptions,
+    SocketId, Transmit, Wake,
 };
 use shardstage::port::service::{Service, ServiceContext, Started};
 use shardstage_codec::Epoch;
@@ -118,8 +118,10 @@ impl Driver for Recorder {
         let before = out.len();
         self.inner.completions(out);
         for completion in &out[before..] {
-            let write = self.writes.get_mut(&completion.token).and_then(|calls| (!calls.is_empty()).then(|| calls.remove(0)));
-            let sync = self.syncs.get_mut(&completion.token).and_then(|calls| (!calls.is_empty()).then(|| calls.remove(0)));
+            let write =
+                self.writes.get_mut(&completion.token).and_then(|calls| (!calls.is_empty()).then(|| calls.remove(0)));
+            let sync =
+                self.syncs.get_mut(&completion.token).and_then(|calls| (!calls.is_empty()).then(|| calls.remove(0)));
             assert!(completion.result.is_ok(), "{:?}", completion.result);
             if let Some((path, call, dsync)) = write {
                 self.seen.borrow_mut().push(Seen::FrameDone { path, call, dsync });
@@ -166,7 +168,9 @@ fn last_frame_is_durable(seen: &[Seen]) -> bool {
     let Seen::FrameDone { path, dsync, .. } = &seen[at] else { unreachable!("found above") };
     *dsync
         || seen[at..].iter().any(|what| match what {
-            Seen::SyncSubmitted { path: synced, call } if synced == path => seen.contains(&Seen::SyncDone { call: *call }),
+            Seen::SyncSubmitted { path: synced, call } if synced == path => {
+                seen.contains(&Seen::SyncDone { call: *call })
+            }
             _ => false,
         })
 }

@@ -1,5 +1,7 @@
 //! A refused certificate says why, on both sides, and no message passes.
 
+#![forbid(unsafe_code)]
+
 use shardstage::port::transport::PeerDown;
 use shardstage::sim::{SimOptions, SimWorld};
 use shardstage::{AskError, Rejected};

@@ -1,6 +1,8 @@
 //! Old epochs are refused wherever an effect would land: at the mailbox and at the reply. A scripted transport plays the
 //! other node and sends what no sound node would.
 
+#![forbid(unsafe_code)]
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -160,7 +162,7 @@ fn answer_under(epoch: Epoch) -> Result<u64, AskError> {
         .map(|number| format!("answered-{number}"))
         .find(|key| {
             let slot = slot_of(ActorTypeId::of("test.counter"), key);
-            slot.group().get() % 2 == 1 && slot.get() % 2 == 0
+            slot.group().get() % 2 == 1 && slot.get().is_multiple_of(2)
         })
         .expect("a key on node b that shard 0 asks for");
     let engine = &a;

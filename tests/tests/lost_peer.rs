@@ -1,5 +1,7 @@
 //! A node that goes away: outstanding asks end as `Unknown`, new ones are refused, and it comes back by itself.
 
+#![forbid(unsafe_code)]
+
 use std::time::Duration;
 
 use shardstage::sim::{SimOptions, SimWorld};

@@ -1,5 +1,7 @@
 //! Large messages between nodes: 1 MiB passes, more is refused at the sender and comes back.
 
+#![forbid(unsafe_code)]
+
 use shardstage::sim::{SimOptions, SimWorld};
 use shardstage::{AskError, Rejected, TellError};
 use shardstage_tests::sim_cluster::{B, Blob, Counter, SECOND, key_on, start_both};

@@ -1,5 +1,7 @@
 //! Two nodes in the simulator: QUIC, virtual actors and rings, deterministic to the event.
 
+#![forbid(unsafe_code)]
+
 use std::time::Duration;
 
 use shardstage::sim::{SimOptions, SimWorld};

@@ -148,9 +148,7 @@ impl Inbound<'_> {
                 let mut copy = AlignedBytes::new();
                 copy.extend_from_slice(frame);
                 let header = *header;
-                engine
-                    .link(address.0.shard())
-                    .run(Box::new(move |shard| Inbound { shard }.reply(&header, &copy)));
+                engine.link(address.0.shard()).run(Box::new(move |shard| Inbound { shard }.reply(&header, &copy)));
             } else {
                 engine.dead_letters.count(Reason::Malformed);
             }

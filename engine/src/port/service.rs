@@ -85,7 +85,6 @@ impl<'a> ServiceContext<'a> {
     /// Splits a driver token into (service index, the service's token).
     #[must_use]
     pub fn split_token(token: u64) -> (u8, u64) {
-        #[expect(clippy::cast_possible_truncation, reason = "the upper 8 bits fit u8")]
         ((token >> TOKEN_BITS) as u8, token & ((1 << TOKEN_BITS) - 1))
     }
 }

@@ -1,6 +1,7 @@
 //! Answers to threads and tasks outside the shards.
 //!
-//! Invariant: the first completion wins; whoever waits is woken after the value is in place.
+//! Invariant: the first completion wins; whoever waits is woken after the value is in place. A seat that is dropped
+//! unanswered ends the ask, and an ask that is dropped unanswered frees its slot.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as TaskContext, Poll, Waker};
@@ -11,8 +12,9 @@ use shardstage_codec::GroupId;
 use super::table::NewSlot;
 use super::{ReplyAddress, ReplyOps, Waiter};
 use crate::erased::Erased;
-use crate::error::{AskError, Rejected};
-use crate::shard::ShardCell;
+use crate::error::{AskError, Panicked, Rejected};
+use crate::link::ShardLink;
+use crate::shard::{ShardCell, drop_contained};
 
 /// The part of a foreign ask that does not need its reply type.
 pub(crate) trait ForeignAsker: Send + Sync {
@@ -29,7 +31,7 @@ pub(crate) trait ForeignAsker: Send + Sync {
 }
 
 enum State<R> {
-    Waiting { waker: Option<Waker>, thread: Option<Thread> },
+    Waiting { waker: Option<Waker>, thread: Option<Thread>, slot: Option<(&'static ShardLink, ReplyAddress)> },
     Ready(Result<R, AskError>),
     Taken,
 }
@@ -42,7 +44,7 @@ pub(crate) struct ForeignReply<R> {
 
 impl<R: Send + 'static> ForeignReply<R> {
     pub(crate) fn new(ops: ReplyOps) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State::Waiting { waker: None, thread: None }), ops })
+        Arc::new(Self { state: Mutex::new(State::Waiting { waker: None, thread: None, slot: None }), ops })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State<R>> {
@@ -51,7 +53,7 @@ impl<R: Send + 'static> ForeignReply<R> {
 
     pub(crate) fn complete(&self, value: Result<R, AskError>) {
         let mut state = self.lock();
-        if let State::Waiting { waker, thread } = &mut *state {
+        if let State::Waiting { waker, thread, .. } = &mut *state {
             let (waker, thread) = (waker.take(), thread.take());
             *state = State::Ready(value);
             drop(state);
@@ -89,6 +91,17 @@ impl<R: Send + 'static> ForeignReply<R> {
         Some(Self::take(&mut state))
     }
 
+    /// Nobody waits any more: frees the slot, if the shard has made it.
+    pub(crate) fn abandon(&self) {
+        let state = std::mem::replace(&mut *self.lock(), State::Taken);
+        if let State::Waiting { slot: Some((link, address)), .. } = state {
+            link.run(Box::new(move |shard| {
+                let freed = shard.core.borrow_mut().replies.cancel(address);
+                drop_contained(freed);
+            }));
+        }
+    }
+
     fn take(state: &mut State<R>) -> Result<R, AskError> {
         match std::mem::replace(state, State::Taken) {
             State::Ready(value) => value,
@@ -109,15 +122,34 @@ impl<R: Send + 'static> ForeignAsker for ForeignReply<R> {
             deadline_ns,
             ops,
             waiter: Waiter::Foreign,
-            closure: Some(Erased::new(self)),
+            closure: Some(Erased::new(ForeignSeat(Arc::clone(&self)))),
             peer: None,
             group,
             incarnation: 0,
         };
-        shard.core.borrow_mut().replies.insert(new).map_err(|(reason, _)| reason)
+        let address = shard.core.borrow_mut().replies.insert(new).map_err(|(reason, _)| reason)?;
+        if let State::Waiting { slot, .. } = &mut *self.lock() {
+            *slot = Some((shard.link, address));
+        }
+        Ok(address)
     }
 
     fn fail(&self, error: AskError) {
         self.complete(Err(error));
+    }
+}
+
+/// The answering end, kept in the slot. Dropped unanswered, because its shard went away, it ends the ask.
+pub(super) struct ForeignSeat<R: Send + 'static>(Arc<ForeignReply<R>>);
+
+impl<R: Send + 'static> ForeignSeat<R> {
+    pub(super) fn complete(&self, value: Result<R, AskError>) {
+        self.0.complete(value);
+    }
+}
+
+impl<R: Send + 'static> Drop for ForeignSeat<R> {
+    fn drop(&mut self) {
+        self.0.complete(Err(AskError::Failed(Panicked("the engine stopped before the answer".into()))));
     }
 }

@@ -11,14 +11,15 @@ use std::marker::PhantomData;
 
 use shardstage_codec::{AlignedBytes, EncodeError, NodeId};
 
+use foreign::ForeignSeat;
 pub(crate) use foreign::{ForeignAsker, ForeignReply};
 pub(crate) use table::{NewSlot, ReplyTable, Waiter};
 
-use crate::engine_link::EngineLink;
 use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress};
 use crate::erased::Erased;
 use crate::error::{AskError, Panicked, Unknown};
-use crate::shard::{ShardCell, current};
+use crate::link::ShardLink;
+use crate::shard::{ShardCell, current, drop_contained};
 
 /// A reply slot somewhere in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,16 +94,18 @@ pub(crate) fn complete<R: Send + 'static>(
     epoch: Option<EpochTag>,
     mut value: Result<R, AskError>,
 ) {
+    let mut fenced: Option<R> = None;
     let mut core = shard.core.borrow_mut();
     let placement = &shard.link.engine().placement;
     let Some(slot) = core.replies.waiting(address) else {
         drop(core);
-        return;
+        return drop_contained(value);
     };
     if let (Some(group), Some(epoch)) = (slot.group, epoch)
         && EpochTag::of(placement.epoch(group)) != epoch
     {
-        value = Err(AskError::Unknown(Unknown::Fenced));
+        // What was answered is dropped below, outside the borrow.
+        fenced = std::mem::replace(&mut value, Err(AskError::Unknown(Unknown::Fenced))).ok();
     }
     match &mut slot.waiter {
         Waiter::Then { deliver, index, generation } => {
@@ -112,6 +115,7 @@ pub(crate) fn complete<R: Send + 'static>(
             let envelope =
                 unsafe { Envelope::new(index, generation, deliver, EpochTag::BY_GENERATION, Meta::None, address) };
             core.push_reserved(envelope);
+            drop(core);
         }
         Waiter::Task { waker } => {
             let waker = waker.take();
@@ -124,8 +128,8 @@ pub(crate) fn complete<R: Send + 'static>(
         Waiter::Foreign => {
             let slot = core.replies.free(address);
             drop(core);
-            // SAFETY: a `Foreign` slot's closure is an `Arc<ForeignReply<R>>` of the ask's own reply type.
-            let asker = unsafe { slot.into_closure().take::<std::sync::Arc<ForeignReply<R>>>() };
+            // SAFETY: a `Foreign` slot's closure is a `ForeignSeat<R>` of the ask's own reply type.
+            let asker = unsafe { slot.into_closure().take::<ForeignSeat<R>>() };
             asker.complete(value);
         }
         Waiter::Remote => {
@@ -136,6 +140,7 @@ pub(crate) fn complete<R: Send + 'static>(
             crate::cluster::outbound::send_reply(shard, &asker, value);
         }
     }
+    drop_contained(fenced);
 }
 
 /// Fails a slot of this very shard.
@@ -188,13 +193,14 @@ pub(crate) fn answer_failure(shard: &ShardCell, address: ReplyAddress, error: As
 pub struct Reply<R: Send + 'static> {
     address: Option<ReplyAddress>,
     epoch: Option<EpochTag>,
-    engine: &'static EngineLink,
+    /// The shard that was asked: the answer's room is reserved in its ring to the asker.
+    home: &'static ShardLink,
     _reply: PhantomData<fn(R)>,
 }
 
 impl<R: Send + 'static> Reply<R> {
-    pub(crate) fn new(address: Option<ReplyAddress>, epoch: Option<EpochTag>, engine: &'static EngineLink) -> Self {
-        Self { address, epoch, engine, _reply: PhantomData }
+    pub(crate) fn new(address: Option<ReplyAddress>, epoch: Option<EpochTag>, home: &'static ShardLink) -> Self {
+        Self { address, epoch, home, _reply: PhantomData }
     }
 
     /// Whether somebody waits for the answer.
@@ -215,10 +221,10 @@ impl<R: Send + 'static> Reply<R> {
 
     fn finish(&mut self, value: Result<R, AskError>) {
         let Some(address) = self.address.take() else { return };
-        let (epoch, engine) = (self.epoch, self.engine);
+        let (epoch, home) = (self.epoch, self.home);
         current(|shard| match shard {
-            Some(shard) if std::ptr::eq(shard.link.engine(), engine) => answer(shard, address, epoch, value),
-            _ => engine.link(address.0.shard()).run(Box::new(move |shard| answer(shard, address, epoch, value))),
+            Some(shard) if std::ptr::eq(shard.link, home) => answer(shard, address, epoch, value),
+            _ => home.run(Box::new(move |shard| answer(shard, address, epoch, value))),
         });
     }
 }
@@ -226,12 +232,16 @@ impl<R: Send + 'static> Reply<R> {
 impl<R: Send + 'static> Drop for Reply<R> {
     fn drop(&mut self) {
         if self.address.is_some() {
-            let why = if std::thread::panicking() {
-                "the handler panicked"
-            } else {
-                "the handler dropped its reply unanswered"
-            };
-            self.finish(Err(AskError::Failed(Panicked(why.into()))));
+            let known = current(|shard| shard.and_then(|shard| shard.core.try_borrow().ok()?.panic.clone()));
+            let why = known.unwrap_or_else(|| {
+                let why = if std::thread::panicking() {
+                    "the handler panicked"
+                } else {
+                    "the handler dropped its reply unanswered"
+                };
+                Panicked(why.into())
+            });
+            self.finish(Err(AskError::Failed(why)));
         }
     }
 }

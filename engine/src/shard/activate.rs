@@ -3,17 +3,18 @@
 //! Invariant: an activation takes at most what was queued when it began, and at most its budget; the state is out of its
 //! cell while handlers run, so nothing can run it a second time.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Wake, Waker};
 
 use super::actor_box::{ActorBox, BuildError};
+use super::async_slot::AsyncSlot;
 use super::cell::Life;
 use super::{ShardCell, current};
 use crate::actor::StopReason;
 use crate::context::Seat;
 use crate::context_block::Asker;
-use crate::envelope::{Delivery, Envelope, EpochTag, Meta, PackedAddress};
+use crate::envelope::{Class, Delivery, Envelope, EpochTag, Meta, PackedAddress};
 use crate::error::{AskError, Panicked, Rejected};
 use crate::limits::ACTIVATION_BUDGET;
 use crate::link::ShardLink;
@@ -43,6 +44,9 @@ impl ShardCell {
     pub(super) fn activate(&self, index: u32) -> u32 {
         let Some((mut state, running, share, life)) = self.begin(index) else { return 0 };
         if life == Life::New && !self.build(&mut state, running) {
+            drop(state);
+            self.core.borrow_mut().running = None;
+            self.abandon(index);
             return 1;
         }
         if !self.resume(&mut state, running) {
@@ -102,7 +106,7 @@ impl ShardCell {
         Seat::new(self, running.index, running.generation, sender)
     }
 
-    /// Builds the state for the first time; on failure the actor is gone.
+    /// Builds the state for the first time; on failure the actor must be abandoned.
     fn build(&self, state: &mut ActorBox, running: Running) -> bool {
         let result = state.build(self.seat(running, None));
         let mut core = self.core.borrow_mut();
@@ -111,6 +115,11 @@ impl ShardCell {
             Ok(()) => {
                 if cell.life == Life::New {
                     cell.life = Life::Live;
+                }
+                let latches = cell.extra.as_mut().map(|extra| std::mem::take(&mut extra.start_latches));
+                drop(core);
+                for latch in latches.into_iter().flatten() {
+                    latch.set(Ok(()));
                 }
                 true
             }
@@ -121,8 +130,6 @@ impl ShardCell {
                 };
                 cell.life = Life::Stopping;
                 cell.extra().stop_reason = Some(StopReason::StartFailed(why));
-                drop(core);
-                self.abandon(running.index);
                 false
             }
         }
@@ -139,15 +146,19 @@ impl ShardCell {
         if cell.life == Life::Stopping || !std::mem::take(&mut cell.woken) {
             return false;
         }
-        if std::mem::take(&mut cell.resumed) {
+        if cell.extra().async_slot.is_live() {
+            drop(core);
+            self.poll_future(state, running);
+            core = self.core.borrow_mut();
+        }
+        let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
+        // The hook needs the state, which a live future has borrowed.
+        if !cell.waits() && std::mem::take(&mut cell.resumed) {
             cell.suspended = false;
             drop(core);
             self.contain(state, running, |state, shard| state.resumed(shard.seat(running, None)));
-        } else if cell.extra().async_slot.is_live() {
-            drop(core);
-            self.poll_future(state, running);
+            core = self.core.borrow_mut();
         }
-        let mut core = self.core.borrow_mut();
         !core.cells.slot(running.index).expect("a running actor keeps its cell").suspended
     }
 
@@ -204,7 +215,10 @@ impl ShardCell {
         // generation is one actor), it is built, and its state is out of the cell, so this is the only access.
         match catch_unwind(AssertUnwindSafe(|| unsafe { run(delivery) })) {
             Ok(()) => Next::Another,
-            Err(panic) => self.panicked(state, running, reply, &*panic),
+            Err(panic) => {
+                let reply = reply.filter(|_| vtable.class == Class::Plain);
+                self.panicked(state, running, reply, &*panic)
+            }
         }
     }
 
@@ -296,13 +310,14 @@ impl ShardCell {
             Ok(poll) => {
                 let mut core = self.core.borrow_mut();
                 let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
-                cell.suspended = poll == Poll::Pending;
+                debug_assert_eq!(slot.is_live(), poll == Poll::Pending);
                 cell.extra().async_slot = slot;
+                cell.suspended = cell.waits() || cell.resumed;
             }
             Err(panic) => {
-                // The future's own guard answers the asker when it is dropped.
-                drop(catch_unwind(AssertUnwindSafe(|| drop(slot))));
-                self.rebuild(state, running, &Panicked::from_payload(&*panic));
+                let panic = Panicked::from_payload(&*panic);
+                self.drop_panicked(slot, &panic);
+                self.rebuild(state, running, &panic);
             }
         }
     }
@@ -321,11 +336,22 @@ impl ShardCell {
         };
         // SAFETY: the caller's contract; `rebuild` and `finish_stop` drop the slot before the state.
         unsafe { slot.put(future) };
-        let poll = slot.poll(&mut TaskContext::from_waker(&waker));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| slot.poll(&mut TaskContext::from_waker(&waker)))) {
+            self.drop_panicked(slot, &Panicked::from_payload(&*panic));
+            resume_unwind(panic);
+        }
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(index).expect("a running actor keeps its cell");
-        cell.suspended = poll == Poll::Pending;
         cell.extra().async_slot = slot;
+        cell.suspended = cell.waits() || cell.resumed;
+    }
+
+    /// Drops a future that panicked; its `Reply` answers the asker with the panic's text.
+    #[cold]
+    fn drop_panicked(&self, slot: AsyncSlot, panic: &Panicked) {
+        self.core.borrow_mut().panic = Some(panic.clone());
+        drop(catch_unwind(AssertUnwindSafe(|| drop(slot))));
+        self.core.borrow_mut().panic = None;
     }
 }
 

@@ -186,6 +186,8 @@ impl ActorBox {
 impl Drop for ActorBox {
     fn drop(&mut self) {
         // SAFETY: `new` leaked this box and nothing else frees it.
-        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        let state = unsafe { Box::from_raw(self.0.as_ptr()) };
+        // What the factory captured is the user's.
+        super::drop_contained(state);
     }
 }

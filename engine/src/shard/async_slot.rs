@@ -59,8 +59,10 @@ impl AsyncSlot {
     /// When the future does; it is then still in the slot, and the caller drops it.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut live = self.live.expect("polled while suspended only");
-        // SAFETY: the room holds this future, and it never moves before it is dropped.
-        let future = unsafe { Pin::new_unchecked(live.as_mut()) };
+        // SAFETY: the room holds this future, and `&mut self` makes the access exclusive.
+        let future = unsafe { live.as_mut() };
+        // SAFETY: it never moves before it is dropped.
+        let future = unsafe { Pin::new_unchecked(future) };
         let poll = future.poll(cx);
         if poll.is_ready() {
             self.drop_future();

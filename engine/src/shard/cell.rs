@@ -7,14 +7,13 @@
 //! Invariant: a cell's generation rises when its actor is gone; one whose generation would wrap is
 //! retired.
 
-use std::sync::Arc;
 
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
 use crate::envelope::{EpochTag, GENERATION_MAX};
 use crate::error::Rejected;
 use crate::key::Key;
-use crate::latch::Latch;
+use crate::latch::LatchGuard;
 
 use super::actor_box::ActorBox;
 use super::async_slot::AsyncSlot;
@@ -31,7 +30,9 @@ pub(crate) struct CellExtra {
     /// A virtual actor's type (position in the registry) and key.
     pub(crate) identity: Option<(usize, Key)>,
     /// Told when the actor has stopped and its state is dropped.
-    pub(crate) stop_latches: Vec<Arc<Latch<StopReason>>>,
+    pub(crate) stop_latches: Vec<LatchGuard<StopReason>>,
+    /// Told when the actor has started, or that it never will.
+    pub(crate) start_latches: Vec<LatchGuard<Result<(), StopReason>>>,
     /// Actors that watch this one.
     pub(crate) watchers: Vec<ActorId>,
     /// The room of a suspended async handler.
@@ -125,6 +126,11 @@ impl Cell {
         Ok(())
     }
 
+    /// Whether a future or a suspension keeps the actor from its messages.
+    pub(crate) fn waits(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.suspensions > 0 || extra.async_slot.is_live())
+    }
+
     pub(crate) fn extra(&mut self) -> &mut CellExtra {
         self.extra.get_or_insert_default()
     }
@@ -206,6 +212,12 @@ impl CellTable {
         }
         self.free.push(index);
         None
+    }
+
+    /// Whether no actor has a message, a future or a suspension. Looks at every cell.
+    pub(crate) fn are_quiet(&self) -> bool {
+        let mut cells = self.own.iter().chain(&self.foreign).flat_map(|chunk| chunk.iter());
+        cells.all(|cell| cell.life == Life::Free || (cell.len() == 0 && !cell.suspended))
     }
 
     /// All live actors.

@@ -15,9 +15,9 @@ use crate::actor_ref::ActorId;
 use crate::cluster::directory::Directory;
 use crate::dead_letter::Reason;
 use crate::envelope::{Envelope, EpochTag, PackedAddress};
-use crate::error::{Rejected, SpawnError};
+use crate::error::{Panicked, Rejected, SpawnError};
 use crate::key::Key;
-use crate::link::ShardLink;
+use crate::link::{ShardLink, SystemOp};
 use crate::reply::ReplyTable;
 use crate::run_queue::RunQueue;
 use crate::timer::Timers;
@@ -77,6 +77,10 @@ pub(crate) struct ShardCore {
     pub(crate) running: Option<PackedAddress>,
     /// Draining for shutdown: no new activations.
     pub(crate) draining: bool,
+    /// Requests that come after every message that had arrived when they did.
+    pub(crate) deferred: Vec<SystemOp>,
+    /// The panic of the future that is being dropped, for the `Reply` in it.
+    pub(crate) panic: Option<Panicked>,
 }
 
 impl ShardCore {
@@ -149,13 +153,24 @@ impl ShardCore {
 
     /// Creates an actor in a cell of this shard's own choice.
     pub(crate) fn spawn(&mut self, spawn: Spawn) -> Result<(u32, u32), (SpawnError, Spawn)> {
+        if self.draining {
+            return Err((SpawnError::Closed, spawn));
+        }
         let Some((index, generation)) = self.cells.allocate() else { return Err((SpawnError::Exhausted, spawn)) };
-        self.spawn_at(index, generation, spawn);
+        self.occupy(index, generation, spawn);
         Ok((index, generation))
     }
 
-    /// Creates an actor in a cell that was chosen before.
-    pub(crate) fn spawn_at(&mut self, index: u32, generation: u32, spawn: Spawn) {
+    /// Creates an actor in a cell that was chosen before; gives it back while the engine shuts down.
+    pub(crate) fn spawn_at(&mut self, index: u32, generation: u32, spawn: Spawn) -> Option<Spawn> {
+        if self.draining {
+            return Some(spawn);
+        }
+        self.occupy(index, generation, spawn);
+        None
+    }
+
+    fn occupy(&mut self, index: u32, generation: u32, spawn: Spawn) {
         self.cells.grow_to(index);
         self.cells.occupy(index, generation, spawn.state, spawn.capacity, spawn.epoch);
         let now_ms = self.now_ms();

@@ -5,7 +5,7 @@
 use super::{DeadLetterDraft, ShardCell};
 use crate::context_block::{Asker, ContextBlock};
 use crate::dead_letter::{DeadLetter, MessageName, Reason};
-use crate::envelope::{Envelope, Meta, PackedAddress};
+use crate::envelope::{Class, Envelope, Meta, PackedAddress};
 use crate::error::{AskError, Rejected};
 use crate::reply;
 use crate::signal::RemoteSend;
@@ -113,13 +113,16 @@ impl ShardCell {
         let id = |address: PackedAddress| {
             crate::actor_ref::ActorId::new(engine.link(address.shard()), address.index(), address.generation())
         };
+        if envelope.vtable().class == Class::System {
+            return super::drop_contained(envelope);
+        }
         engine.dead_letters.record(DeadLetter {
             receiver: Some(crate::actor_ref::ActorId::new(self.link, envelope.index, envelope.generation)),
             sender: sender.map(id),
             message: MessageName::Type((envelope.vtable().message_name)()),
             reason,
         });
-        drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(envelope))));
+        super::drop_contained(envelope);
     }
 
     /// Tells another node that one of its tells was not delivered.

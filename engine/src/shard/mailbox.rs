@@ -167,14 +167,14 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::envelope::{Delivery, EpochTag, Meta, VTable, drop_message};
+    use crate::envelope::{Class, Delivery, EpochTag, Meta, VTable, drop_message};
     use crate::random::Random;
 
     unsafe fn never(_: Delivery<'_>) {
         unreachable!("not delivered in this test");
     }
 
-    static VTABLE: VTable = VTable { run: never, drop_message: drop_message::<Box<u64>>, message_name: || "u64" };
+    static VTABLE: VTable = VTable { run: never, drop_message: drop_message::<Box<u64>>, message_name: || "u64", class: Class::Plain };
 
     fn envelope(number: u64) -> Envelope {
         // SAFETY: the vtable drops a `Box<u64>`.

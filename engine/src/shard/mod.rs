@@ -64,6 +64,11 @@ impl Drop for Entered<'_> {
     }
 }
 
+/// Drops a user's value; a panic in its drop ends here.
+pub(crate) fn drop_contained<T>(value: T) {
+    drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(value))));
+}
+
 /// # Panics
 /// On a shard's thread, naming the call that would block it.
 pub(crate) fn assert_not_on_a_shard(what: &str) {

@@ -30,12 +30,13 @@ impl ShardCell {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         let Some(cell) = core.cells.get(index, generation) else { return };
-        if cell.life == Life::Live || cell.life == Life::New {
-            if cell.life == Life::Live {
-                cell.life = Life::Draining;
-            } else {
-                cell.life = Life::Stopping;
-            }
+        if cell.life == Life::New {
+            // It starts first, in this turn or the next.
+            core.deferred.push(Box::new(move |shard| shard.request_drain(index, generation)));
+            return;
+        }
+        if cell.life == Life::Live {
+            cell.life = Life::Draining;
             cell.extra().stop_reason = Some(StopReason::Drained);
         }
         if !cell.scheduled && !cell.suspended {
@@ -100,7 +101,10 @@ impl ShardCell {
         }
         if let Some(extra) = extra {
             let reason = extra.stop_reason.clone().unwrap_or(StopReason::Stopped);
-            for latch in &extra.stop_latches {
+            for latch in extra.start_latches {
+                latch.set(Err(reason.clone()));
+            }
+            for latch in extra.stop_latches {
                 latch.set(reason.clone());
             }
             for watcher in &extra.watchers {

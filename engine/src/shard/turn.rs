@@ -20,7 +20,10 @@ use crate::port::service::{Service, ServiceContext, Started};
 use crate::port::transport::Transport;
 use crate::reply::{CrossReply, ReplyAddress};
 use crate::stats::ShardStats;
-use crate::timer::Body;
+use crate::timer::{Body, Due};
+
+/// Called with the outcome of a shard's start, on its thread.
+pub(crate) type OnStarted = Box<dyn FnOnce(Result<(), StartError>)>;
 
 /// When a shard wants its next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,8 @@ pub(crate) struct Shard {
     cell: Box<ShardCell>,
     queues: Arc<Queues>,
     phase: Phase,
+    /// Services and transport have finished.
+    finished: bool,
     ready: Vec<bool>,
     started_ns: u64,
     last_turn_ns: u64,
@@ -58,7 +63,7 @@ pub(crate) struct Shard {
     arrivals: Vec<crate::envelope::Envelope>,
     replies: Vec<CrossReply>,
     expired: Vec<ReplyAddress>,
-    on_started: Option<Box<dyn FnOnce(Result<(), StartError>)>>,
+    on_started: Option<OnStarted>,
 }
 
 impl Shard {
@@ -68,7 +73,7 @@ impl Shard {
         services: Vec<Box<dyn Service>>,
         transport: Option<Box<dyn Transport>>,
         queues: Arc<Queues>,
-        on_started: Box<dyn FnOnce(Result<(), StartError>)>,
+        on_started: OnStarted,
     ) -> Self {
         let ready = vec![false; services.len()];
         let cell = Box::new(ShardCell {
@@ -81,6 +86,7 @@ impl Shard {
             cell,
             queues,
             phase: Phase::Starting,
+            finished: false,
             ready,
             started_ns: 0,
             last_turn_ns: 0,
@@ -118,11 +124,19 @@ impl Shard {
                     self.phase = Phase::Closing;
                 }
             }
-            Phase::Closing => self.close(cell, driver, now_ns),
+            Phase::Closing => {
+                // Read before the last look into the rings: whoever is closing has published its last message.
+                let all_closing = cell.all_closing();
+                busy |= self.receive(cell);
+                self.close(cell, driver, now_ns, all_closing);
+            }
             Phase::Stopped => {}
         }
         cell.bury_dead();
         self.flush(cell, driver, now_ns);
+        if self.phase == Phase::Closing {
+            cell.link.begin_close();
+        }
         self.last_turn_was_busy = busy;
         self.publish(cell, now_ns);
         self.next_wait(cell, busy)
@@ -206,25 +220,31 @@ impl Shard {
 
     /// Messages and replies from other shards, and messages from threads outside.
     fn receive(&mut self, cell: &ShardCell) -> bool {
-        cell.core.borrow_mut().mesh.drain(RING_BATCH, &mut self.arrivals, &mut self.replies);
+        let deferred = std::mem::take(&mut cell.core.borrow_mut().deferred);
+        // A deferred request comes after all that is there now, so all of it is taken.
+        let limit = if deferred.is_empty() { RING_BATCH } else { usize::MAX };
+        cell.core.borrow_mut().mesh.drain(limit, &mut self.arrivals, &mut self.replies);
         cell.core.borrow_mut().counters.ring_received += self.arrivals.len() as u64;
-        for _ in 0..RING_BATCH {
+        for _ in 0..limit.min(self.queues.user.capacity()) {
             let Some(envelope) = self.queues.user.pop() else { break };
             self.arrivals.push(envelope);
         }
         let any = !self.arrivals.is_empty() || !self.replies.is_empty();
+        if any {
+            // What was requested before these were sent comes first: spawns of actors that they speak of.
+            self.run_system(cell);
+        }
         for reply in self.replies.drain(..) {
             (reply.deliver)(cell, reply.address, reply.epoch, reply.value);
         }
         let mut arrivals = std::mem::take(&mut self.arrivals);
         for envelope in arrivals.drain(..) {
-            if envelope.index >= super::FOREIGN_INDEX && !cell.knows(&envelope) {
-                // Another thread spawned the receiver; its spawn was queued before this message.
-                self.run_system(cell);
-            }
             cell.deliver(envelope);
         }
         self.arrivals = arrivals;
+        for request in deferred {
+            request(cell);
+        }
         any
     }
 
@@ -233,21 +253,7 @@ impl Shard {
         let mut any = false;
         while let Some(due) = { cell.core.borrow_mut().timers.pop_due(now_ns) } {
             any = true;
-            match due.body {
-                Body::Once(envelope) => cell.core.borrow_mut().push_reserved(envelope),
-                Body::Every(mut period) => {
-                    if cell.core.borrow_mut().cells.get(period.index, period.generation).is_none() {
-                        continue;
-                    }
-                    let envelope = (period.make)();
-                    let mut core = cell.core.borrow_mut();
-                    core.push_reserved(envelope);
-                    let missed = (now_ns - due.at_ns) / period.period_ns;
-                    core.counters.missed_ticks += missed;
-                    let next_ns = due.at_ns + (missed + 1) * period.period_ns;
-                    core.timers.again(due.id, next_ns, period);
-                }
-            }
+            cell.fire(due, now_ns);
         }
         cell.core.borrow_mut().replies.expired(now_ns, &mut self.expired);
         for address in self.expired.drain(..) {
@@ -308,8 +314,15 @@ impl Shard {
         cell.core.borrow_mut().counters.ring_sent += sent;
     }
 
-    fn close(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) {
+    /// Finishes services and transport; the shard ends when no other can send it anything either.
+    fn close(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64, all_closing: bool) {
         let mut done = true;
+        if self.finished {
+            if all_closing {
+                self.phase = Phase::Stopped;
+            }
+            return;
+        }
         for (index, service) in (0_u8..).zip(&cell.services) {
             let mut cx = ServiceContext::new(driver, index, cell.link.shard(), now_ns);
             done &= service.borrow_mut().stop(&mut cx);
@@ -317,7 +330,8 @@ impl Shard {
         if let Some(transport) = cell.transport.borrow_mut().as_mut() {
             done &= transport.stop(driver);
         }
-        if done {
+        self.finished = done;
+        if done && all_closing {
             self.phase = Phase::Stopped;
         }
     }
@@ -363,10 +377,10 @@ impl Shard {
             return Wait::Stopped;
         }
         if self.phase == Phase::Closing {
-            return Wait::Now;
+            return if self.finished && !cell.all_closing() { Wait::Idle } else { Wait::Now };
         }
         let core = cell.core.borrow();
-        if busy || !core.run_queue.is_empty() || self.has_arrivals(&core) {
+        if busy || !core.run_queue.is_empty() || !core.deferred.is_empty() || self.has_arrivals(&core) {
             return Wait::Now;
         }
         let services = cell.services.iter().filter_map(|service| service.borrow().next_deadline_ns()).min();
@@ -386,7 +400,8 @@ impl Shard {
     /// Announces parking and looks for work once more; `false` when there is some. Pair: `finish_park`.
     pub(crate) fn prepare_park(&mut self) -> bool {
         self.cell.link.prepare_park();
-        let idle = !self.has_arrivals(&self.cell.core.borrow());
+        let may_end = self.phase == Phase::Closing && self.finished && self.cell.all_closing();
+        let idle = !may_end && !self.has_arrivals(&self.cell.core.borrow());
         if !idle {
             self.cell.link.finish_park();
         }
@@ -405,13 +420,38 @@ impl Shard {
 }
 
 impl ShardCell {
-    /// Whether the receiver's cell exists already (or existed).
-    fn knows(&self, envelope: &crate::envelope::Envelope) -> bool {
+    /// Sends what a timer has to send; what is dropped is the user's and dropped outside the borrow.
+    fn fire(&self, due: Due, now_ns: u64) {
+        let Due { id, at_ns, owner, body } = due;
+        let room = {
+            let mut core = self.core.borrow_mut();
+            core.cells
+                .get(owner.index, owner.generation)
+                .filter(|cell| cell.incarnation == owner.incarnation && cell.life != super::Life::Stopping)
+                .map(|cell| cell.len() < cell.capacity)
+        };
+        let Some(room) = room else { return super::drop_contained(body) };
+        let mut period = match body {
+            Body::Once(envelope) => return self.core.borrow_mut().push_reserved(envelope),
+            Body::Every(period) => period,
+        };
+        let mut missed = (now_ns - at_ns) / period.period_ns;
+        let next_ns = at_ns.saturating_add((missed + 1).saturating_mul(period.period_ns));
+        if room {
+            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (period.make)()));
+            let mut core = self.core.borrow_mut();
+            let Ok(envelope) = made else {
+                core.counters.panics += 1;
+                drop(core);
+                return super::drop_contained(period);
+            };
+            core.push_reserved(envelope);
+        } else {
+            missed += 1;
+        }
         let mut core = self.core.borrow_mut();
-        core.cells.slot(envelope.index).is_some_and(|cell| {
-            cell.generation > envelope.generation
-                || (cell.generation == envelope.generation && cell.life != super::Life::Free)
-        })
+        core.counters.missed_ticks += missed;
+        core.timers.again(id, next_ns, owner, Body::Every(period));
     }
 
     /// Stops virtual actors that have had no message for their type's idle time.
@@ -440,15 +480,11 @@ impl ShardCell {
             core.directory.next_sweep_ns = next_ns;
         }
         for (index, generation) in idle {
-            let mut core = self.core.borrow_mut();
-            let may = core
-                .cells
-                .get(index, generation)
-                .and_then(|cell| cell.state.take())
-                .map(|mut state| (state.may_passivate(), state));
-            let Some((may, state)) = may else { continue };
-            core.cells.get(index, generation).expect("taken just now").state = Some(state);
-            drop(core);
+            let state = self.core.borrow_mut().cells.get(index, generation).and_then(|cell| cell.state.take());
+            let Some(mut state) = state else { continue };
+            // The user's code; one that panics keeps its actor active.
+            let may = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| state.may_passivate())).unwrap_or(false);
+            self.core.borrow_mut().cells.get(index, generation).expect("it was not running").state = Some(state);
             if may {
                 self.request_stop(index, generation, StopReason::Passivated);
             }
@@ -459,10 +495,25 @@ impl ShardCell {
     pub(crate) fn is_quiet(&self) -> bool {
         let core = self.core.borrow();
         core.run_queue.is_empty()
+            && core.running.is_none()
+            && core.deferred.is_empty()
+            && !self.link.has_injected()
             && core.replies.live() == 0
             && !core.mesh.has_arrivals()
             && core.frames.is_empty()
             && !self.services.iter().any(|service| service.try_borrow().is_ok_and(|service| service.commit_in_flight()))
+            && core.cells.are_quiet()
+    }
+
+    /// Whether no shard of the engine has an actor left.
+    fn all_closing(&self) -> bool {
+        self.link.engine().links().iter().all(crate::link::ShardLink::is_closing)
+    }
+
+    /// Publishes what this turn has staged for other shards, ahead of its end.
+    pub(crate) fn publish_now(&self) {
+        let mut core = self.core.borrow_mut();
+        core.counters.ring_sent += core.mesh.flush();
     }
 
     /// Asks every actor to stop, and refuses new activations.

@@ -145,7 +145,8 @@ impl<A: EventSourced> Durable<A> {
         }
         let refused_tells = Rc::clone(&self.refused_tells);
         let held = Box::new(move |outcome| answer(outcome, value, reply, sends, &refused_tells));
-        let ticket = log.append(entity, self.epoch, &records, held).expect("checked a moment ago, with the same records");
+        let ticket =
+            log.append(entity, self.epoch, &records, held).expect("checked a moment ago, with the same records");
         self.last = Some(ticket);
         drop(records);
         log.keep_scratch(scratch);
@@ -159,7 +160,11 @@ impl<A: EventSourced> Durable<A> {
             let seq = self.version + 1;
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| state.apply(event))) {
                 let why = text(&*panic);
-                return Err(format!("{} {:?}, event {seq} (not persisted): apply panicked: {why}", A::TYPE, &*self.key));
+                return Err(format!(
+                    "{} {:?}, event {seq} (not persisted): apply panicked: {why}",
+                    A::TYPE,
+                    &*self.key
+                ));
             }
             self.version = seq;
         }
@@ -331,7 +336,11 @@ fn answer<R: std::marker::Send + 'static>(
 
 fn restore<A: EventSourced>(state: &mut A, record: &LoadedRecord) -> Result<(), String> {
     if record.header.schema_version != A::SNAPSHOT_VERSION {
-        return Err(format!("it has version {}, this program reads {}", record.header.schema_version, A::SNAPSHOT_VERSION));
+        return Err(format!(
+            "it has version {}, this program reads {}",
+            record.header.schema_version,
+            A::SNAPSHOT_VERSION
+        ));
     }
     let snapshot = decode::<A::Snapshot>(&record.payload).map_err(|error| error.to_string())?;
     catch_unwind(AssertUnwindSafe(|| state.restore(snapshot)))

@@ -5,8 +5,8 @@
 
 use shardstage_codec::{Epoch, GroupId};
 
-use super::index::{EntityId, EntityIndex, Position};
 use super::CommitOutcome;
+use super::index::{EntityId, EntityIndex, Position};
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::record::{KeyDef, RecordHeader, RecordKind, stored_bytes};
 use crate::format::section::{SECTION_HEADER_BYTES, SectionHeader};

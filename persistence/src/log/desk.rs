@@ -128,9 +128,7 @@ impl Desk {
     }
 
     pub(crate) async fn list(&self, path: PathBuf) -> io::Result<Vec<String>> {
-        let Answer::Names(result) = self.ask(Call::List(path)).await else {
-            unreachable!("a list has a names answer")
-        };
+        let Answer::Names(result) = self.ask(Call::List(path)).await else { unreachable!("a list has a names answer") };
         result
     }
 
@@ -177,11 +175,7 @@ impl Desk {
     }
 
     /// Polls the task and carries out its calls until it ends or waits for a completion.
-    pub(crate) fn serve<T>(
-        &self,
-        task: &mut Pin<Box<dyn Future<Output = T>>>,
-        cx: &mut ServiceContext<'_>,
-    ) -> Poll<T> {
+    pub(crate) fn serve<T>(&self, task: &mut Pin<Box<dyn Future<Output = T>>>, cx: &mut ServiceContext<'_>) -> Poll<T> {
         loop {
             if let Poll::Ready(done) = task.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 return Poll::Ready(done);

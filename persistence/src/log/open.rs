@@ -250,14 +250,19 @@ async fn refuse_strangers(
         let file = desk.open(path.clone(), mode.read()).await.map_err(at(&path, "open"))?;
         let len = desk.length(file).await;
         let first = match len {
-            Ok(len) if len >= BLOCK_BYTES as u64 => desk.read(file, 0, IoBuffer::zeroed(BLOCK_BYTES)).done().await.map(Some),
+            Ok(len) if len >= BLOCK_BYTES as u64 => {
+                desk.read(file, 0, IoBuffer::zeroed(BLOCK_BYTES)).done().await.map(Some)
+            }
             Ok(_) => Ok(None),
             Err(error) => Err(error),
         };
         desk.close(file).await;
         let first = first.map_err(at(&path, "read"))?;
         if first.is_some_and(|block| block.iter().any(|byte| *byte != 0)) {
-            return Err(OpenError::Missing(format!("{}: the segment holds data, but no manifest lists it", path.display())));
+            return Err(OpenError::Missing(format!(
+                "{}: the segment holds data, but no manifest lists it",
+                path.display()
+            )));
         }
     }
     Ok(())
@@ -290,7 +295,10 @@ async fn scan(
         let file = match desk.open(path.clone(), mode.read()).await {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(OpenError::Missing(format!("{}: the manifest lists this segment, but it is missing", path.display())));
+                return Err(OpenError::Missing(format!(
+                    "{}: the manifest lists this segment, but it is missing",
+                    path.display()
+                )));
             }
             Err(error) => return Err(at(&path, "open")(error)),
         };
@@ -335,9 +343,8 @@ async fn scan(
 fn contradicts_manifest(manifest: &Manifest, spans: &[SegmentSpan]) -> Option<Refusal> {
     let by_id: BTreeMap<u64, &SegmentSpan> = spans.iter().map(|span| (span.id, span)).collect();
     manifest.segments.iter().filter(|entry| entry.state == SegmentState::Sealed).find_map(|entry| {
-        let same = by_id
-            .get(&entry.id)
-            .is_some_and(|span| (span.first_lsn, span.end_lsn) == (entry.first_lsn, entry.end_lsn));
+        let same =
+            by_id.get(&entry.id).is_some_and(|span| (span.first_lsn, span.end_lsn) == (entry.first_lsn, entry.end_lsn));
         (!same).then_some(Refusal::Malformed {
             segment: entry.id,
             byte: 0,

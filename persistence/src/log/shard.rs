@@ -162,13 +162,7 @@ impl LogShard {
     ///
     /// # Errors
     /// [`LoadError::KeyTooLong`]; nothing changed.
-    pub fn intern(
-        &mut self,
-        type_name: &str,
-        key: &str,
-        group: GroupId,
-        event_id: u64,
-    ) -> Result<EntityId, LoadError> {
+    pub fn intern(&mut self, type_name: &str, key: &str, group: GroupId, event_id: u64) -> Result<EntityId, LoadError> {
         if type_name.len() > KEY_BYTES || key.len() > KEY_BYTES {
             return Err(LoadError::KeyTooLong);
         }
@@ -498,7 +492,9 @@ impl LogShard {
         let expected = frame.stored_bytes;
         match completion.result {
             Ok(written) if written == expected && log.buffer.is_some() => {}
-            Ok(written) => return self.poison(format!("a frame's write ended after {written} of {expected} bytes"), cx),
+            Ok(written) => {
+                return self.poison(format!("a frame's write ended after {written} of {expected} bytes"), cx);
+            }
             Err(error) => return self.poison(format!("a frame's write failed: {error}"), cx),
         }
         if log.mode.dsync || self.options.planted == PlantedBug::NoSync {
@@ -551,7 +547,10 @@ impl LogShard {
             return;
         }
         if self.options.on_poison == OnPoison::Abort {
-            eprintln!("shardstage event log of shard {}: {why}; the process ends so that recovery decides", self.seat.shard.get());
+            eprintln!(
+                "shardstage event log of shard {}: {why}; the process ends so that recovery decides",
+                self.seat.shard.get()
+            );
             std::process::abort();
         }
         self.state = State::Poisoned(why);
@@ -602,11 +601,7 @@ impl LogShard {
         }
     }
 
-    fn prepared(
-        &mut self,
-        prepared: Result<(OpenSegment, Manifest), PrepareError>,
-        cx: &mut ServiceContext<'_>,
-    ) {
+    fn prepared(&mut self, prepared: Result<(OpenSegment, Manifest), PrepareError>, cx: &mut ServiceContext<'_>) {
         let Some(log) = self.log.as_mut() else { return };
         match prepared {
             Ok((segment, manifest)) => {
@@ -618,7 +613,9 @@ impl LogShard {
                 self.spare_error = Some(error.to_string());
                 self.spare_retry_ns = cx.now_ns() + SPARE_RETRY_NS;
             }
-            Err(PrepareError::Manifest(error)) => self.poison(format!("the manifest could not be written: {error}"), cx),
+            Err(PrepareError::Manifest(error)) => {
+                self.poison(format!("the manifest could not be written: {error}"), cx)
+            }
         }
     }
 
@@ -847,8 +844,9 @@ impl Service for LogShard {
         let waits = self.commit_in_flight() || !self.batches.is_empty() || self.heartbeat_due_ns.is_some();
         let done = match self.state {
             State::Running => !waits && self.preparing.is_none() && self.loads.is_empty() && self.loader.is_idle(),
-            State::Opening(_) | State::Beginning => false,
-            State::Created | State::Poisoned(_) | State::Closed => true,
+            State::Beginning => false,
+            // Nothing was promised yet: the next start opens again, wherever this one got to.
+            State::Created | State::Opening(_) | State::Poisoned(_) | State::Closed => true,
         };
         if done {
             self.close(cx);
