@@ -108,10 +108,8 @@ fn actors_that_never_end_are_stopped_and_reported() {
         let mut config = config(shards);
         config.drain_time = Duration::from_millis(20);
         let engine = Engine::start(config).unwrap();
-        let pair = [
-            engine.spawn_on(0, Restless::default).unwrap(),
-            engine.spawn_on(shards - 1, Restless::default).unwrap(),
-        ];
+        let pair =
+            [engine.spawn_on(0, Restless::default).unwrap(), engine.spawn_on(shards - 1, Restless::default).unwrap()];
         for _ in 0..10 {
             pair[0].tell(Forever(pair[1])).unwrap();
         }

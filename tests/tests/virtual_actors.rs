@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use shardstage::prelude::*;
-use shardstage::{AskError, EngineBuilder, Error, NodeId, Reason, StartError};
 use shardstage::sim::{SimOptions, SimWorld};
+use shardstage::{AskError, EngineBuilder, Error, NodeId, Reason, StartError};
 use support::{Log, config, on_tokio};
 
 #[message(id = "hazard.add", reply = u64)]
@@ -96,9 +96,9 @@ impl Handler<Add> for Unregistered {
 }
 
 fn builder(shards: u16, idle: Duration) -> EngineBuilder {
-    Engine::builder().config(config(shards)).register::<Account>(|account| {
-        account.accept::<Add, _>().accept::<Lives, _>().idle_timeout(idle)
-    })
+    Engine::builder()
+        .config(config(shards))
+        .register::<Account>(|account| account.accept::<Add, _>().accept::<Lives, _>().idle_timeout(idle))
 }
 
 const LONG: Duration = Duration::from_secs(3600);
