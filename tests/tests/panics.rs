@@ -261,6 +261,7 @@ impl Handler<Boom> for Fragile {
 #[test]
 fn a_failing_rebuild_stops_the_actor_with_the_text() {
     let engine = engine(1);
+    let echo = engine.spawn(Echo::default).unwrap();
     for (how, first) in [
         (How::Factory, 1),
         (How::StartedPanics, 1),
@@ -270,6 +271,8 @@ fn a_failing_rebuild_stops_the_actor_with_the_text() {
         (How::StartedFails, 2),
     ] {
         let builds = Arc::new(AtomicU32::new(first - 1));
+        // Nothing starts before the test listens.
+        let blocked = support::block(echo);
         let fragile = engine
             .spawn(move || {
                 let build = builds.fetch_add(1, Ordering::Relaxed) + 1;
@@ -277,8 +280,9 @@ fn a_failing_rebuild_stops_the_actor_with_the_text() {
                 Fragile { build, how }
             })
             .unwrap();
-        let stopped = fragile.stopped();
-        let started = fragile.started().wait();
+        let (stopped, started) = (fragile.stopped(), fragile.started());
+        drop(blocked);
+        let started = started.wait();
         if first == 1 {
             assert_eq!(started, Ok(()));
             assert!(matches!(fragile.ask(Boom(Where::Sync)).wait(), Err(AskError::Failed(_))));
