@@ -246,10 +246,7 @@ impl Engine {
                 latch
             })
             .collect();
-        latches
-            .iter()
-            .map(|latch| latch.wait_for(until.left()).unwrap_or(busy))
-            .collect()
+        latches.iter().map(|latch| latch.wait_for(until.left()).unwrap_or(busy)).collect()
     }
 
     /// Asks every shard to stop its actors and finish.

@@ -6,9 +6,7 @@ mod support;
 
 use shardstage::prelude::*;
 use shardstage::{MessageName, Reason, limits};
-use support::{
-    Echo, Fill, Item, Ping, Sender0, Sink, block, engine_with_mailboxes, hold, on_tokio, seen, settle,
-};
+use support::{Echo, Fill, Item, Ping, Sender0, Sink, block, engine_with_mailboxes, hold, on_tokio, seen, settle};
 
 #[test]
 fn same_shard_hands_the_message_back() {

@@ -3,8 +3,8 @@
 
 mod support;
 
-use shardstage::prelude::*;
 use shardstage::AskError;
+use shardstage::prelude::*;
 use support::{Echo, Item, Log, Ping, Relay, Sender0, Sink, engine, seen};
 
 #[test]

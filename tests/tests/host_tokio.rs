@@ -35,7 +35,10 @@ fn on_each_driver(test: impl Fn(DriverChoice)) {
 }
 
 /// An engine of two hosted shards, and their threads; `beside` runs beside each.
-fn hosted<F>(driver: DriverChoice, beside: impl Fn() -> F) -> (Engine, Vec<JoinHandle<Result<(), shardstage::StartError>>>)
+fn hosted<F>(
+    driver: DriverChoice,
+    beside: impl Fn() -> F,
+) -> (Engine, Vec<JoinHandle<Result<(), shardstage::StartError>>>)
 where
     F: AsyncFnOnce() + Send + 'static,
 {
@@ -112,8 +115,7 @@ fn tells_asks_spawns_and_timers_work_in_a_host() {
                 assert_eq!(sender.ask(Relay { echo, value }).wait(), Ok(Ok(value)));
             }
             let (out, ticks) = channel();
-            let ticker =
-                engine.spawn_on(shard, move || Ticker { left: 0, timer: None, out: out.clone() }).unwrap();
+            let ticker = engine.spawn_on(shard, move || Ticker { left: 0, timer: None, out: out.clone() }).unwrap();
             ticker.tell(Start(10)).unwrap();
             for left in (0..10).rev() {
                 assert_eq!(ticks.recv().unwrap(), left);

@@ -41,7 +41,7 @@ impl AsyncHandler<Hop> for Hopper {
             return;
         }
         // Every third hop waits for an answer from elsewhere.
-        if hop.left % 3 == 0 {
+        if hop.left.is_multiple_of(3) {
             self.echo.ask(Ping(0)).await.unwrap();
         }
         hop.other.tell(Hop { left: hop.left - 1, other: cx.me() }).unwrap();
@@ -108,10 +108,8 @@ fn actors_that_never_end_are_stopped_and_reported() {
         let mut config = config(shards);
         config.drain_time = Duration::from_millis(20);
         let engine = Engine::start(config).unwrap();
-        let pair = [
-            engine.spawn_on(0, Restless::default).unwrap(),
-            engine.spawn_on(shards - 1, Restless::default).unwrap(),
-        ];
+        let pair =
+            [engine.spawn_on(0, Restless::default).unwrap(), engine.spawn_on(shards - 1, Restless::default).unwrap()];
         for _ in 0..10 {
             pair[0].tell(Forever(pair[1])).unwrap();
         }

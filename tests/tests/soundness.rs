@@ -131,9 +131,8 @@ fn every_size_and_alignment_arrives_whole_and_is_dropped_once() {
     let engine = engine(2);
     for shard in [0, 1] {
         let state = Arc::clone(&count);
-        let mirror = engine
-            .spawn_on(shard, move || Mirror { seen: Rc::default(), _state: Counted::new(&state) })
-            .unwrap();
+        let mirror =
+            engine.spawn_on(shard, move || Mirror { seen: Rc::default(), _state: Counted::new(&state) }).unwrap();
         let relayer = engine.spawn_on(0, Relayer::default).unwrap();
         macro_rules! sizes {
             ($($size:literal)*) => {$(
@@ -170,9 +169,8 @@ fn refused_bounced_expired_and_interrupted_values_are_dropped_once() {
         let echo = engine.spawn_on(shard, Echo::default).unwrap();
         let relayer = engine.spawn_on(1 - shard, Relayer::default).unwrap();
         let state = Arc::clone(&count);
-        let mirror = engine
-            .spawn_on(shard, move || Mirror { seen: Rc::default(), _state: Counted::new(&state) })
-            .unwrap();
+        let mirror =
+            engine.spawn_on(shard, move || Mirror { seen: Rc::default(), _state: Counted::new(&state) }).unwrap();
         // Bounced on arrival, and handed back.
         let blocked = block(echo);
         for _ in 0..10 {
@@ -210,8 +208,7 @@ fn a_dropped_engine_drops_everything_once() {
     for round in 0..30 {
         let engine = engine(2);
         let state = Arc::clone(&count);
-        let mirror =
-            engine.spawn_on(0, move || Mirror { seen: Rc::default(), _state: Counted::new(&state) }).unwrap();
+        let mirror = engine.spawn_on(0, move || Mirror { seen: Rc::default(), _state: Counted::new(&state) }).unwrap();
         let relayer = engine.spawn_on(1, Relayer::default).unwrap();
         let echo = engine.spawn_on(1, Echo::default).unwrap();
         for _ in 0..round * 10 {

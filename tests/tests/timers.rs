@@ -203,7 +203,11 @@ fn real_timers_fire_once_and_cancelled_ones_never() {
     clock.tell(Every { period: MS, number: 9, ticks: 20 }).unwrap();
     ticked.recv().unwrap();
     let numbers: Vec<_> = log.all().iter().map(|entry| entry.1).collect();
-    assert_eq!(numbers.iter().filter(|number| **number == 9).count() as u64 + numbers.iter().filter(|number| **number == 2).count() as u64, numbers.len() as u64);
+    assert_eq!(
+        numbers.iter().filter(|number| **number == 9).count() as u64
+            + numbers.iter().filter(|number| **number == 2).count() as u64,
+        numbers.len() as u64
+    );
     assert!(numbers.contains(&2) && !numbers.contains(&1));
     for (tick, (at_ms, _)) in (1..).zip(log.all().into_iter().filter(|entry| entry.1 == 9)) {
         assert!(at_ms >= tick, "tick {tick} came early, at {at_ms} ms");

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use shardstage::prelude::*;
-use shardstage::{AskError, EngineBuilder, Error, NodeId, Reason, StartError};
 use shardstage::sim::{SimOptions, SimWorld};
-use support::{Log, config, on_tokio};
+use shardstage::{AskError, EngineBuilder, Error, NodeId, Reason, StartError};
+use support::{config, on_tokio};
 
 #[message(id = "hazard.add", reply = u64)]
 struct Add {
@@ -96,9 +96,9 @@ impl Handler<Add> for Unregistered {
 }
 
 fn builder(shards: u16, idle: Duration) -> EngineBuilder {
-    Engine::builder().config(config(shards)).register::<Account>(|account| {
-        account.accept::<Add, _>().accept::<Lives, _>().idle_timeout(idle)
-    })
+    Engine::builder()
+        .config(config(shards))
+        .register::<Account>(|account| account.accept::<Add, _>().accept::<Lives, _>().idle_timeout(idle))
 }
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -133,7 +133,6 @@ fn the_first_message_activates_and_the_key_is_one_actor() {
         assert_eq!(on_tokio(async { engine.actor::<Account>(&key).ask(Add { amount: 0 }).await }), Ok(10));
     }
     assert_eq!(place("first/").activations.load(Ordering::Relaxed), 20);
-    assert_eq!(engine.stats().iter().map(|stats| stats.actors).max().unwrap() > 0, true);
     engine.shutdown().unwrap();
 }
 

@@ -63,10 +63,7 @@ impl HostedShard {
     }
 
     /// Grows into a shard on the calling thread.
-    pub(crate) fn grow(
-        mut self,
-        on_started: Box<dyn FnOnce(Result<(), StartError>)>,
-    ) -> Result<Grown, StartError> {
+    pub(crate) fn grow(mut self, on_started: Box<dyn FnOnce(Result<(), StartError>)>) -> Result<Grown, StartError> {
         let mut driver = self.drivers.make(self.shard()).map_err(StartError::Driver)?;
         let seed = self.seed.take().expect("a seed grows once");
         let shard = seed.grow(&mut *driver, on_started)?;
