@@ -1,4 +1,5 @@
 //! Hazard: an actor's beginning and end. Ends are awaitable and complete, references never reach a successor.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -1,4 +1,5 @@
 //! Hazard: panics of user code. Each ends one message and never a shard; the mailbox is kept and the state is rebuilt.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

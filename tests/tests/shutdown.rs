@@ -1,4 +1,5 @@
 //! Hazard: the end of an engine. What was accepted is handled; what cannot be is counted; the end always comes.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

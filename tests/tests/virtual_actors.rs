@@ -1,4 +1,5 @@
 //! Hazard: virtual actors on one node. Activation and passivation are invisible: no message is lost between two lives.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
