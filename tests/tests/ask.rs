@@ -1,4 +1,5 @@
 //! Hazard: an ask must end, exactly once, with an answer that is true.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -1,5 +1,6 @@
 //! Hazard: overload. A bounded mailbox hands the message back from everywhere, and what overran it on arrival is counted
 //! with sender, receiver and reason. Every message is handled, handed back or counted.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

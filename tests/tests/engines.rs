@@ -1,4 +1,5 @@
 //! Hazard: several engines in one process share nothing but the process.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -1,5 +1,6 @@
 //! Hazard: a shard inside a runtime that has other work. Everything works there as on its own thread, tokio's tasks and timers
 //! go on beside it, and shutdown ends it.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
@@ -151,8 +152,10 @@ fn tokio_tasks_and_timers_run_beside_a_busy_shard() {
             started.await.unwrap();
             let (spinner, echo) = actors.recv().unwrap();
             spinner.tell(Spin).unwrap();
+            // Tokio's own timers go on, too.
+            let mut pace = tokio::time::interval(Duration::from_micros(100));
             for value in 0..20 {
-                tokio::time::sleep(Duration::from_micros(100)).await;
+                pace.tick().await;
                 asked.send(echo.ask(Ping(value)).await).unwrap();
             }
             let stopped: Happening<_> = spinner.stop();

@@ -1,4 +1,5 @@
 //! Hazard: an actor's beginning and end. Ends are awaitable and complete, references never reach a successor.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
@@ -86,23 +87,9 @@ fn an_actor_that_stops_itself_takes_no_further_message() {
     engine.shutdown().unwrap();
 }
 
-#[message]
-struct TellThenDrain {
-    sink: ActorRef<Sink>,
-}
-
 #[derive(Default)]
 struct Drainer;
 impl Actor for Drainer {}
-
-impl Handler<TellThenDrain> for Drainer {
-    fn handle(&mut self, tell: TellThenDrain, _cx: &mut Context<Self>) {
-        for value in 0..500 {
-            tell.sink.tell(Item(value)).unwrap();
-        }
-        let _ = tell.sink.drain();
-    }
-}
 
 /// A sink that hands out what it saw when it ends.
 struct LastWords {
@@ -137,7 +124,7 @@ impl Handler<FillAndDrain> for Drainer {
         for value in 0..500 {
             fill.0.tell(Item(value)).unwrap();
         }
-        let _ = fill.0.drain();
+        drop(fill.0.drain());
     }
 }
 
@@ -275,9 +262,9 @@ fn messages_never_overtake_a_spawn() {
             assert_eq!(parent.ask(Meet(echo)).wait(), Ok(Ok(9)));
             assert_eq!(parent.ask(SpawnThrough(Arc::clone(&engine), shard)).wait(), Ok(Ok(9)));
             assert_eq!(parent.ask(SpawnChild).wait(), Ok(4));
-            let _ = echo.stop();
+            drop(echo.stop());
         }
-        let _ = echo.stop();
+        drop(echo.stop());
     }
     Arc::try_unwrap(engine).map_err(drop).unwrap().shutdown().unwrap();
 }

@@ -1,5 +1,6 @@
 //! Hazard: order. Between one sender and one receiver messages are handled in send order, whatever their types and
 //! handlers, across shards, suspensions, full mailboxes and panics.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -1,4 +1,5 @@
 //! Hazard: the end of an engine. What was accepted is handled; what cannot be is counted; the end always comes.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
@@ -41,7 +42,7 @@ impl AsyncHandler<Hop> for Hopper {
             return;
         }
         // Every third hop waits for an answer from elsewhere.
-        if hop.left % 3 == 0 {
+        if hop.left.is_multiple_of(3) {
             self.echo.ask(Ping(0)).await.unwrap();
         }
         hop.other.tell(Hop { left: hop.left - 1, other: cx.me() }).unwrap();

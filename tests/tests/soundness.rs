@@ -1,5 +1,6 @@
 //! Hazard: erased types. Messages, replies, states and closures of every size and alignment arrive whole, and each is dropped
 //! exactly once, wherever it ends.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

@@ -1,5 +1,6 @@
 //! Hazard: timers. In the simulator time is exact: order, periods, cancelled and missed ticks. On the real drivers only what
 //! does not depend on how fast the machine is.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;

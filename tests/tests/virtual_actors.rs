@@ -1,4 +1,5 @@
 //! Hazard: virtual actors on one node. Activation and passivation are invisible: no message is lost between two lives.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
@@ -10,7 +11,11 @@ use std::time::Duration;
 use shardstage::prelude::*;
 use shardstage::sim::{SimOptions, SimWorld};
 use shardstage::{AskError, EngineBuilder, Error, NodeId, Reason, StartError};
+<<<<<<< HEAD
 use support::{Log, config, on_tokio};
+=======
+use support::{config, on_tokio};
+>>>>>>> hazards
 
 #[message(id = "hazard.add", reply = u64)]
 struct Add {
@@ -133,7 +138,6 @@ fn the_first_message_activates_and_the_key_is_one_actor() {
         assert_eq!(on_tokio(async { engine.actor::<Account>(&key).ask(Add { amount: 0 }).await }), Ok(10));
     }
     assert_eq!(place("first/").activations.load(Ordering::Relaxed), 20);
-    assert_eq!(engine.stats().iter().map(|stats| stats.actors).max().unwrap() > 0, true);
     engine.shutdown().unwrap();
 }
 
