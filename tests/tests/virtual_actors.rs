@@ -11,11 +11,7 @@ use std::time::Duration;
 use shardstage::prelude::*;
 use shardstage::sim::{SimOptions, SimWorld};
 use shardstage::{AskError, EngineBuilder, Error, NodeId, Reason, StartError};
-<<<<<<< HEAD
-use support::{Log, config, on_tokio};
-=======
 use support::{config, on_tokio};
->>>>>>> hazards
 
 #[message(id = "hazard.add", reply = u64)]
 struct Add {
