@@ -6,10 +6,12 @@
 
 pub mod bare;
 pub mod limits;
+pub mod log;
 pub mod message;
 pub mod ours;
 pub mod peers;
 pub mod place;
+pub mod remote;
 pub mod suite;
 pub mod table;
 pub mod workload;

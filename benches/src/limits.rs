@@ -6,6 +6,10 @@ pub const MAILBOX_CAPACITY: usize = 1024;
 /// A producer lets others run after this many messages, so that no mailbox overruns on one thread.
 pub const YIELD_EVERY: u64 = 1024;
 
+/// Messages under way between the engine's producer and a counter on another shard, at most: they fit the mailbox beside the
+/// one that asks for the count.
+pub const WINDOW: u64 = 1000;
+
 /// Requests in flight between two shards in the `ask` workload: enough to hide a crossing, few enough for a mailbox.
 pub const ASKS_IN_FLIGHT: u64 = 64;
 
@@ -24,3 +28,10 @@ pub const ECHO_BYTES: usize = 96;
 const _: () = assert!(YIELD_EVERY as usize <= MAILBOX_CAPACITY);
 const _: () = assert!(RING_BATCH <= RING_SLOTS);
 const _: () = assert!((ASKS_IN_FLIGHT as usize) < MAILBOX_CAPACITY);
+
+/// Writers in the `log_append` workload with group commit: enough to fill a few blocks, as the goals say.
+pub const WRITERS: u64 = 64;
+
+/// How long two engines of one process may take to meet.
+pub const PEER_UP: std::time::Duration = std::time::Duration::from_secs(20);
+const _: () = assert!((WINDOW as usize) < MAILBOX_CAPACITY && WINDOW.is_multiple_of(2));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use shardstage::prelude::*;
 
-use crate::limits::{ASKS_IN_FLIGHT, YIELD_EVERY};
+use crate::limits::{ASKS_IN_FLIGHT, WINDOW, YIELD_EVERY};
 use crate::message::{Either, Even, Odd, numbered};
 use crate::workload::{Entry, Place, Role, Work};
 
@@ -47,19 +47,19 @@ fn engine(place: Place, idle: IdleStrategy) -> (Engine, u16) {
 }
 
 /// A run's first and last moment, each told by the actor that sees it.
-struct Clock {
+pub(crate) struct Clock {
     begun: mpsc::Receiver<Instant>,
     ended: mpsc::Receiver<Instant>,
 }
 
 impl Clock {
-    fn new() -> (Self, Sender<Instant>, Sender<Instant>) {
+    pub(crate) fn new() -> (Self, Sender<Instant>, Sender<Instant>) {
         let (begin, begun) = mpsc::channel();
         let (end, ended) = mpsc::channel();
         (Self { begun, ended }, begin, end)
     }
 
-    fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed(&self) -> Duration {
         let begun = self.begun.recv().expect("the run begins");
         self.ended.recv().expect("the run ends") - begun
     }
@@ -76,6 +76,9 @@ impl Message for Odd {
 struct Counter {
     sum: u64,
     remaining: u64,
+    /// Who wants to hear of every [`WINDOW`] / 2 messages, and how many it has not heard of.
+    producer: Option<ActorRef<Producer>>,
+    unheard: u64,
     end: Sender<Instant>,
 }
 
@@ -88,8 +91,35 @@ impl Counter {
         if self.remaining == 0 {
             let _gone = self.end.send(Instant::now());
         }
+        if let Some(producer) = self.producer {
+            self.unheard += 1;
+            if self.unheard == WINDOW / 2 {
+                self.unheard = 0;
+                producer.tell(Counted).expect("two of them are under way at most");
+            }
+        }
         self.sum
     }
+}
+
+/// Tell me of every [`WINDOW`] / 2 messages.
+struct Watch(ActorRef<Producer>);
+
+impl Message for Watch {
+    type Reply = ();
+}
+
+impl Handler<Watch> for Counter {
+    fn handle(&mut self, watch: Watch, _cx: &mut Context<Self>) {
+        self.producer = Some(watch.0);
+    }
+}
+
+/// [`WINDOW`] / 2 messages were counted.
+struct Counted;
+
+impl Message for Counted {
+    type Reply = ();
 }
 
 impl Handler<Even> for Counter {
@@ -104,11 +134,14 @@ impl Handler<Odd> for Counter {
     }
 }
 
-/// Tells `n` messages, at most [`YIELD_EVERY`] in one go.
+/// Tells `n` messages, at most [`YIELD_EVERY`] in one go. To another shard it keeps at most [`WINDOW`] under way, because a
+/// message that finds the far mailbox full after it was taken goes to the dead letters.
 struct Producer {
     counter: ActorRef<Counter>,
     next: u64,
     n: u64,
+    /// The first message that may not be sent yet.
+    limit: u64,
     begin: Sender<Instant>,
 }
 
@@ -121,12 +154,9 @@ impl Message for Produce {
     type Reply = ();
 }
 
-impl Handler<Produce> for Producer {
-    fn handle(&mut self, _: Produce, cx: &mut Context<Self>) {
-        if self.next == 0 {
-            let _gone = self.begin.send(Instant::now());
-        }
-        let until = self.n.min(self.next + YIELD_EVERY);
+impl Producer {
+    fn produce(&mut self, cx: &mut Context<Self>) {
+        let until = self.n.min(self.next + YIELD_EVERY).min(self.limit);
         while self.next < until {
             let sent = match numbered(self.next) {
                 Either::Even(message) => self.counter.tell(message).is_ok(),
@@ -137,8 +167,30 @@ impl Handler<Produce> for Producer {
             }
             self.next += 1;
         }
-        if self.next < self.n {
-            cx.me().tell(Produce).expect("only this message is in the producer's mailbox");
+        if self.next < self.n.min(self.limit) {
+            cx.me().tell(Produce).expect("only few messages are in the producer's mailbox");
+        }
+    }
+}
+
+impl Handler<Produce> for Producer {
+    fn handle(&mut self, _: Produce, cx: &mut Context<Self>) {
+        if self.next == 0 {
+            let _gone = self.begin.send(Instant::now());
+            if self.limit < u64::MAX {
+                self.counter.tell(Watch(cx.me())).expect("its mailbox is empty");
+            }
+        }
+        self.produce(cx);
+    }
+}
+
+impl Handler<Counted> for Producer {
+    fn handle(&mut self, _: Counted, cx: &mut Context<Self>) {
+        let waits = self.next == self.limit;
+        self.limit += WINDOW / 2;
+        if waits {
+            self.produce(cx);
         }
     }
 }
@@ -146,11 +198,16 @@ impl Handler<Produce> for Producer {
 fn tell(place: Place, idle: IdleStrategy, n: u64) -> Duration {
     let (engine, far) = engine(place, idle);
     let (clock, begin, end) = Clock::new();
-    let counter = engine.spawn_on(far, move || Counter { sum: 0, remaining: n, end: end.clone() });
-    let counter = counter.expect("the engine runs");
-    let producer = engine.spawn_on(0, move || Producer { counter, next: 0, n, begin: begin.clone() });
+    let counter = spawn_counter(&engine, far, n, end);
+    let limit = if place == Place::OtherShard { WINDOW } else { u64::MAX };
+    let producer = engine.spawn_on(0, move || Producer { counter, next: 0, n, limit, begin: begin.clone() });
     producer.expect("the engine runs").tell(Produce).expect("its mailbox is empty");
     clock.elapsed()
+}
+
+fn spawn_counter(engine: &Engine, shard: u16, n: u64, end: Sender<Instant>) -> ActorRef<Counter> {
+    let counter = move || Counter { sum: 0, remaining: n, producer: None, unheard: 0, end: end.clone() };
+    engine.spawn_on(shard, counter).expect("the engine runs")
 }
 
 /// Keeps a number of asks in flight until `n` were answered.
@@ -192,8 +249,7 @@ impl Handler<Produce> for Asker {
 fn ask(place: Place, idle: IdleStrategy, in_flight: u64, n: u64) -> Duration {
     let (engine, far) = engine(place, idle);
     let (clock, begin, end) = Clock::new();
-    let counter = engine.spawn_on(far, move || Counter { sum: 0, remaining: n, end: end.clone() });
-    let counter = counter.expect("the engine runs");
+    let counter = spawn_counter(&engine, far, n, end);
     let asker = engine.spawn_on(0, move || Asker { counter, next: 0, n, in_flight, begin: begin.clone() });
     asker.expect("the engine runs").tell(Produce).expect("its mailbox is empty");
     clock.elapsed()

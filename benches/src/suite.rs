@@ -13,15 +13,17 @@ pub fn measure(criterion: &mut Criterion, works: &[Work]) {
         group.sample_size(10);
         group.warm_up_time(Duration::from_millis(500));
         group.measurement_time(Duration::from_secs(2));
-        group.throughput(Throughput::Elements(BATCH));
+        let batch = work.operations() / BATCHES;
+        group.throughput(Throughput::Elements(batch));
         for entry in entries(work) {
             group.bench_function(entry.name, |bencher| {
-                bencher.iter_custom(|iterations| (entry.run)(iterations * BATCH))
+                bencher.iter_custom(|iterations| (entry.run)(iterations * batch))
             });
         }
         group.finish();
     }
 }
 
-/// Operations per criterion iteration: amortises the threads and runtimes that every call starts anew.
-const BATCH: u64 = 2_000;
+/// A criterion iteration is so small a part of what `compare` runs at a time: enough operations to amortise the threads and
+/// runtimes that every call starts anew.
+const BATCHES: u64 = 200;

@@ -1,0 +1,201 @@
+//! Asks between nodes: two engines in one process over loopback QUIC with mutual TLS, beside a raw UDP echo without any.
+//!
+//! Messages and replies are 64 bytes. Node 0 runs on core 0 and node 1 on core 1; so do the two ends of the echo.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use shardstage::NodeId;
+use shardstage::port::transport::{ClusterConfig, NodeInfo};
+use shardstage::prelude::*;
+use shardstage_quic::{Quic, QuicConfig};
+
+use crate::limits::{ASKS_IN_FLIGHT, ECHO_BYTES, PEER_UP};
+use crate::ours::{Clock, PARKED, SPINNING};
+use crate::place::{on_core, pin};
+use crate::workload::{Entry, Role, Work};
+
+/// The table's share of asks between nodes.
+pub const ENTRIES: &[Entry] = &[
+    entry(Work::RemoteAsk(1), PARKED, Role::Ours, |n| ask(IdleStrategy::Park, 1, n)),
+    entry(Work::RemoteAsk(1), SPINNING, Role::Ours, |n| ask(IdleStrategy::Spin, 1, n)),
+    entry(Work::RemoteAsk(1), "raw UDP, blocking", Role::Limit, |n| udp_echo(true, 1, n)),
+    entry(Work::RemoteAsk(1), "raw UDP, polling", Role::Limit, |n| udp_echo(false, 1, n)),
+    entry(Work::RemoteAsk(ASKS_IN_FLIGHT), PARKED, Role::Ours, |n| ask(IdleStrategy::Park, ASKS_IN_FLIGHT, n)),
+    entry(Work::RemoteAsk(ASKS_IN_FLIGHT), SPINNING, Role::Ours, |n| ask(IdleStrategy::Spin, ASKS_IN_FLIGHT, n)),
+    entry(Work::RemoteAsk(ASKS_IN_FLIGHT), "raw UDP, polling", Role::Limit, |n| udp_echo(false, ASKS_IN_FLIGHT, n)),
+];
+
+const fn entry(work: Work, name: &'static str, role: Role, run: fn(u64) -> Duration) -> Entry {
+    Entry { work, name, role, run }
+}
+
+mod wire {
+    /// Asks for its own words back.
+    #[shardstage::message(id = "bench.echo", reply = [u64; 8])]
+    pub struct Echo {
+        pub words: [u64; 8],
+    }
+
+    /// Asks for the thread that the actor runs on.
+    #[shardstage::message(id = "bench.where", reply = String)]
+    pub struct Where {
+        pub nothing: u8,
+    }
+}
+use wire::{Echo, Where};
+
+struct Mirror;
+
+impl Actor for Mirror {}
+
+impl VirtualActor for Mirror {
+    const TYPE: &'static str = "bench.mirror";
+
+    fn activate(_key: &str) -> Self {
+        Self
+    }
+}
+
+impl Handler<Echo> for Mirror {
+    fn handle(&mut self, echo: Echo, _cx: &mut Context<Self>) -> [u64; 8] {
+        echo.words
+    }
+}
+
+impl Handler<Where> for Mirror {
+    fn handle(&mut self, _: Where, _cx: &mut Context<Self>) -> String {
+        format!("{:?}", thread::current().id())
+    }
+}
+
+fn start(index: usize, addresses: &[SocketAddr], idle: IdleStrategy, certificates: &Path) -> Engine {
+    let id = |index: usize| NodeId::new(u32::try_from(index).expect("two nodes"));
+    let name = |index: usize| format!("node{index}");
+    let nodes = addresses.iter().enumerate();
+    let nodes = nodes.map(|(i, address)| NodeInfo { id: id(i), name: name(i), address: *address, shards: 1 }).collect();
+    let cluster = ClusterConfig { name: "bench".to_owned(), me: id(index), nodes };
+    let quic = QuicConfig::development(certificates, "bench", &name(index)).expect("certificates can be made");
+    let mut config = Config::default();
+    config.shards = Some(1);
+    config.idle = idle;
+    // The shard's thread inherits the core of the thread that starts it.
+    config.pin = false;
+    let builder = Engine::builder()
+        .config(config)
+        .cluster(cluster)
+        .transport(Quic::new(quic))
+        .register::<Mirror>(|mirror| mirror.accept::<Echo, _>().accept::<Where, _>());
+    on_core(index, || builder.start().expect("the engine starts"))
+}
+
+/// Keeps a number of asks in flight until `n` were answered.
+struct Asker {
+    mirror: VirtualRef<Mirror>,
+    unsent: u64,
+    missing: u64,
+    in_flight: u64,
+    begin: Sender<Instant>,
+    end: Sender<Instant>,
+}
+
+impl Actor for Asker {}
+
+#[message]
+struct Begin;
+
+impl Asker {
+    fn ask(&mut self, cx: &mut Context<Self>) {
+        if self.unsent == 0 {
+            return;
+        }
+        self.unsent -= 1;
+        cx.ask(&self.mirror, Echo { words: [self.unsent; 8] }).then(|this, answer, cx| {
+            answer.expect("the other node answers");
+            this.missing -= 1;
+            if this.missing == 0 {
+                let _gone = this.end.send(Instant::now());
+            }
+            this.ask(cx);
+        });
+    }
+}
+
+impl Handler<Begin> for Asker {
+    fn handle(&mut self, _: Begin, cx: &mut Context<Self>) {
+        let _gone = self.begin.send(Instant::now());
+        (0..self.in_flight).for_each(|_| self.ask(cx));
+    }
+}
+
+fn ask(idle: IdleStrategy, in_flight: u64, n: u64) -> Duration {
+    let certificates = tempfile::tempdir().expect("a directory can be made");
+    let sockets = [0, 1].map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port"));
+    let addresses = sockets.each_ref().map(|socket| socket.local_addr().expect("it is bound"));
+    drop(sockets);
+    let engines = [0, 1].map(|index| start(index, &addresses, idle, certificates.path()));
+    let state = engines[0].wait_for_peer(NodeId::new(1), PEER_UP);
+    assert_eq!(state.sessions, 1, "the nodes meet: {state:?}");
+    // Engine 0 has one shard, so the first key that answers from another thread than most lies on node 1.
+    let lives_at = |key: &str| engines[0].actor::<Mirror>(key).ask(Where { nothing: 0 }).wait().expect("it answers");
+    let here = engines[0].spawn(|| Mirror).expect("the engine runs");
+    let here = here.ask(Where { nothing: 0 }).wait().expect("it answers");
+    let key = (0..).map(|number| format!("mirror-{number}")).find(|key| lives_at(key) != here);
+    let mirror = engines[0].actor::<Mirror>(key.expect("half of all keys lie there"));
+    let (clock, begin, end) = Clock::new();
+    let asker = engines[0].spawn(move || {
+        let (mirror, begin, end) = (mirror.clone(), begin.clone(), end.clone());
+        Asker { mirror, unsent: n, missing: n, in_flight, begin, end }
+    });
+    asker.expect("the engine runs").tell(Begin).expect("its mailbox is empty");
+    clock.elapsed()
+}
+
+fn echo_socket(blocking: bool) -> UdpSocket {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
+    socket.set_nonblocking(!blocking).expect("a socket can be switched");
+    socket
+}
+
+/// Receives one datagram, polling if the socket does not block.
+fn receive(socket: &UdpSocket, buffer: &mut [u8; ECHO_BYTES]) {
+    while let Err(error) = socket.recv(buffer) {
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "loopback works");
+        std::hint::spin_loop();
+    }
+}
+
+fn udp_echo(blocking: bool, in_flight: u64, n: u64) -> Duration {
+    let (client, server) = (echo_socket(blocking), echo_socket(blocking));
+    client.connect(server.local_addr().expect("it is bound")).expect("loopback works");
+    server.connect(client.local_addr().expect("it is bound")).expect("loopback works");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            pin(1);
+            let mut buffer = [0; ECHO_BYTES];
+            for _ in 0..n {
+                receive(&server, &mut buffer);
+                server.send(&buffer).expect("the client's buffer holds all that is in flight");
+            }
+        });
+        on_core(0, || {
+            let mut buffer = [7; ECHO_BYTES];
+            let start = Instant::now();
+            let mut sent = in_flight.min(n);
+            for _ in 0..sent {
+                client.send(&buffer).expect("the server's buffer holds all that is in flight");
+            }
+            for _ in 0..n {
+                receive(&client, &mut buffer);
+                if sent < n {
+                    client.send(&buffer).expect("the server's buffer holds all that is in flight");
+                    sent += 1;
+                }
+            }
+            start.elapsed()
+        })
+    })
+}
