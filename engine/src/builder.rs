@@ -125,6 +125,10 @@ impl EngineBuilder {
         Ok(started)
     }
 
+    pub(crate) fn configuration(&self) -> &Config {
+        &self.config
+    }
+
     pub(crate) fn shard_count(&self, cpus: usize) -> Result<u16, StartError> {
         self.config.check()?;
         let per_core = u16::try_from(cpus.clamp(1, crate::envelope::SHARDS_MAX as usize - 1)).expect("clamped");
@@ -196,6 +200,7 @@ impl Engine {
             link,
             threads: Vec::new(),
             driver_kind,
+            hosted: Vec::new(),
             drain_time: config.drain_time,
             mailbox_capacity: config.mailbox_capacity,
             owns_threads,

@@ -257,7 +257,9 @@ impl<A: Actor> Context<A> {
     /// Has [`Actor::terminated`] called when the other actor has stopped; at once if it already has.
     pub fn watch(&mut self, other: ActorId) {
         let me = self.id();
+        let pending = PendingWatch { watcher: me, who: other, placed: false };
         on_shard_of(other, move |shard| {
+            pending.placed();
             let mut core = shard.core.borrow_mut();
             if let Some(cell) = core.cells.get(other.index(), other.generation()) {
                 cell.extra().watchers.push(me);
@@ -299,6 +301,28 @@ impl<A: Actor> Context<A> {
         cell.suspended = true;
         cell.extra().suspensions += 1;
         Resume { id: self.id(), incarnation: cell.incarnation }
+    }
+}
+
+/// A watch on its way to another shard; when that shard's engine is gone, so is the watched actor.
+struct PendingWatch {
+    watcher: ActorId,
+    who: ActorId,
+    placed: bool,
+}
+
+impl PendingWatch {
+    fn placed(mut self) {
+        self.placed = true;
+    }
+}
+
+impl Drop for PendingWatch {
+    fn drop(&mut self) {
+        if !self.placed {
+            let (watcher, who) = (self.watcher, self.who);
+            watcher.link().run(Box::new(move |shard| shard.tell_terminated(watcher, who, StopReason::Shutdown)));
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use shardstage_codec::NodeId;
 
-use crate::actor::{Actor, VirtualActor};
+use crate::actor::{Actor, StopReason, VirtualActor};
 use crate::actor_ref::{ActorId, ActorRef, on_shard_of};
 use crate::builder::EngineBuilder;
 use crate::config::Config;
@@ -29,6 +29,8 @@ use crate::virtual_ref::VirtualRef;
 pub struct Engine {
     pub(crate) link: &'static EngineLink,
     pub(crate) threads: Vec<JoinHandle<()>>,
+    /// Set by the ends of hosted shards.
+    pub(crate) hosted: Vec<Arc<Latch<StopReason>>>,
     pub(crate) driver_kind: DriverKind,
     pub(crate) drain_time: Duration,
     pub(crate) mailbox_capacity: u32,
@@ -135,9 +137,9 @@ impl Engine {
         self.driver_kind
     }
 
-    /// Messages that could not be delivered.
+    /// Messages that could not be delivered; readable after the engine's end too.
     #[must_use]
-    pub fn dead_letters(&self) -> DeadLetters<'_> {
+    pub fn dead_letters(&self) -> DeadLetters<'static> {
         DeadLetters(&self.link.dead_letters)
     }
 
@@ -181,6 +183,9 @@ impl Engine {
         let mut panicked = false;
         for thread in self.threads.drain(..) {
             panicked |= thread.join().is_err();
+        }
+        for ended in self.hosted.drain(..) {
+            ended.wait();
         }
         if panicked {
             return Err(ShutdownError::ShardPanicked.into());
@@ -241,10 +246,7 @@ impl Engine {
                 latch
             })
             .collect();
-        latches
-            .iter()
-            .map(|latch| latch.wait_for(until.left()).unwrap_or(busy))
-            .collect()
+        latches.iter().map(|latch| latch.wait_for(until.left()).unwrap_or(busy)).collect()
     }
 
     /// Asks every shard to stop its actors and finish.
@@ -263,7 +265,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if !self.owns_threads || self.threads.is_empty() {
+        if (self.threads.is_empty() || !self.owns_threads) && self.hosted.is_empty() {
             return;
         }
         self.stop();

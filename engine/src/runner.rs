@@ -10,8 +10,8 @@ use crate::config::IdleStrategy;
 use crate::error::StartError;
 use crate::port::driver::{Driver, DriverFactory};
 use crate::seed::ShardSeed;
-use crate::shard::{Shard, drop_contained};
 use crate::shard::turn::Wait;
+use crate::shard::{Shard, drop_contained};
 
 /// Called once per shard with the outcome of its start.
 pub(crate) type OnStarted = Box<dyn FnOnce(Result<(), StartError>) + Send>;

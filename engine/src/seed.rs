@@ -119,7 +119,7 @@ impl ShardSeed {
             running: None,
             draining: false,
             deferred: Vec::new(),
-            panic: None,
+            orphans: Vec::new(),
         };
         let queues = link.open(driver.waker());
         Ok(Shard::new(core, services, transport, queues, on_started))

@@ -21,8 +21,12 @@ unsafe fn unreachable_run(_delivery: Delivery<'_>) {
     unreachable!("signals run through the actor's box");
 }
 
-static TERMINATED: VTable =
-    VTable { run: unreachable_run, drop_message: drop_message::<Terminated>, message_name: || "Terminated", class: Class::System };
+static TERMINATED: VTable = VTable {
+    run: unreachable_run,
+    drop_message: drop_message::<Terminated>,
+    message_name: || "Terminated",
+    class: Class::System,
+};
 
 /// The signal that tells `watcher` of the end of `who`.
 pub(crate) fn terminated(watcher: ActorId, who: ActorId, reason: StopReason) -> Envelope {
@@ -57,8 +61,12 @@ impl Drop for RemoteSend {
     }
 }
 
-static REMOTE_SEND: VTable =
-    VTable { run: unreachable_run, drop_message: drop_message::<RemoteSend>, message_name: || "RemoteSend", class: Class::Plain };
+static REMOTE_SEND: VTable = VTable {
+    run: unreachable_run,
+    drop_message: drop_message::<RemoteSend>,
+    message_name: || "RemoteSend",
+    class: Class::Plain,
+};
 
 impl RemoteSend {
     /// Wraps it for the injector, whose bound holds for it as for any message.

@@ -65,16 +65,14 @@ fn start(dir: &std::path::Path) -> shardstage::Result<Engine> {
 }
 
 fn main() -> shardstage::Result<()> {
-    let dir = std::env::temp_dir().join(format!("shardstage-bank-{}", std::process::id()));
-    let engine = start(&dir)?;
+    let dir = tempfile::tempdir().expect("the system has room for a temporary directory");
+    let engine = start(dir.path())?;
     let alice = engine.actor::<Durable<Account>>("alice");
     assert_eq!(alice.ask(Deposit { amount: 40 }).wait()?, 40);
     assert_eq!(alice.ask(Withdraw { amount: 50 }).wait()?, None);
     engine.shutdown()?;
 
-    let engine = start(&dir)?;
+    let engine = start(dir.path())?;
     assert_eq!(engine.actor::<Durable<Account>>("alice").ask(Deposit { amount: 2 }).wait()?, 42);
-    engine.shutdown()?;
-    std::fs::remove_dir_all(&dir).expect("the directory is ours");
-    Ok(())
+    engine.shutdown()
 }

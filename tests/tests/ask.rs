@@ -1,4 +1,5 @@
 //! Hazard: an ask must end, exactly once, with an answer that is true.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
@@ -208,7 +209,10 @@ fn an_expired_message_is_dropped_before_work() {
     );
     drop(held);
     assert!(support::seen(sink).is_empty(), "it had not begun and never did");
-    assert_eq!(on_tokio(async { sink.ask(support::Item(1)).deadline(Duration::ZERO).await }), Err(AskError::Rejected(Rejected::Expired)));
+    assert_eq!(
+        on_tokio(async { sink.ask(support::Item(1)).deadline(Duration::ZERO).await }),
+        Err(AskError::Rejected(Rejected::Expired))
+    );
     assert!(support::seen(sink).is_empty());
     engine.shutdown().unwrap();
 }
@@ -481,10 +485,7 @@ fn blocked_shards_let_wait_end_by_its_own_clock() {
     let engine = engine(1);
     let echo = engine.spawn(Echo::default).unwrap();
     let blocked = block(echo);
-    assert_eq!(
-        echo.ask(Ping(1)).deadline(Duration::from_millis(1)).wait(),
-        Err(AskError::Unknown(Unknown::Deadline))
-    );
+    assert_eq!(echo.ask(Ping(1)).deadline(Duration::from_millis(1)).wait(), Err(AskError::Unknown(Unknown::Deadline)));
     drop(blocked);
     assert_eq!(echo.ask(Ping(2)).wait(), Ok(2));
     engine.shutdown().unwrap();

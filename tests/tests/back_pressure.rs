@@ -1,14 +1,13 @@
 //! Hazard: overload. A bounded mailbox hands the message back from everywhere, and what overran it on arrival is counted
 //! with sender, receiver and reason. Every message is handled, handed back or counted.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
 use shardstage::prelude::*;
 use shardstage::{MessageName, Reason, limits};
-use support::{
-    Echo, Fill, Item, Ping, Sender0, Sink, block, engine_with_mailboxes, hold, on_tokio, seen, settle,
-};
+use support::{Echo, Fill, Item, Ping, Sender0, Sink, block, engine_with_mailboxes, hold, on_tokio, seen, settle};
 
 #[test]
 fn same_shard_hands_the_message_back() {

@@ -1,11 +1,12 @@
 //! Hazard: order. Between one sender and one receiver messages are handled in send order, whatever their types and
 //! handlers, across shards, suspensions, full mailboxes and panics.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
-use shardstage::prelude::*;
 use shardstage::Reason;
+use shardstage::prelude::*;
 use support::{Echo, Log, Ping, config};
 
 type Entry = (u64, u64);
@@ -124,8 +125,9 @@ fn run(capacity: u32, each: u64, panics: bool) -> (Vec<Vec<u64>>, u64) {
     }
     let bounced = engine.dead_letters().total();
     engine.shutdown().unwrap();
-    let by_sender =
-        (0..4).map(|sender| log.all().iter().filter(|entry| entry.0 == sender).map(|entry| entry.1).collect()).collect();
+    let by_sender = (0..4)
+        .map(|sender| log.all().iter().filter(|entry| entry.0 == sender).map(|entry| entry.1).collect())
+        .collect();
     (by_sender, bounced)
 }
 

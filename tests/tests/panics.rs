@@ -1,4 +1,5 @@
 //! Hazard: panics of user code. Each ends one message and never a shard; the mailbox is kept and the state is rebuilt.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
@@ -13,7 +14,6 @@ use support::{Echo, Ping, engine};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Where {
-    Sync,
     BeforeAwait,
     AfterAwait,
     Then,
@@ -27,7 +27,7 @@ enum Where {
 struct Add(u32);
 
 #[message]
-struct Boom(Where);
+struct Boom;
 
 #[message]
 struct AsyncBoom {
@@ -113,7 +113,7 @@ impl Handler<HookBoom> for Sum {
             Where::Terminated => {
                 let child = cx.spawn(Echo::default).unwrap();
                 cx.watch(child.id());
-                let _ = child.stop();
+                drop(child.stop());
             }
             _ => unreachable!(),
         }
@@ -141,7 +141,7 @@ impl Actor for Relayer {}
 impl AsyncHandler<Relay> for Relayer {
     async fn handle(&mut self, relay: Relay, _cx: &mut Context<Self>) -> Result<(), AskError> {
         match relay {
-            Relay::Sync(sum) => sum.ask(Boom(Where::Sync)).await,
+            Relay::Sync(sum) => sum.ask(Boom).await,
             Relay::Async(sum, boom) => sum.ask(boom).await,
             Relay::Deferred(sum, boom) => sum.ask(boom).await,
         }
@@ -164,7 +164,7 @@ fn a_panic_in_a_handler_fails_the_ask_with_its_text() {
         let sum = engine.spawn_on(shard, || Sum { total: 0 }).unwrap();
         // Many times, because each answer that crosses shards uses a reservation of which one is given back.
         for _ in 0..50 {
-            assert_eq!(text(sum.ask(Boom(Where::Sync)).wait()), "planted in sync");
+            assert_eq!(text(sum.ask(Boom).wait()), "planted in sync");
             assert_eq!(text(relayer.ask(Relay::Sync(sum)).wait().unwrap()), "planted in sync");
             for (at, expected) in
                 [(Where::BeforeAwait, "planted before await"), (Where::AfterAwait, "planted after await")]
@@ -192,7 +192,7 @@ fn the_mailbox_is_kept_and_hooks_are_contained() {
         let sum = engine.spawn(|| Sum { total: 10 }).unwrap();
         let blocked = support::block(echo);
         sum.tell(Add(1)).unwrap();
-        sum.tell(Boom(Where::Sync)).unwrap();
+        sum.tell(Boom).unwrap();
         sum.tell(HookBoom { at, echo }).unwrap();
         drop(blocked);
         // The hook's panic rebuilds the state sooner or later.
@@ -261,6 +261,7 @@ impl Handler<Boom> for Fragile {
 #[test]
 fn a_failing_rebuild_stops_the_actor_with_the_text() {
     let engine = engine(1);
+    let echo = engine.spawn(Echo::default).unwrap();
     for (how, first) in [
         (How::Factory, 1),
         (How::StartedPanics, 1),
@@ -270,6 +271,8 @@ fn a_failing_rebuild_stops_the_actor_with_the_text() {
         (How::StartedFails, 2),
     ] {
         let builds = Arc::new(AtomicU32::new(first - 1));
+        // Nothing starts before the test listens.
+        let blocked = support::block(echo);
         let fragile = engine
             .spawn(move || {
                 let build = builds.fetch_add(1, Ordering::Relaxed) + 1;
@@ -277,16 +280,17 @@ fn a_failing_rebuild_stops_the_actor_with_the_text() {
                 Fragile { build, how }
             })
             .unwrap();
-        let stopped = fragile.stopped();
-        let started = fragile.started().wait();
+        let (stopped, started) = (fragile.stopped(), fragile.started());
+        drop(blocked);
+        let started = started.wait();
         if first == 1 {
             assert_eq!(started, Ok(()));
-            assert!(matches!(fragile.ask(Boom(Where::Sync)).wait(), Err(AskError::Failed(_))));
+            assert!(matches!(fragile.ask(Boom).wait(), Err(AskError::Failed(_))));
         } else {
             assert_eq!(started, Err(StopReason::StartFailed("planted in started".into())));
         }
         assert_eq!(stopped.wait(), StopReason::StartFailed("planted in started".into()));
-        assert_eq!(fragile.ask(Boom(Where::Sync)).wait(), Err(AskError::Rejected(Rejected::Closed)));
+        assert_eq!(fragile.ask(Boom).wait(), Err(AskError::Rejected(Rejected::Closed)));
     }
     engine.shutdown().unwrap();
 }
@@ -296,7 +300,7 @@ fn spawn_once_stops_at_its_first_panic() {
     let engine = engine(1);
     let sum = engine.spawn_once(|| Sum { total: 1 }).unwrap();
     let stopped = sum.stopped();
-    assert_eq!(text(sum.ask(Boom(Where::Sync)).wait()), "planted in sync");
+    assert_eq!(text(sum.ask(Boom).wait()), "planted in sync");
     assert_eq!(stopped.wait(), StopReason::Panicked("planted in sync".into()));
     assert_eq!(sum.ask(Add(1)).wait(), Err(AskError::Rejected(Rejected::Closed)));
     engine.shutdown().unwrap();

@@ -232,16 +232,19 @@ impl<R: Send + 'static> Reply<R> {
 impl<R: Send + 'static> Drop for Reply<R> {
     fn drop(&mut self) {
         if self.address.is_some() {
-            let known = current(|shard| shard.and_then(|shard| shard.core.try_borrow().ok()?.panic.clone()));
-            let why = known.unwrap_or_else(|| {
-                let why = if std::thread::panicking() {
-                    "the handler panicked"
-                } else {
-                    "the handler dropped its reply unanswered"
-                };
-                Panicked(why.into())
+            if !std::thread::panicking() {
+                return self.finish(Err(AskError::Failed(Panicked("the handler dropped its reply unanswered".into()))));
+            }
+            let home = self.home;
+            let left = current(|shard| {
+                let shard = shard.filter(|shard| std::ptr::eq(shard.link, home))?;
+                // Whoever catches the panic knows its text and answers.
+                shard.core.borrow_mut().orphans.push(self.address.take()?);
+                Some(())
             });
-            self.finish(Err(AskError::Failed(why)));
+            if left.is_none() {
+                self.finish(Err(AskError::Failed(Panicked("the handler panicked".into()))));
+            }
         }
     }
 }

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Wake, Waker};
 
 use super::actor_box::{ActorBox, BuildError};
-use super::async_slot::AsyncSlot;
 use super::cell::Life;
-use super::{ShardCell, current};
+use super::{ShardCell, current, drop_contained};
 use crate::actor::StopReason;
 use crate::context::Seat;
 use crate::context_block::Asker;
@@ -263,6 +262,7 @@ impl ShardCell {
         if let Some(address) = reply {
             reply::answer_failure(self, address, AskError::Failed(panic.clone()));
         }
+        self.fail_orphans(&panic);
         self.rebuild(state, running, &panic);
         Next::Enough
     }
@@ -316,7 +316,8 @@ impl ShardCell {
             }
             Err(panic) => {
                 let panic = Panicked::from_payload(&*panic);
-                self.drop_panicked(slot, &panic);
+                drop_contained(slot);
+                self.fail_orphans(&panic);
                 self.rebuild(state, running, &panic);
             }
         }
@@ -337,7 +338,7 @@ impl ShardCell {
         // SAFETY: the caller's contract; `rebuild` and `finish_stop` drop the slot before the state.
         unsafe { slot.put(future) };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| slot.poll(&mut TaskContext::from_waker(&waker)))) {
-            self.drop_panicked(slot, &Panicked::from_payload(&*panic));
+            drop_contained(slot);
             resume_unwind(panic);
         }
         let mut core = self.core.borrow_mut();
@@ -346,12 +347,13 @@ impl ShardCell {
         cell.suspended = cell.waits() || cell.resumed;
     }
 
-    /// Drops a future that panicked; its `Reply` answers the asker with the panic's text.
+    /// Answers the asks whose `Reply` a panic has dropped.
     #[cold]
-    fn drop_panicked(&self, slot: AsyncSlot, panic: &Panicked) {
-        self.core.borrow_mut().panic = Some(panic.clone());
-        drop(catch_unwind(AssertUnwindSafe(|| drop(slot))));
-        self.core.borrow_mut().panic = None;
+    pub(super) fn fail_orphans(&self, panic: &Panicked) {
+        let orphans = std::mem::take(&mut self.core.borrow_mut().orphans);
+        for address in orphans {
+            reply::answer_failure(self, address, AskError::Failed(panic.clone()));
+        }
     }
 }
 

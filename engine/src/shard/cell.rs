@@ -7,7 +7,6 @@
 //! Invariant: a cell's generation rises when its actor is gone; one whose generation would wrap is
 //! retired.
 
-
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
 use crate::envelope::{EpochTag, GENERATION_MAX};

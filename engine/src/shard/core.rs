@@ -15,10 +15,10 @@ use crate::actor_ref::ActorId;
 use crate::cluster::directory::Directory;
 use crate::dead_letter::Reason;
 use crate::envelope::{Envelope, EpochTag, PackedAddress};
-use crate::error::{Panicked, Rejected, SpawnError};
+use crate::error::{Rejected, SpawnError};
 use crate::key::Key;
 use crate::link::{ShardLink, SystemOp};
-use crate::reply::ReplyTable;
+use crate::reply::{ReplyAddress, ReplyTable};
 use crate::run_queue::RunQueue;
 use crate::timer::Timers;
 
@@ -79,8 +79,8 @@ pub(crate) struct ShardCore {
     pub(crate) draining: bool,
     /// Requests that come after every message that had arrived when they did.
     pub(crate) deferred: Vec<SystemOp>,
-    /// The panic of the future that is being dropped, for the `Reply` in it.
-    pub(crate) panic: Option<Panicked>,
+    /// Asks whose `Reply` was dropped by a panic that is still on its way up.
+    pub(crate) orphans: Vec<ReplyAddress>,
 }
 
 impl ShardCore {

@@ -6,7 +6,7 @@ use super::{DeadLetterDraft, ShardCell};
 use crate::context_block::{Asker, ContextBlock};
 use crate::dead_letter::{DeadLetter, MessageName, Reason};
 use crate::envelope::{Class, Envelope, Meta, PackedAddress};
-use crate::error::{AskError, Rejected};
+use crate::error::{AskError, Panicked, Rejected};
 use crate::reply;
 use crate::signal::RemoteSend;
 
@@ -82,6 +82,10 @@ impl ShardCell {
 
     /// Reports and drops the messages that could not be delivered. Their drops may run user code, so no borrow is held.
     pub(super) fn bury_dead(&self) {
+        if !self.core.borrow().orphans.is_empty() {
+            // The user caught the panic, or a hook had it.
+            self.fail_orphans(&Panicked("the handler panicked".into()));
+        }
         loop {
             let dead = std::mem::take(&mut self.core.borrow_mut().graveyard);
             if dead.is_empty() {

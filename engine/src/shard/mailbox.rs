@@ -174,7 +174,8 @@ mod tests {
         unreachable!("not delivered in this test");
     }
 
-    static VTABLE: VTable = VTable { run: never, drop_message: drop_message::<Box<u64>>, message_name: || "u64", class: Class::Plain };
+    static VTABLE: VTable =
+        VTable { run: never, drop_message: drop_message::<Box<u64>>, message_name: || "u64", class: Class::Plain };
 
     fn envelope(number: u64) -> Envelope {
         // SAFETY: the vtable drops a `Box<u64>`.

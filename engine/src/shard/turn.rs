@@ -1,7 +1,7 @@
 //! The turn: what a shard does each time it is called.
 //!
-//! Order: completions, system requests, rings, injector, timers, services, transport, actors within a budget, dead letters,
-//! flush. Invariant: everything that a turn produced is published at its end, and the returned wait is never later than the
+//! Order: completions, system requests, rings, injector, timers, services, transport, actors within a budget, ask deadlines,
+//! dead letters, flush. Invariant: everything that a turn produced is published at its end, and the returned wait is never later than the
 //! earliest deadline of anything on the shard.
 
 use std::cell::RefCell;
@@ -119,6 +119,7 @@ impl Shard {
                 let handled = self.run_actors(cell);
                 driver.charge_messages(handled);
                 busy |= handled > 0;
+                busy |= self.expire(cell, now_ns);
                 let core = cell.core.borrow();
                 if core.draining && core.cells.live() == 0 {
                     self.phase = Phase::Closing;
@@ -128,7 +129,8 @@ impl Shard {
                 // Read before the last look into the rings: whoever is closing has published its last message.
                 let all_closing = cell.all_closing();
                 busy |= self.receive(cell);
-                self.close(cell, driver, now_ns, all_closing);
+                let nothing_comes = all_closing && !self.has_arrivals(&cell.core.borrow());
+                self.close(cell, driver, now_ns, nothing_comes);
             }
             Phase::Stopped => {}
         }
@@ -248,20 +250,25 @@ impl Shard {
         any
     }
 
-    /// Timers, ask deadlines and idle virtual actors.
+    /// Timers and idle virtual actors.
     fn fire(&mut self, cell: &ShardCell, now_ns: u64) -> bool {
         let mut any = false;
         while let Some(due) = { cell.core.borrow_mut().timers.pop_due(now_ns) } {
             any = true;
             cell.fire(due, now_ns);
         }
-        cell.core.borrow_mut().replies.expired(now_ns, &mut self.expired);
-        for address in self.expired.drain(..) {
-            any = true;
-            crate::reply::fail_here(cell, address, AskError::Unknown(Unknown::Deadline));
-        }
         if now_ns >= cell.core.borrow().directory.next_sweep_ns {
             cell.passivate_idle(now_ns);
+        }
+        any
+    }
+
+    /// Ends asks whose time is over. After the actors: an answer of this turn, or a message dropped as expired, says more.
+    fn expire(&mut self, cell: &ShardCell, now_ns: u64) -> bool {
+        cell.core.borrow_mut().replies.expired(now_ns, &mut self.expired);
+        let any = !self.expired.is_empty();
+        for address in self.expired.drain(..) {
+            crate::reply::fail_here(cell, address, AskError::Unknown(Unknown::Deadline));
         }
         any
     }
@@ -315,10 +322,10 @@ impl Shard {
     }
 
     /// Finishes services and transport; the shard ends when no other can send it anything either.
-    fn close(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64, all_closing: bool) {
+    fn close(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64, nothing_comes: bool) {
         let mut done = true;
         if self.finished {
-            if all_closing {
+            if nothing_comes {
                 self.phase = Phase::Stopped;
             }
             return;
@@ -331,7 +338,7 @@ impl Shard {
             done &= transport.stop(driver);
         }
         self.finished = done;
-        if done && all_closing {
+        if done && nothing_comes {
             self.phase = Phase::Stopped;
         }
     }

@@ -1,7 +1,7 @@
 //! What the hazard tests share: engines of a known size, and actors that can be held, blocked and counted.
 //!
 //! The driver is what `SHARDSTAGE_DRIVER` says, so every file runs on each of them.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::mpsc::{Receiver, Sender, channel};

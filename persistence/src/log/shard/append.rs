@@ -1,0 +1,243 @@
+//! What callers on the shard do with a log: intern, append, wait, load, fence.
+//!
+//! Invariant: nothing here touches a driver; a turn's appends leave with its flush. Shard thread only.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use shardstage_codec::{AlignedBytes, Epoch, GroupId};
+
+use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::format::record::{KeyDef, RecordKind};
+use crate::limits::{BLOCK_BYTES, FRAME_BYTES, KEY_BYTES, PENDING_BYTES, RECORD_BYTES};
+use crate::log::batch::{Batch, Held, NewRecord};
+use crate::log::index::EntityId;
+use crate::log::load::{LoadError, OnLoaded};
+use crate::log::{AppendError, CommitOutcome, Ticket};
+
+use super::{LogShard, State};
+
+impl LogShard {
+    /// The number of the entity with this actor type and key; known from the log, or new. `event_id` is the stable id of
+    /// the type's events. Costs one ordered lookup by name.
+    ///
+    /// # Errors
+    /// [`LoadError::KeyTooLong`]; nothing changed.
+    pub fn intern(&mut self, type_name: &str, key: &str, group: GroupId, event_id: u64) -> Result<EntityId, LoadError> {
+        if type_name.len() > KEY_BYTES || key.len() > KEY_BYTES {
+            return Err(LoadError::KeyTooLong);
+        }
+        Ok(self.index.intern(&KeyDef { event_id, group, type_name, key }))
+    }
+
+    /// Appends the records of one command to the open batch; they become durable together or not at all.
+    /// `on_durable` runs on this shard, in append order, once they are. The ticket waits for the same.
+    ///
+    /// Copies each payload once here and once when the frame is sealed.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; `on_durable` is dropped without being called.
+    ///
+    /// # Panics
+    /// When a record is a key definition: the log writes those itself.
+    pub fn append(
+        &mut self,
+        entity: EntityId,
+        epoch: Epoch,
+        records: &[NewRecord<'_>],
+        on_durable: Held,
+    ) -> Result<Ticket, AppendError> {
+        let cost = self.check(entity, epoch, records)?;
+        let limit = self.frame_bytes();
+        let group = self.index.get(entity).group;
+        let log = self.log.as_mut().ok_or(AppendError::Closed)?;
+        log.groups[usize::from(group.get())].epoch = epoch.get();
+        if self.batches.back().is_none_or(|open| open.worst_bytes() + cost > limit) {
+            self.batches.push_back(Batch::new(self.next_batch));
+            self.next_batch += 1;
+        }
+        let open = self.batches.back_mut().expect("pushed above");
+        open.add(group, epoch, entity, records, &mut self.index);
+        open.effects.push(on_durable);
+        let number = open.number;
+        let known = self.index.get_mut(entity);
+        for record in records {
+            match record.kind {
+                RecordKind::Event => {
+                    known.appended_seq = record.seq;
+                    self.counters.events += 1;
+                }
+                _ => self.counters.snapshots += 1,
+            }
+        }
+        Ok(Ticket(number))
+    }
+
+    /// Whether an append of these records would be taken now; returns an upper bound of the bytes that they take. Changes
+    /// nothing.
+    pub(crate) fn check(
+        &mut self,
+        entity: EntityId,
+        epoch: Epoch,
+        records: &[NewRecord<'_>],
+    ) -> Result<usize, AppendError> {
+        self.admit(entity, epoch, records)?;
+        let known = self.index.get(entity);
+        let cost = Batch::cost(&known.type_name, &known.key, records);
+        let limit = self.frame_bytes();
+        if FRAME_HEADER_BYTES + cost > limit {
+            return Err(AppendError::TooLarge { limit });
+        }
+        let waiting: usize = self.batches.iter().map(Batch::worst_bytes).sum();
+        if waiting + cost > PENDING_BYTES {
+            return Err(AppendError::Full);
+        }
+        Ok(cost)
+    }
+
+    /// Why the entity cannot be served until the process restarts, if so.
+    pub(crate) fn broken(&self, entity: EntityId) -> Option<&str> {
+        self.broken.get(&entity).map(|why| &**why)
+    }
+
+    /// Remembers that the entity's records cannot be made into its state, so that nobody tries again and again.
+    pub(crate) fn mark_broken(&mut self, entity: EntityId, why: &str) {
+        self.broken.entry(entity).or_insert_with(|| why.into());
+    }
+
+    /// Room for encoding; give it back with [`keep_scratch`](Self::keep_scratch).
+    pub(crate) fn take_scratch(&mut self) -> AlignedBytes {
+        std::mem::take(&mut self.scratch)
+    }
+
+    pub(crate) fn keep_scratch(&mut self, mut scratch: AlignedBytes) {
+        scratch.clear();
+        self.scratch = scratch;
+    }
+
+    /// Counts messages of durable effects that their receiver refused.
+    pub(crate) fn refused_tells(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.refused_tells)
+    }
+
+    pub(super) fn admit(
+        &mut self,
+        entity: EntityId,
+        epoch: Epoch,
+        records: &[NewRecord<'_>],
+    ) -> Result<(), AppendError> {
+        match self.state {
+            State::Running => {}
+            State::Poisoned(_) => return Err(AppendError::Poisoned),
+            _ => return Err(AppendError::Closed),
+        }
+        assert!(!records.is_empty(), "an append has at least one record");
+        let known = self.index.find(entity).ok_or(AppendError::Closed)?;
+        let log = self.log.as_ref().ok_or(AppendError::Closed)?;
+        let current = log.groups[usize::from(known.group.get())].epoch.max(1);
+        if epoch.get() < current {
+            self.counters.appends_fenced += 1;
+            return Err(AppendError::Fenced { current: Epoch::new(current) });
+        }
+        if self.spare_error.is_some() && log.ready.is_empty() {
+            return Err(AppendError::LowSpace);
+        }
+        let mut last = known.appended_seq;
+        for record in records {
+            if record.payload.len() + record.meta.len() > RECORD_BYTES || record.meta.len() > usize::from(u16::MAX) {
+                return Err(AppendError::TooLarge { limit: RECORD_BYTES });
+            }
+            let expected = match record.kind {
+                RecordKind::Event => last + 1,
+                RecordKind::Snapshot => last,
+                RecordKind::KeyDef => panic!("key definitions are written by the log itself"),
+            };
+            if record.seq != expected {
+                return Err(AppendError::WrongSequence { expected });
+            }
+            last = expected;
+        }
+        Ok(())
+    }
+
+    /// Runs `effect` in append order with the effects of `ticket`'s frame; at once when that frame is durable already.
+    pub fn when_durable(&mut self, ticket: Ticket, effect: Held) {
+        if matches!(self.state, State::Poisoned(_)) && ticket.0 > self.durable_batch {
+            effect(CommitOutcome::Unknown);
+            return;
+        }
+        if let Some(batch) = self.batches.iter_mut().find(|batch| batch.number == ticket.0) {
+            batch.effects.push(effect);
+            return;
+        }
+        let in_flight = self.log.as_mut().and_then(|log| log.in_flight.as_mut());
+        match in_flight {
+            Some(frame) if frame.batch == Some(ticket.0) => frame.effects.push(effect),
+            _ => {
+                debug_assert!(ticket.0 <= self.durable_batch);
+                effect(CommitOutcome::Durable);
+            }
+        }
+    }
+
+    /// Whether the ticket's frame is durable.
+    #[must_use]
+    pub fn is_durable(&self, ticket: Ticket) -> bool {
+        ticket.0 <= self.durable_batch
+    }
+
+    /// Reads the entity's latest snapshot and the events after it, including those whose frame is still on its way.
+    /// `on_loaded` runs on this shard in a later turn, or in the next `poll`.
+    pub fn load(&mut self, entity: EntityId, on_loaded: OnLoaded) {
+        match self.state {
+            State::Poisoned(_) | State::Closed => on_loaded(Err(LoadError::Closed)),
+            _ => self.loads.push_back((entity, on_loaded)),
+        }
+    }
+
+    /// Raises the epoch of a slot group: appends under a lower one are refused from now on.
+    ///
+    /// # Errors
+    /// [`AppendError::Fenced`] when the group's epoch is higher already; [`AppendError::Closed`] before the log runs.
+    pub fn raise_epoch(&mut self, group: GroupId, epoch: Epoch) -> Result<(), AppendError> {
+        let log = self.log.as_mut().ok_or(AppendError::Closed)?;
+        let group = log.groups.get_mut(usize::from(group.get())).ok_or(AppendError::Closed)?;
+        if epoch.get() < group.epoch.max(1) {
+            return Err(AppendError::Fenced { current: Epoch::new(group.epoch.max(1)) });
+        }
+        group.epoch = epoch.get();
+        Ok(())
+    }
+
+    /// The group's current epoch, at least 1.
+    #[must_use]
+    pub fn epoch(&self, group: GroupId) -> Epoch {
+        let known = self.log.as_ref().and_then(|log| log.groups.get(usize::from(group.get())));
+        Epoch::new(known.map_or(1, |group| group.epoch.max(1)))
+    }
+
+    /// How frames become durable on this file system, in words; `None` before the log is open.
+    #[must_use]
+    pub fn write_mode(&self) -> Option<&'static str> {
+        self.log.as_ref().map(|log| log.mode.name())
+    }
+
+    /// Why the log accepts nothing any more, if so.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<&str> {
+        match &self.state {
+            State::Poisoned(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Type, key and last durable event number of every entity that has records, in order of type and key.
+    pub fn entities(&self) -> impl Iterator<Item = (EntityId, &str, &str, u64)> {
+        self.index.iter().map(|(id, entity)| (id, &*entity.type_name, &*entity.key, entity.durable_seq()))
+    }
+
+    pub(super) fn frame_bytes(&self) -> usize {
+        let quarter = usize::try_from(self.options.segment_bytes / 4).unwrap_or(usize::MAX);
+        FRAME_BYTES.min(quarter / BLOCK_BYTES * BLOCK_BYTES)
+    }
+}

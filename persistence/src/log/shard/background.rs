@@ -1,0 +1,132 @@
+//! What a log does beside its commits: spare segments, loads, the age of the frame in flight, closing.
+//!
+//! Invariant: none of it delays a commit by more than one bounded background write. Shard thread only.
+
+use std::task::Poll;
+
+use shardstage::port::buffer::IoBuffer;
+use shardstage::port::driver::FileOp;
+use shardstage::port::service::ServiceContext;
+
+use crate::format::manifest::Manifest;
+use crate::limits::{BLOCK_BYTES, DEAD_COMMIT_NS, SLOW_COMMIT_NS, SPARE_RETRY_NS, SPARE_SEGMENTS};
+use crate::log::files::{OpenSegment, PrepareError, prepare_segment};
+use crate::log::load::LoadError;
+use crate::log::open::seal_entries;
+use crate::log::token::{Token, TokenKind};
+
+use super::{LogShard, State, Task};
+
+impl LogShard {
+    pub(super) fn keep_spares(&mut self, cx: &mut ServiceContext<'_>) {
+        if let Some(task) = self.preparing.as_mut()
+            && let Poll::Ready(prepared) = self.desk.serve(task, cx)
+        {
+            self.preparing = None;
+            self.prepared(prepared, cx);
+        }
+        let Some(log) = self.log.as_mut() else { return };
+        let wanted = matches!(self.state, State::Running)
+            && !self.stopping
+            && self.preparing.is_none()
+            && log.ready.len() < SPARE_SEGMENTS
+            && cx.now_ns() >= self.spare_retry_ns;
+        if !wanted {
+            return;
+        }
+        let mut manifest = log.manifest.clone();
+        seal_entries(&mut manifest.segments, &log.spans, log.active.id);
+        let desk = self.desk.clone();
+        let dir = self.options.dir.join(format!("log-{}", self.seat.shard.get()));
+        let (directory, mode) = (log.directory, log.mode);
+        let blocks = u32::try_from(self.options.segment_bytes / BLOCK_BYTES as u64).expect("checked at the start");
+        let mut task: Task<_> =
+            Box::pin(async move { prepare_segment(&desk, &dir, directory, mode, blocks, manifest).await });
+        match self.desk.serve(&mut task, cx) {
+            Poll::Ready(prepared) => self.prepared(prepared, cx),
+            Poll::Pending => self.preparing = Some(task),
+        }
+    }
+
+    pub(super) fn prepared(
+        &mut self,
+        prepared: Result<(OpenSegment, Manifest), PrepareError>,
+        cx: &mut ServiceContext<'_>,
+    ) {
+        let Some(log) = self.log.as_mut() else { return };
+        match prepared {
+            Ok((segment, manifest)) => {
+                log.ready.push_back(segment);
+                log.manifest = manifest;
+                self.spare_error = None;
+            }
+            Err(PrepareError::Space(error)) => {
+                self.spare_error = Some(error.to_string());
+                self.spare_retry_ns = cx.now_ns() + SPARE_RETRY_NS;
+            }
+            Err(PrepareError::Manifest(error)) => {
+                self.poison(format!("the manifest could not be written: {error}"), cx)
+            }
+        }
+    }
+
+    pub(super) fn serve_loads(&mut self, cx: &mut ServiceContext<'_>) -> bool {
+        let mut did = false;
+        for _ in 0..self.loads.len() {
+            let Some((id, on_loaded)) = self.loads.pop_front() else { break };
+            let Some(entity) = self.index.find(id) else {
+                on_loaded(Err(LoadError::Closed));
+                continue;
+            };
+            if entity.batch > self.durable_batch {
+                self.loads.push_back((id, on_loaded));
+                continue;
+            }
+            did = true;
+            self.counters.loads += 1;
+            self.loader.begin(id, entity, on_loaded);
+        }
+        while let Some(read) = self.loader.next_read() {
+            did = true;
+            let Some(log) = self.log.as_mut() else { break };
+            let dir = self.options.dir.join(format!("log-{}", self.seat.shard.get()));
+            match log.reader(read.segment, &dir, cx) {
+                Ok(file) => {
+                    let token = Token { kind: TokenKind::Load, value: read.token }.pack();
+                    cx.submit(token, file, FileOp::Read { offset: read.offset, buffer: IoBuffer::zeroed(read.len) });
+                }
+                Err(error) => self.loader.refused(read.token, format!("segment {:016x}: {error}", read.segment)),
+            }
+        }
+        did
+    }
+
+    pub(super) fn check_age(&mut self, cx: &mut ServiceContext<'_>) {
+        let now_ns = cx.now_ns();
+        let Some(frame) = self.log.as_mut().and_then(|log| log.in_flight.as_mut()) else { return };
+        let age_ns = now_ns.saturating_sub(frame.since_ns);
+        if age_ns >= SLOW_COMMIT_NS && !frame.slow {
+            frame.slow = true;
+            self.counters.slow_commits += 1;
+        }
+        if age_ns >= DEAD_COMMIT_NS {
+            self.poison(format!("a frame's write did not end within {} s", DEAD_COMMIT_NS / 1_000_000_000), cx);
+        }
+    }
+
+    pub(super) fn close(&mut self, cx: &mut ServiceContext<'_>) {
+        if let Some(log) = self.log.take() {
+            let files = [log.active.file, log.directory, log.lock];
+            let ready = log.ready.iter().map(|segment| segment.file);
+            for file in files.into_iter().chain(ready).chain(log.readers.into_values()) {
+                cx.driver().close(file);
+            }
+        }
+        for (_, on_loaded) in std::mem::take(&mut self.loads) {
+            on_loaded(Err(LoadError::Closed));
+        }
+        if !matches!(self.state, State::Poisoned(_)) {
+            self.state = State::Closed;
+        }
+    }
+}

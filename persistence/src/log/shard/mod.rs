@@ -1,0 +1,312 @@
+//! `LogShard`: the log of one shard, a service that takes part in its turns.
+//!
+//! At most one frame is in flight; what is appended meanwhile forms the next one. A frame is one write at the log's end, and
+//! its held effects run, in append order, when the device said that it is durable, never earlier. Spare segments are
+//! pre-written and the manifest updated beside that by one background task.
+//!
+//! Invariant: no effect runs with [`CommitOutcome::Durable`] before its frame is durable, and after the first failed write
+//! or sync none ever does. Shard thread only.
+
+mod append;
+mod background;
+mod service;
+mod writer;
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use shardstage::port::buffer::IoBuffer;
+use shardstage::port::driver::{FileCompletion, FileOp};
+use shardstage::port::service::{ServiceContext, ServiceSeat};
+use shardstage_codec::AlignedBytes;
+
+use crate::format::frame::{FLAG_HEARTBEAT, FLAG_OPEN, FLAG_SEGMENT_END, FRAME_HEADER_BYTES, padded};
+use crate::format::manifest::Manifest;
+use crate::format::salt;
+use crate::limits::{BLOCK_BYTES, HEARTBEAT_NS};
+use crate::log::batch::{Batch, Held};
+use crate::log::desk::Desk;
+use crate::log::files::{OpenSegment, PrepareError, WriteMode};
+use crate::log::index::{EntityId, EntityIndex};
+use crate::log::load::{LoadError, Loader, OnLoaded};
+use crate::log::open::{OpenError, OpenPlan, Opened};
+use crate::log::token::{Token, TokenKind};
+use crate::log::{CommitOutcome, EventLog, OnPoison, PlantedBug};
+
+use writer::Log;
+
+const NAME: &str = "event-log";
+
+type Task<T> = Pin<Box<dyn Future<Output = T>>>;
+
+enum State {
+    Created,
+    Opening(Task<Result<Opened, OpenError>>),
+    /// The incarnation's first frame is on its way.
+    Beginning,
+    Running,
+    Poisoned(String),
+    Closed,
+}
+/// Values that only grow.
+#[derive(Default)]
+struct Counters {
+    events: u64,
+    snapshots: u64,
+    frames: u64,
+    bytes: u64,
+    commit_ns: u64,
+    slow_commits: u64,
+    heartbeats: u64,
+    segments_ended: u64,
+    appends_fenced: u64,
+    loads: u64,
+    recovered_records: u64,
+    recovered_frames: u64,
+    torn_tails_cut: u64,
+}
+/// See the module's head.
+pub struct LogShard {
+    options: EventLog,
+    seat: ServiceSeat,
+    state: State,
+    desk: Desk,
+    log: Option<Log>,
+    preparing: Option<Task<Result<(OpenSegment, Manifest), PrepareError>>>,
+    spare_error: Option<String>,
+    spare_retry_ns: u64,
+    index: EntityIndex,
+    batches: VecDeque<Batch>,
+    next_batch: u64,
+    durable_batch: u64,
+    heartbeat_due_ns: Option<u64>,
+    loads: VecDeque<(EntityId, OnLoaded)>,
+    loader: Loader,
+    stopping: bool,
+    counters: Counters,
+    broken: BTreeMap<EntityId, Box<str>>,
+    scratch: AlignedBytes,
+    refused_tells: Rc<Cell<u64>>,
+}
+impl LogShard {
+    pub(crate) fn new(options: &EventLog, seat: ServiceSeat) -> Self {
+        Self {
+            options: options.clone(),
+            seat,
+            state: State::Created,
+            desk: Desk::default(),
+            log: None,
+            preparing: None,
+            spare_error: None,
+            spare_retry_ns: 0,
+            index: EntityIndex::default(),
+            batches: VecDeque::new(),
+            next_batch: 1,
+            durable_batch: 0,
+            heartbeat_due_ns: None,
+            loads: VecDeque::new(),
+            loader: Loader::default(),
+            stopping: false,
+            counters: Counters::default(),
+            broken: BTreeMap::new(),
+            scratch: AlignedBytes::new(),
+            refused_tells: Rc::default(),
+        }
+    }
+
+    fn plan(&self) -> OpenPlan {
+        let blocks = self.options.segment_bytes / BLOCK_BYTES as u64;
+        OpenPlan {
+            dir: self.options.dir.join(format!("log-{}", self.seat.shard.get())),
+            seat: self.seat,
+            segment_blocks: u32::try_from(blocks).expect("checked against MAX_SEGMENT_BYTES"),
+            cut_at_first_bad: self.options.planted == PlantedBug::CutAtFirstBad,
+        }
+    }
+
+    fn begin(&mut self, opened: Opened, cx: &mut ServiceContext<'_>) {
+        let mode = match self.options.planted {
+            PlantedBug::NoSync => WriteMode { dsync: false, ..opened.mode },
+            _ => opened.mode,
+        };
+        self.counters.recovered_records = opened.records;
+        self.counters.recovered_frames = opened.tail.frames;
+        self.counters.torn_tails_cut = u64::from(opened.tail.torn);
+        self.index = opened.index;
+        self.log = Some(Log {
+            directory: opened.directory,
+            lock: opened.lock,
+            mode,
+            salt: salt(opened.manifest.log_id),
+            incarnation: opened.manifest.incarnation,
+            manifest: opened.manifest,
+            spans: opened.tail.spans,
+            next_lsn: opened.tail.next_lsn,
+            prev_crc: opened.tail.prev_crc,
+            groups: opened.tail.groups,
+            active: opened.active,
+            block: opened.active_block,
+            active_ended: false,
+            ready: opened.ready,
+            readers: BTreeMap::new(),
+            buffer: Some(IoBuffer::zeroed(self.frame_bytes())),
+            in_flight: None,
+        });
+        self.state = State::Beginning;
+        self.submit_control(FLAG_OPEN, cx);
+    }
+
+    // ---- frames ----
+
+    /// Submits the next frame if none is in flight: a segment-end when the batch does not fit, the oldest batch, or a
+    /// heartbeat that is due.
+    fn submit_next(&mut self, cx: &mut ServiceContext<'_>) {
+        if !matches!(self.state, State::Running) {
+            return;
+        }
+        let Some(log) = self.log.as_mut() else { return };
+        if log.in_flight.is_some() {
+            return;
+        }
+        if log.active_ended && !log.activate_next() {
+            return;
+        }
+        if let Some(batch) = self.batches.front() {
+            let blocks = padded(batch.worst_bytes()) / BLOCK_BYTES;
+            if blocks > log.free_blocks() {
+                self.submit_control(FLAG_SEGMENT_END, cx);
+            } else {
+                let batch = self.batches.pop_front().expect("looked at above");
+                self.submit_batch(batch, cx);
+            }
+        } else if self.heartbeat_due_ns.is_some_and(|due| due <= cx.now_ns() || self.stopping) {
+            self.submit_control(FLAG_HEARTBEAT, cx);
+        }
+    }
+
+    fn submit_control(&mut self, flags: u16, cx: &mut ServiceContext<'_>) {
+        let log = self.log.as_mut().expect("frames are written by an open log");
+        let buffer = log.buffer.take().expect("the buffer is here while no frame is in flight");
+        log.submit(buffer, FRAME_HEADER_BYTES, 0, 0, flags, Vec::new(), None, Vec::new(), cx);
+        self.submitted();
+    }
+
+    fn submit_batch(&mut self, mut batch: Batch, cx: &mut ServiceContext<'_>) {
+        let log = self.log.as_mut().expect("frames are written by an open log");
+        let mut buffer = log.buffer.take().expect("the buffer is here while no frame is in flight");
+        let frame_at = u64::from(log.block) * BLOCK_BYTES as u64;
+        let sealed = batch.seal(log.active.id, frame_at, &mut buffer, &mut log.groups, &mut self.index);
+        let effects = std::mem::take(&mut batch.effects);
+        log.submit(
+            buffer,
+            sealed.len,
+            sealed.record_count,
+            sealed.section_count,
+            0,
+            sealed.placed,
+            Some(batch.number),
+            effects,
+            cx,
+        );
+        self.submitted();
+    }
+
+    fn submitted(&mut self) {
+        self.heartbeat_due_ns = None;
+        if self.options.planted == PlantedBug::AckAtSubmit
+            && let Some(frame) = self.log.as_mut().and_then(|log| log.in_flight.as_mut())
+        {
+            for effect in std::mem::take(&mut frame.effects) {
+                effect(CommitOutcome::Durable);
+            }
+        }
+    }
+
+    fn frame_written(&mut self, completion: FileCompletion, cx: &mut ServiceContext<'_>) {
+        let Some(log) = self.log.as_mut() else { return };
+        log.buffer = completion.buffer;
+        let Some(frame) = log.in_flight.as_ref() else { return };
+        let expected = frame.stored_bytes;
+        match completion.result {
+            Ok(written) if written == expected && log.buffer.is_some() => {}
+            Ok(written) => {
+                return self.poison(format!("a frame's write ended after {written} of {expected} bytes"), cx);
+            }
+            Err(error) => return self.poison(format!("a frame's write failed: {error}"), cx),
+        }
+        if log.mode.dsync || self.options.planted == PlantedBug::NoSync {
+            self.committed(cx);
+        } else {
+            cx.submit(Token { kind: TokenKind::FrameSync, value: 0 }.pack(), log.active.file, FileOp::Sync);
+        }
+    }
+
+    fn frame_synced(&mut self, result: io::Result<usize>, cx: &mut ServiceContext<'_>) {
+        match result {
+            Ok(_) => self.committed(cx),
+            Err(error) => self.poison(format!("a frame's sync failed: {error}"), cx),
+        }
+    }
+
+    /// The frame in flight is durable.
+    fn committed(&mut self, cx: &mut ServiceContext<'_>) {
+        if matches!(self.state, State::Poisoned(_)) {
+            return;
+        }
+        let Some(log) = self.log.as_mut() else { return };
+        let Some(frame) = log.in_flight.take() else { return };
+        log.advance(&frame);
+        for placed in &frame.placed {
+            self.index.committed(placed.entity, placed.kind, placed.seq, placed.position);
+        }
+        let now_ns = cx.driver().now_ns();
+        self.counters.frames += 1;
+        self.counters.bytes += frame.stored_bytes as u64;
+        self.counters.commit_ns += now_ns.saturating_sub(frame.since_ns);
+        self.counters.heartbeats += u64::from(frame.flags & FLAG_HEARTBEAT != 0);
+        self.counters.segments_ended += u64::from(frame.flags & FLAG_SEGMENT_END != 0);
+        if let Some(number) = frame.batch {
+            debug_assert_eq!(number, self.durable_batch + 1);
+            self.durable_batch = number;
+            self.heartbeat_due_ns = Some(now_ns + HEARTBEAT_NS);
+        }
+        if matches!(self.state, State::Beginning) {
+            self.state = State::Running;
+        }
+        for effect in frame.effects {
+            effect(CommitOutcome::Durable);
+        }
+    }
+
+    /// Ends the log after its first error: nothing is acknowledged from here on.
+    fn poison(&mut self, why: String, _cx: &mut ServiceContext<'_>) {
+        if matches!(self.state, State::Poisoned(_)) {
+            return;
+        }
+        if self.options.on_poison == OnPoison::Abort {
+            eprintln!(
+                "shardstage event log of shard {}: {why}; the process ends so that recovery decides",
+                self.seat.shard.get()
+            );
+            std::process::abort();
+        }
+        self.state = State::Poisoned(why);
+        self.heartbeat_due_ns = None;
+        let in_flight = self.log.as_mut().and_then(|log| log.in_flight.take());
+        let mut effects: Vec<Held> = in_flight.map(|frame| frame.effects).unwrap_or_default();
+        for batch in std::mem::take(&mut self.batches) {
+            effects.extend(batch.effects);
+        }
+        for effect in effects {
+            effect(CommitOutcome::Unknown);
+        }
+        for (_, on_loaded) in std::mem::take(&mut self.loads) {
+            on_loaded(Err(LoadError::Closed));
+        }
+        self.loader.close();
+    }
+}

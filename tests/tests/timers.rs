@@ -1,0 +1,217 @@
+//! Hazard: timers. In the simulator time is exact: order, periods, cancelled and missed ticks. On the real drivers only what
+//! does not depend on how fast the machine is.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use shardstage::prelude::*;
+use shardstage::sim::{SimOptions, SimWorld};
+use shardstage::{NodeId, TimerId};
+use support::{Log, config, engine};
+
+const MS: Duration = Duration::from_millis(1);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[message]
+struct Fired(u64);
+
+/// Sets timers: each pair is (delay in ms, number).
+#[message]
+struct After(Vec<(u32, u64)>);
+
+#[message]
+struct Every {
+    period: Duration,
+    number: u64,
+    ticks: u64,
+}
+
+#[message]
+struct SetAndCancel;
+
+#[message]
+struct Boom;
+
+#[message]
+struct Hold(Sender<shardstage::Resume>);
+
+struct Clock {
+    log: Log<(u64, u64)>,
+    repeating: Option<TimerId>,
+    left: u64,
+    done: Option<Sender<()>>,
+    began_ns: u64,
+}
+
+impl Clock {
+    fn new(log: Log<(u64, u64)>, done: Option<Sender<()>>) -> Self {
+        Self { log, repeating: None, left: u64::MAX, done, began_ns: 0 }
+    }
+}
+
+impl Actor for Clock {
+    fn started(&mut self, cx: &mut Context<Self>) -> Result<(), shardstage::BoxError> {
+        self.began_ns = cx.now_ns();
+        Ok(())
+    }
+}
+
+impl Handler<Fired> for Clock {
+    fn handle(&mut self, fired: Fired, cx: &mut Context<Self>) {
+        self.log.push(((cx.now_ns() - self.began_ns) / 1_000_000, fired.0));
+        self.left -= 1;
+        if self.left == 0 {
+            cx.cancel(self.repeating.take().unwrap());
+            if let Some(done) = &self.done {
+                done.send(()).unwrap();
+            }
+        }
+    }
+}
+
+impl Handler<After> for Clock {
+    fn handle(&mut self, after: After, cx: &mut Context<Self>) {
+        for (delay, number) in after.0 {
+            cx.after(MS * delay, Fired(number));
+        }
+    }
+}
+
+impl Handler<Every> for Clock {
+    fn handle(&mut self, every: Every, cx: &mut Context<Self>) {
+        self.left = every.ticks;
+        self.repeating = Some(cx.every(every.period, Fired(every.number)));
+    }
+}
+
+impl Handler<SetAndCancel> for Clock {
+    fn handle(&mut self, _: SetAndCancel, cx: &mut Context<Self>) {
+        let never = cx.after(Duration::ZERO, Fired(1));
+        cx.after(Duration::ZERO, Fired(2));
+        cx.cancel(never);
+        cx.cancel(never);
+        // Ends never, and is no reason to overflow.
+        cx.after(Duration::MAX, Fired(3));
+        // Many that are cancelled leave nothing behind.
+        for _ in 0..10_000 {
+            let timer = cx.after(Duration::from_secs(3600), Fired(4));
+            cx.cancel(timer);
+        }
+    }
+}
+
+impl Handler<Boom> for Clock {
+    fn handle(&mut self, _: Boom, _cx: &mut Context<Self>) {
+        panic!("planted");
+    }
+}
+
+impl Handler<Hold> for Clock {
+    fn handle(&mut self, hold: Hold, cx: &mut Context<Self>) {
+        hold.0.send(cx.suspend()).unwrap();
+    }
+}
+
+fn run(world: &SimWorld, time: Duration) {
+    world.run_for(u64::try_from(time.as_nanos()).unwrap());
+}
+
+/// A clock in a simulated world, and the world.
+fn simulated(log: &Log<(u64, u64)>, mailbox: u32) -> (SimWorld, Engine, ActorRef<Clock>) {
+    let world = SimWorld::new(SimOptions::seeded(7));
+    let mut config = config(1);
+    config.mailbox_capacity = mailbox;
+    let engine = Engine::builder().config(config).start_in_sim(&world, NodeId::new(0)).unwrap();
+    let log = log.clone();
+    let clock = engine.spawn(move || Clock::new(log.clone(), None)).unwrap();
+    (world, engine, clock)
+}
+
+#[test]
+fn timers_fire_in_order_of_their_time_and_never_early() {
+    let log = Log::new();
+    let (world, _engine, clock) = simulated(&log, 1024);
+    clock.tell(After(vec![(30, 3), (10, 1), (20, 2), (10, 11)])).unwrap();
+    run(&world, 50 * MS);
+    let numbers: Vec<_> = log.all().iter().map(|entry| entry.1).collect();
+    assert_eq!(numbers, [1, 11, 2, 3]);
+    for (at_ms, number) in log.all() {
+        let due = if number == 11 { 10 } else { number * 10 };
+        assert!((due..due + 2).contains(&at_ms), "{number} at {at_ms} ms");
+    }
+}
+
+#[test]
+fn repeating_timers_keep_their_rate_until_they_are_cancelled() {
+    let log = Log::new();
+    let (world, _engine, clock) = simulated(&log, 1024);
+    clock.tell(Every { period: 10 * MS, number: 5, ticks: 7 }).unwrap();
+    run(&world, 200 * MS);
+    assert_eq!(log.len(), 7);
+    for (tick, (at_ms, _)) in (1..).zip(log.all()) {
+        assert!((tick * 10..tick * 10 + 2).contains(&at_ms), "tick {tick} at {at_ms} ms: the rate is fixed");
+    }
+}
+
+#[test]
+fn ticks_that_find_no_room_are_counted_and_left_out() {
+    let log = Log::new();
+    let (world, engine, clock) = simulated(&log, 4);
+    clock.tell(Every { period: 10 * MS, number: 5, ticks: u64::MAX }).unwrap();
+    run(&world, MS);
+    let (out, held) = channel();
+    clock.tell(Hold(out)).unwrap();
+    run(&world, 1000 * MS);
+    assert_eq!(log.len(), 0);
+    let missed = engine.stats()[0].missed_ticks;
+    assert!((94..=97).contains(&missed), "four found room: {missed}");
+    drop(held.recv().unwrap());
+    run(&world, 95 * MS);
+    assert!((12..=14).contains(&log.len()), "the four, and then one every 10 ms: {}", log.len());
+}
+
+#[test]
+fn a_rebuilt_or_stopped_actor_gets_no_timer_of_its_predecessor() {
+    let log = Log::new();
+    let (world, engine, clock) = simulated(&log, 1024);
+    clock.tell(After(vec![(10, 1)])).unwrap();
+    clock.tell(Every { period: 10 * MS, number: 5, ticks: u64::MAX }).unwrap();
+    clock.tell(Boom).unwrap();
+    clock.tell(After(vec![(20, 2)])).unwrap();
+    run(&world, 100 * MS);
+    assert_eq!(log.all().iter().map(|entry| entry.1).collect::<Vec<_>>(), [2]);
+    clock.tell(After(vec![(20, 3)])).unwrap();
+    run(&world, 5 * MS);
+    let stopped = clock.stop();
+    run(&world, 100 * MS);
+    assert_eq!(world.block_on(stopped, 1_000_000_000), Some(StopReason::Stopped));
+    assert_eq!(log.len(), 1);
+    assert_eq!(engine.dead_letters().total(), 0, "a timer that ends with its actor is no dead letter");
+}
+
+#[test]
+fn real_timers_fire_once_and_cancelled_ones_never() {
+    let engine = engine(1);
+    let log = Log::new();
+    let for_factory = log.clone();
+    let (done, ticked) = channel();
+    let clock = engine.spawn(move || Clock::new(for_factory.clone(), Some(done.clone()))).unwrap();
+    clock.ask(SetAndCancel).wait().unwrap();
+    clock.tell(Every { period: MS, number: 9, ticks: 20 }).unwrap();
+    ticked.recv().unwrap();
+    let numbers: Vec<_> = log.all().iter().map(|entry| entry.1).collect();
+    assert_eq!(
+        numbers.iter().filter(|number| **number == 9).count() as u64
+            + numbers.iter().filter(|number| **number == 2).count() as u64,
+        numbers.len() as u64
+    );
+    assert!(numbers.contains(&2) && !numbers.contains(&1));
+    for (tick, (at_ms, _)) in (1..).zip(log.all().into_iter().filter(|entry| entry.1 == 9)) {
+        assert!(at_ms >= tick, "tick {tick} came early, at {at_ms} ms");
+    }
+    engine.shutdown().unwrap();
+}
