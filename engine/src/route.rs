@@ -205,7 +205,6 @@ pub(crate) fn ask_from_shard<M: Message>(
 ///
 /// [`PendingAsk::then`]: crate::PendingAsk::then
 #[inline(always)]
-#[expect(clippy::result_large_err, reason = "what comes back is what was taken")]
 pub(crate) fn ask_neighbour<M: Message, F: 'static>(
     shard: &ShardCell,
     core: &mut ShardCore,
