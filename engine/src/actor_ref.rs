@@ -101,7 +101,7 @@ impl<A: Actor> ActorRef<A> {
     ///
     /// # Errors
     /// [`TellError::Full`] and [`TellError::Closed`], which hand the message back.
-    #[inline]
+    #[inline(always)]
     pub fn tell<M, K>(self, message: M) -> Result<(), TellError<M>>
     where
         A: Receive<M, K>,
@@ -250,6 +250,10 @@ pub struct Recipient<M> {
 }
 
 impl<M: Message> Recipient<M> {
+    pub(crate) fn vtable(self) -> &'static VTable {
+        self.vtable
+    }
+
     /// Like [`ActorRef::tell`].
     ///
     /// # Errors
@@ -285,7 +289,7 @@ impl<M> fmt::Debug for Recipient<M> {
 }
 
 /// Route: the same shard's mailbox, another shard's ring, or the injector of a shard from outside.
-#[inline]
+#[inline(always)]
 fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
     current(|shard| match shard {
         Some(shard) if std::ptr::eq(shard.link, id.link) => tell_here(shard, id, vtable, message),
@@ -296,7 +300,7 @@ fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<
     })
 }
 
-#[inline]
+#[inline(always)]
 fn tell_here<M: Message>(
     shard: &ShardCell,
     id: ActorId,
@@ -316,6 +320,7 @@ fn tell_here<M: Message>(
     Ok(())
 }
 
+#[inline(never)]
 fn tell_other_shard<M: Message>(
     shard: &ShardCell,
     id: ActorId,
@@ -335,6 +340,7 @@ fn tell_other_shard<M: Message>(
     Ok(())
 }
 
+#[inline(never)]
 fn tell_from_outside<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
     if id.link.short.contains(id.index, id.generation) {
         return Err(TellError::Full(message));

@@ -12,7 +12,8 @@ use shardstage_codec::ShardId;
 use crate::actor::{Actor, StopReason, VirtualActor};
 use crate::actor_ref::{ActorId, ActorRef, Recipient, on_shard_of};
 use crate::address::{Address, ResolveError};
-use crate::ask::{Ask, Question};
+use crate::ask::{Question, Target};
+use crate::limits::ASK_DEADLINE;
 use crate::envelope::{Class, Delivery, Envelope, EpochTag, Meta, PackedAddress, VTable};
 use crate::erased::Erased;
 use crate::error::{AskError, SpawnError};
@@ -272,12 +273,14 @@ impl<A: Actor> Context<A> {
 
     /// Asks another actor; `.then(|this, reply, cx| ..)` runs as a turn of this actor when the reply, or the reason why there
     /// is none, has come. Meanwhile this actor is free.
+    #[inline(always)]
     pub fn ask<M, T, K>(&mut self, target: T, message: M) -> PendingAsk<'_, A, M>
     where
         T: AskTarget<M, K>,
         M: Message,
     {
-        PendingAsk { question: target.question(message).into_question(), cx: self }
+        let (target, vtable) = target.target();
+        PendingAsk { question: Question { target, vtable, message, ttl: ASK_DEADLINE }, cx: self }
     }
 
     /// Calls `f` with this shard's service of type `S`, such as the event log; `None` when there is none, or when it is the one
@@ -365,55 +368,53 @@ impl Drop for Resume {
 
 /// Whom [`Context::ask`] can ask: an [`ActorRef`], a [`Recipient`] or a [`VirtualRef`]. `K` is inferred.
 #[expect(private_bounds, reason = "the supertrait seals this one")]
-pub trait AskTarget<M: Message, K>: ask_target::Sealed {
-    #[doc(hidden)]
-    fn question(self, message: M) -> Ask<M>;
+pub trait AskTarget<M: Message, K>: SealedTarget<M, K> {}
+
+/// The target with the vtable for its messages of type `M`.
+pub(crate) trait SealedTarget<M, K> {
+    fn target(self) -> (Target, &'static VTable);
 }
 
-mod ask_target {
-    pub(super) trait Sealed {}
-    impl<A> Sealed for super::ActorRef<A> {}
-    impl<M> Sealed for super::Recipient<M> {}
-    impl<A> Sealed for super::VirtualRef<A> {}
-    impl<A> Sealed for &super::VirtualRef<A> {}
-}
+impl<T, M: Message, K> AskTarget<M, K> for T where T: SealedTarget<M, K> {}
 
-impl<B, M, K> AskTarget<M, K> for ActorRef<B>
+impl<B, M, K> SealedTarget<M, K> for ActorRef<B>
 where
     B: Receive<M, K>,
     M: Message,
     K: 'static,
 {
-    fn question(self, message: M) -> Ask<M> {
-        self.ask(message)
+    #[inline(always)]
+    fn target(self) -> (Target, &'static VTable) {
+        (Target::Actor(self.id()), vtable::<B, M, K>())
     }
 }
 
-impl<M: Message> AskTarget<M, ()> for Recipient<M> {
-    fn question(self, message: M) -> Ask<M> {
-        self.ask(message)
+impl<M: Message> SealedTarget<M, ()> for Recipient<M> {
+    #[inline(always)]
+    fn target(self) -> (Target, &'static VTable) {
+        (Target::Actor(self.id()), self.vtable())
     }
 }
 
-impl<B, M, K> AskTarget<M, K> for &VirtualRef<B>
+impl<B, M, K> SealedTarget<M, K> for &VirtualRef<B>
 where
     B: VirtualActor + Receive<M, K>,
     M: WireMessage,
     K: 'static,
 {
-    fn question(self, message: M) -> Ask<M> {
-        self.ask(message)
+    fn target(self) -> (Target, &'static VTable) {
+        (Target::Virtual(self.id.clone()), vtable::<B, M, K>())
     }
 }
 
-impl<B, M, K> AskTarget<M, K> for VirtualRef<B>
+impl<B, M, K> SealedTarget<M, K> for VirtualRef<B>
 where
     B: VirtualActor + Receive<M, K>,
     M: WireMessage,
     K: 'static,
 {
-    fn question(self, message: M) -> Ask<M> {
-        (&self).question(message)
+    fn target(self) -> (Target, &'static VTable) {
+        SealedTarget::<M, K>::target(&self)
     }
 }
 
@@ -435,6 +436,7 @@ impl<A: Actor, M: Message> PendingAsk<'_, A, M> {
     /// refused, that turn comes too. If this actor stops or is rebuilt before, `f` is dropped.
     ///
     /// Costs no allocation while what `f` captures fits 32 bytes.
+    #[inline(always)]
     pub fn then<F>(self, f: F)
     where
         F: FnOnce(&mut A, Result<M::Reply, AskError>, &mut Context<A>) + 'static,
@@ -535,9 +537,13 @@ where
     // SAFETY: the caller's contract.
     let address = unsafe { delivery.take::<ReplyAddress>() };
     let mut core = delivery.shard.core.borrow_mut();
-    // SAFETY: `then` erased an `F`, and `complete::<R>` a result of its reply type.
-    let taken = unsafe { core.replies.take_then::<F, Result<R, AskError>>(address) };
-    let Some((f, value, asked_by)) = taken else { return };
+    let Some(slot) = core.replies.ready(address) else { return };
+    let asked_by = slot.incarnation;
+    // SAFETY: `then` erased an `F`.
+    let f = unsafe { Erased::take_from::<F>(&mut slot.closure) };
+    // SAFETY: `complete::<R>` erased a result of the ask's own reply type.
+    let value = unsafe { Erased::take_from::<Result<R, AskError>>(&mut slot.value) };
+    core.replies.release(address);
     let incarnation = core.cells.get(delivery.index, delivery.generation).map(|cell| cell.incarnation);
     drop(core);
     if incarnation != Some(asked_by) {

@@ -114,7 +114,7 @@ impl<'a> Delivery<'a> {
     ///
     /// # Safety
     /// The envelope was made by `Envelope::new::<T>`.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn take<T>(&mut self) -> T {
         let mut core = self.core.take().expect("a message is taken once");
         // SAFETY: the slot is the front of the mailbox, which has not been used since.
@@ -329,7 +329,7 @@ impl Drop for Envelope {
 ///
 /// # Safety
 /// `payload` was written by [`Envelope::new::<T>`](Envelope::new) and is not used afterwards.
-#[inline]
+#[inline(always)]
 unsafe fn read_payload<T>(payload: *const u8) -> T {
     if const { is_inline::<T>() } {
         // SAFETY: the caller's contract.

@@ -60,16 +60,20 @@ impl Erased {
 
     /// Moves the value out of its place, without copying the room around it.
     ///
+    /// # Panics
+    /// When there is none.
+    ///
     /// # Safety
-    /// If there is one, it was made by `new::<T>`.
+    /// It was made by `new::<T>`.
     #[inline(always)]
-    pub(crate) unsafe fn take_from<T>(place: &mut Option<Self>) -> Option<T> {
+    pub(crate) unsafe fn take_from<T>(place: &mut Option<Self>) -> T {
+        let this = place.as_ref().expect("the caller knows that something is there");
         // SAFETY: the caller's contract; the place is emptied below without a drop.
-        let value = unsafe { place.as_ref()?.read::<T>() };
+        let value = unsafe { this.read::<T>() };
         let place = std::ptr::from_mut(place);
         // SAFETY: a valid place; what it held was just moved out.
         unsafe { place.write(None) };
-        Some(value)
+        value
     }
 
     /// # Safety

@@ -86,7 +86,7 @@ impl<A: Handler<M>, M: Message> sealed::Sealed<M, kind::Sync> for A {
         let actor = unsafe { &mut *delivery.state.cast::<A>() };
         let value = actor.handle(message, &mut context(&delivery));
         if let Some(address) = delivery.reply {
-            reply::answer(delivery.shard, address, delivery.epoch, Ok(value));
+            reply::answer_with(delivery.shard, address, delivery.epoch, value);
         }
     }
 }

@@ -151,7 +151,34 @@ pub(crate) fn fail_here(shard: &ShardCell, address: ReplyAddress, error: AskErro
     }
 }
 
+/// Answers what a handler returned. The common case, an asker of this very shard that waits with `then`, is built in place
+/// here; everything else goes through [`answer`].
+#[inline(always)]
+pub(crate) fn answer_with<R: Send + 'static>(
+    shard: &ShardCell,
+    address: ReplyAddress,
+    epoch: Option<EpochTag>,
+    reply: R,
+) {
+    if address.0.shard() == shard.link.shard().get() {
+        let mut core = shard.core.borrow_mut();
+        if let Some(slot) = core.replies.waiting(address)
+            && slot.group.is_none()
+            && let Waiter::Then { deliver, index, generation } = slot.waiter
+        {
+            slot.set_ready(Erased::new(Ok::<R, AskError>(reply)));
+            core.push_reserved_with(index, generation, || {
+                // SAFETY: a `Then` waiter's vtable takes the reply address as its message.
+                unsafe { Envelope::new(index, generation, deliver, EpochTag::BY_GENERATION, Meta::None, address) }
+            });
+            return;
+        }
+    }
+    answer(shard, address, epoch, Ok(reply));
+}
+
 /// Answers from a shard to the slot at `address`, wherever in this process it is.
+#[inline(never)]
 pub(crate) fn answer<R: Send + 'static>(
     shard: &ShardCell,
     address: ReplyAddress,

@@ -41,8 +41,8 @@ pub(crate) struct ReplySlot {
     pub(crate) group: Option<GroupId>,
     /// Incarnation of the asking actor, so that a rebuilt one does not get its predecessor's answers.
     pub(crate) incarnation: u16,
-    closure: Option<Erased>,
-    value: Option<Erased>,
+    pub(crate) closure: Option<Erased>,
+    pub(crate) value: Option<Erased>,
 }
 
 /// What a new slot starts with.
@@ -227,20 +227,10 @@ impl ReplyTable {
         ReplyAddress(PackedAddress::new(self.shard, index, slot.generation))
     }
 
-    /// Takes closure, value and incarnation out of a ready slot and frees it; `None` when it was freed before.
-    ///
-    /// # Safety
-    /// The slot was opened with a closure of type `F`, and its value is a `V`.
+    /// A ready slot, whose content the caller takes before it [`release`](Self::release)s the slot.
     #[inline(always)]
-    pub(crate) unsafe fn take_then<F, V>(&mut self, address: ReplyAddress) -> Option<(F, V, u16)> {
-        let slot = self.get(address).filter(|slot| slot.ready)?;
-        // SAFETY: the caller's contract.
-        let closure = unsafe { Erased::take_from::<F>(&mut slot.closure) }.expect("made with a closure");
-        // SAFETY: the caller's contract.
-        let value = unsafe { Erased::take_from::<V>(&mut slot.value) }.expect("ready slots have a value");
-        let incarnation = slot.incarnation;
-        self.release(address);
-        Some((closure, value, incarnation))
+    pub(crate) fn ready(&mut self, address: ReplyAddress) -> Option<&mut ReplySlot> {
+        self.get(address).filter(|slot| slot.ready)
     }
 
     /// Frees a slot in whatever state and returns what it held. Touches only the fields that matter: slots are large.
@@ -262,7 +252,7 @@ impl ReplyTable {
 
     /// Gives an emptied slot back.
     #[inline]
-    fn release(&mut self, address: ReplyAddress) {
+    pub(crate) fn release(&mut self, address: ReplyAddress) {
         let free = self.free;
         let slot = self.get(address).expect("the caller checked the address");
         slot.live = false;

@@ -39,7 +39,7 @@ thread_local! {
 }
 
 /// Calls `f` with the shard whose turn runs on this thread, if any.
-#[inline]
+#[inline(always)]
 pub(crate) fn current<R>(f: impl FnOnce(Option<&ShardCell>) -> R) -> R {
     let shard = CURRENT.with(StdCell::get);
     // SAFETY: `enter` keeps the pointer valid until its guard resets it, and only shared references are made from it.
