@@ -61,6 +61,7 @@ pub struct Ask<M: Message> {
 impl<M: Message> Unpin for Ask<M> {}
 
 impl<M: Message> Ask<M> {
+    #[inline(always)]
     pub(crate) fn new(target: Target, vtable: &'static VTable, message: M) -> Self {
         Self { state: State::Unsent(Question { target, vtable, message, ttl: ASK_DEADLINE }) }
     }
@@ -100,6 +101,7 @@ impl<M: Message> Ask<M> {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn into_question(mut self) -> Question<M> {
         match std::mem::replace(&mut self.state, State::Done) {
             State::Unsent(question) => question,

@@ -125,6 +125,7 @@ impl EngineBuilder {
         Ok(started)
     }
 
+    #[cfg(feature = "host-tokio")]
     pub(crate) fn configuration(&self) -> &Config {
         &self.config
     }

@@ -12,7 +12,7 @@ use shardstage_codec::ShardId;
 use crate::actor::{Actor, StopReason, VirtualActor};
 use crate::actor_ref::{ActorId, ActorRef, Recipient, on_shard_of};
 use crate::address::{Address, ResolveError};
-use crate::ask::Ask;
+use crate::ask::{Ask, Question};
 use crate::envelope::{Class, Delivery, Envelope, EpochTag, Meta, PackedAddress, VTable};
 use crate::erased::Erased;
 use crate::error::{AskError, SpawnError};
@@ -20,7 +20,7 @@ use crate::key::Key;
 use crate::message::{Message, WireMessage};
 use crate::port::service::Service;
 use crate::receive::{Receive, vtable};
-use crate::reply::{NewSlot, ReplyAddress, ReplyOps, Waiter};
+use crate::reply::{NewSlot, ReplyAddress, ReplyOps, Then, Waiter};
 use crate::shard::{ActorBox, Again, Once, ShardCell, ShardCore, Spawn, current};
 use crate::timer::{Body, Owner, Period, TimerId};
 use crate::virtual_ref::VirtualRef;
@@ -277,7 +277,7 @@ impl<A: Actor> Context<A> {
         T: AskTarget<M, K>,
         M: Message,
     {
-        PendingAsk { ask: target.question(message), cx: self }
+        PendingAsk { question: target.question(message).into_question(), cx: self }
     }
 
     /// Calls `f` with this shard's service of type `S`, such as the event log; `None` when there is none, or when it is the one
@@ -420,14 +420,14 @@ where
 /// An ask that waits for its `then`.
 #[must_use = "nothing is asked before `then`"]
 pub struct PendingAsk<'a, A, M: Message> {
-    ask: Ask<M>,
+    question: Question<M>,
     cx: &'a mut Context<A>,
 }
 
 impl<A: Actor, M: Message> PendingAsk<'_, A, M> {
     /// Waits at most `ttl`; 5 s unless said.
     pub fn deadline(mut self, ttl: Duration) -> Self {
-        self.ask = self.ask.deadline(ttl);
+        self.question.ttl = ttl;
         self
     }
 
@@ -439,26 +439,32 @@ impl<A: Actor, M: Message> PendingAsk<'_, A, M> {
     where
         F: FnOnce(&mut A, Result<M::Reply, AskError>, &mut Context<A>) + 'static,
     {
-        let Self { ask, cx } = self;
+        let Self { question, cx } = self;
         let shard = cx.shard_cell();
-        let incarnation = {
-            let mut core = shard.core.borrow_mut();
-            core.cells.get(cx.seat.index, cx.seat.generation).map_or(0, |cell| cell.incarnation)
+        let deliver = then_vtable::<A, M::Reply, F>();
+        let (index, generation) = (cx.seat.index, cx.seat.generation);
+        let mut core = shard.core.borrow_mut();
+        let incarnation = core.cells.get(index, generation).map_or(0, |cell| cell.incarnation);
+        let f = match crate::route::ask_neighbour::<M, F>(
+            shard,
+            &mut core,
+            question,
+            Then { deadline_ns: 0, ops: ReplyOps::of::<M>(), deliver, index, generation, incarnation, closure: f },
+        ) {
+            Ok(()) => return,
+            Err((question, then)) => (question, then.closure),
         };
+        drop(core);
+        let (question, f) = f;
         let slot = NewSlot {
             deadline_ns: u64::MAX,
             ops: ReplyOps::of::<M>(),
-            waiter: Waiter::Then {
-                deliver: then_vtable::<A, M::Reply, F>(),
-                index: cx.seat.index,
-                generation: cx.seat.generation,
-            },
+            waiter: Waiter::Then { deliver, index, generation },
             closure: Some(Erased::new(f)),
             peer: None,
             group: None,
             incarnation,
         };
-        let question = ask.into_question();
         let sent = if crate::route::is_home(shard, &question.target) {
             crate::route::ask_from_shard(shard, question, slot)
         } else {
@@ -476,7 +482,7 @@ impl<A: Actor, M: Message> PendingAsk<'_, A, M> {
 
 impl<A, M: Message> std::fmt::Debug for PendingAsk<'_, A, M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.ask.fmt(f)
+        write!(f, "PendingAsk<{}>", std::any::type_name::<M>())
     }
 }
 
@@ -528,21 +534,15 @@ where
 {
     // SAFETY: the caller's contract.
     let address = unsafe { delivery.take::<ReplyAddress>() };
-    let (slot, incarnation) = {
-        let mut core = delivery.shard.core.borrow_mut();
-        let Some(slot) = core.replies.take_ready(address) else { return };
-        let incarnation = core.cells.get(delivery.index, delivery.generation).map(|cell| cell.incarnation);
-        (slot, incarnation)
-    };
-    if incarnation != Some(slot.incarnation) {
+    let mut core = delivery.shard.core.borrow_mut();
+    // SAFETY: `then` erased an `F`, and `complete::<R>` a result of its reply type.
+    let taken = unsafe { core.replies.take_then::<F, Result<R, AskError>>(address) };
+    let Some((f, value, asked_by)) = taken else { return };
+    let incarnation = core.cells.get(delivery.index, delivery.generation).map(|cell| cell.incarnation);
+    drop(core);
+    if incarnation != Some(asked_by) {
         return;
     }
-    let (closure, value) = slot.into_parts();
-    let closure = closure.expect("made with a closure");
-    // SAFETY: `then` erased an `F`.
-    let f = unsafe { closure.take::<F>() };
-    // SAFETY: `complete::<R>` erased this type.
-    let value = unsafe { value.take::<Result<R, AskError>>() };
     // SAFETY: the caller's contract.
     let actor = unsafe { &mut *delivery.state.cast::<A>() };
     let seat = Seat::new(delivery.shard, delivery.index, delivery.generation, None);

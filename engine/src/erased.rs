@@ -33,7 +33,7 @@ unsafe fn drop_room<T>(room: *mut u8) {
 
 impl Erased {
     /// Stores `value`: no allocation up to 32 bytes, one above.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new<T>(value: T) -> Self {
         let mut this = Self { drop_value: drop_room::<T>, room: [const { MaybeUninit::uninit() }; WORDS] };
         let room = this.room.as_mut_ptr();
@@ -54,12 +54,34 @@ impl Erased {
     #[inline]
     pub(crate) unsafe fn take<T>(self) -> T {
         let this = ManuallyDrop::new(self);
-        let room = this.room.as_ptr();
+        // SAFETY: the caller's contract; forgetting `self` makes this the only copy.
+        unsafe { this.read::<T>() }
+    }
+
+    /// Moves the value out of its place, without copying the room around it.
+    ///
+    /// # Safety
+    /// If there is one, it was made by `new::<T>`.
+    #[inline(always)]
+    pub(crate) unsafe fn take_from<T>(place: &mut Option<Self>) -> Option<T> {
+        // SAFETY: the caller's contract; the place is emptied below without a drop.
+        let value = unsafe { place.as_ref()?.read::<T>() };
+        let place = std::ptr::from_mut(place);
+        // SAFETY: a valid place; what it held was just moved out.
+        unsafe { place.write(None) };
+        Some(value)
+    }
+
+    /// # Safety
+    /// The value is a `T`, and this is its last use.
+    #[inline(always)]
+    unsafe fn read<T>(&self) -> T {
+        let room = self.room.as_ptr();
         if const { is_inline::<T>() } {
-            // SAFETY: the caller's contract; forgetting `self` makes this the only copy.
+            // SAFETY: the caller's contract.
             unsafe { room.cast::<T>().read() }
         } else {
-            // SAFETY: as above, with a box.
+            // SAFETY: the caller's contract, with a box.
             let boxed = unsafe { room.cast::<Box<T>>().read() };
             *boxed
         }

@@ -23,6 +23,7 @@ mod engine_link;
 mod envelope;
 mod erased;
 mod error;
+#[cfg(feature = "host-tokio")]
 pub mod host;
 mod key;
 mod latch;

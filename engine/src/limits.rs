@@ -138,3 +138,8 @@ const _: () = assert!(TURN_BUDGET >= ACTIVATION_BUDGET);
 const _: () = assert!(MAILBOX_CAPACITY <= MAILBOX_CAPACITY_MAX);
 
 const _: () = assert!(BACKLOG_FIRST_SLOTS.is_power_of_two());
+
+/// Longest time that a busy shard runs without giving the CPU away once, ns. A thread that never yields keeps the kernel
+/// worker that completes durable writes off its core until the scheduler's tick, 4 ms later: its own commits, and those of
+/// any other shard whose worker shares the core. A yield costs about half a microsecond, 1 % of this.
+pub const YIELD_QUANTUM_NS: u64 = 50_000;

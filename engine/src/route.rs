@@ -16,8 +16,8 @@ use crate::envelope::{Envelope, EpochTag, Meta, VTable};
 use crate::error::{AskError, Rejected, TellError};
 use crate::message::Message;
 use crate::port::transport::Lane;
-use crate::reply::{ForeignAsker, ForeignReply, NewSlot, ReplyAddress};
-use crate::shard::{ShardCell, current};
+use crate::reply::{ForeignAsker, ForeignReply, NewSlot, ReplyAddress, Then};
+use crate::shard::{ShardCell, ShardCore, current};
 use crate::signal::RemoteSend;
 use crate::virtual_ref::VirtualId;
 
@@ -198,6 +198,31 @@ pub(crate) fn ask_from_shard<M: Message>(
             }
         }
     }
+}
+
+/// Asks an actor of this very shard, with the slot made in place: the hot path of [`PendingAsk::then`]. Everything comes back
+/// when the target is elsewhere or refuses, and the general path decides.
+///
+/// [`PendingAsk::then`]: crate::PendingAsk::then
+#[inline(always)]
+pub(crate) fn ask_neighbour<M: Message, F: 'static>(
+    shard: &ShardCell,
+    core: &mut ShardCore,
+    question: Question<M>,
+    then: Then<F>,
+) -> Result<(), (Question<M>, Then<F>)> {
+    let Target::Actor(id) = question.target else { return Err((question, then)) };
+    let here = std::ptr::eq(id.link(), shard.link);
+    if !here || core.admit(id.index(), id.generation(), EpochTag::BY_GENERATION).is_err() || !core.replies.has_free() {
+        return Err((question, then));
+    }
+    let then = Then { deadline_ns: deadline_ns(core.now_ns, question.ttl), ..then };
+    let address = core.replies.open_then(then);
+    let Question { vtable, message, .. } = question;
+    core.enqueue_with(id.index(), || {
+        wrap((id.index(), id.generation()), vtable, EpochTag::BY_GENERATION, Meta::Reply(address), message)
+    });
+    Ok(())
 }
 
 fn ask_here<M: Message>(

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::config::IdleStrategy;
 use crate::error::StartError;
+use crate::limits::YIELD_QUANTUM_NS;
 use crate::port::driver::{Driver, DriverFactory};
 use crate::seed::ShardSeed;
 use crate::shard::turn::Wait;
@@ -63,14 +64,18 @@ pub(crate) fn run(
 
 fn turn_until_stopped(shard: &mut Shard, driver: &mut dyn Driver, idle: IdleStrategy) {
     let mut idle_since_ns = None;
+    let mut yielded_ns = 0;
     loop {
         let wait = shard.turn(driver);
+        let turn_ns = shard.turn_began_ns();
+        let may_yield = shard.commit_in_flight() || turn_ns.saturating_sub(yielded_ns) >= YIELD_QUANTUM_NS;
         let deadline_ns = match wait {
             Wait::Stopped => return,
             Wait::Now => {
                 idle_since_ns = None;
-                if shard.commit_in_flight() {
+                if may_yield {
                     driver.yield_now();
+                    yielded_ns = turn_ns;
                 }
                 continue;
             }
@@ -85,8 +90,9 @@ fn turn_until_stopped(shard: &mut Shard, driver: &mut dyn Driver, idle: IdleStra
         let now_ns = driver.now_ns();
         let since_ns = *idle_since_ns.get_or_insert(now_ns);
         if Duration::from_nanos(now_ns - since_ns) < spin {
-            if shard.commit_in_flight() {
+            if may_yield {
                 driver.yield_now();
+                yielded_ns = turn_ns;
             } else {
                 std::hint::spin_loop();
             }

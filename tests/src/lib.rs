@@ -3,3 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod sim_cluster;
+
+/// The README's code blocks, compiled and run as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

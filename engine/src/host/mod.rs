@@ -3,7 +3,6 @@
 //! Invariant: a hosted shard is the very same shard on the same driver; only who calls `turn`, and who sleeps, differs. It is
 //! made on the thread that will turn it, so a [`HostedShard`] may be sent there, and nothing of what it grows into leaves.
 
-#[cfg(feature = "host-tokio")]
 pub mod tokio;
 
 use std::sync::Arc;

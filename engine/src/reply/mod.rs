@@ -13,7 +13,7 @@ use shardstage_codec::{AlignedBytes, EncodeError, NodeId};
 
 use foreign::ForeignSeat;
 pub(crate) use foreign::{ForeignAsker, ForeignReply};
-pub(crate) use table::{NewSlot, ReplyTable, Waiter};
+pub(crate) use table::{NewSlot, ReplyTable, Then, Waiter};
 
 use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress};
 use crate::erased::Erased;
@@ -111,10 +111,10 @@ pub(crate) fn complete<R: Send + 'static>(
         Waiter::Then { deliver, index, generation } => {
             let (deliver, index, generation) = (*deliver, *index, *generation);
             slot.set_ready(Erased::new(value));
-            // SAFETY: a `Then` waiter's vtable takes the reply address as its message.
-            let envelope =
-                unsafe { Envelope::new(index, generation, deliver, EpochTag::BY_GENERATION, Meta::None, address) };
-            core.push_reserved(envelope);
+            core.push_reserved_with(index, generation, || {
+                // SAFETY: a `Then` waiter's vtable takes the reply address as its message.
+                unsafe { Envelope::new(index, generation, deliver, EpochTag::BY_GENERATION, Meta::None, address) }
+            });
             drop(core);
         }
         Waiter::Task { waker } => {

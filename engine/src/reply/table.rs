@@ -56,7 +56,19 @@ pub(crate) struct NewSlot {
     pub(crate) incarnation: u16,
 }
 
+/// What a slot of `cx.ask(..).then(..)` is made of.
+pub(crate) struct Then<F> {
+    pub(crate) deadline_ns: u64,
+    pub(crate) ops: ReplyOps,
+    pub(crate) deliver: &'static VTable,
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+    pub(crate) incarnation: u16,
+    pub(crate) closure: F,
+}
+
 impl ReplySlot {
+    #[inline(always)]
     pub(crate) fn set_ready(&mut self, value: Erased) {
         debug_assert!(self.live && !self.ready);
         self.value = Some(value);
@@ -187,11 +199,48 @@ impl ReplyTable {
         None
     }
 
-    /// Takes what a ready slot holds; `None` when it was freed.
+    /// Whether a freed slot is at hand.
     #[inline]
-    pub(crate) fn take_ready(&mut self, address: ReplyAddress) -> Option<Taken> {
-        self.get(address).filter(|slot| slot.ready)?;
-        Some(self.free(address))
+    pub(crate) fn has_free(&self) -> bool {
+        self.free != NONE
+    }
+
+    /// Opens a freed slot for a `then` in place: the hot path of asks within a shard.
+    ///
+    /// # Panics
+    /// Without a freed slot; see [`has_free`](Self::has_free).
+    #[inline(always)]
+    pub(crate) fn open_then<F: 'static>(&mut self, then: Then<F>) -> ReplyAddress {
+        let index = self.free;
+        self.next_deadline_ns = self.next_deadline_ns.min(then.deadline_ns);
+        self.live += 1;
+        let slot = &mut self.slots[index as usize];
+        self.free = slot.next_free;
+        slot.live = true;
+        slot.deadline_ns = then.deadline_ns;
+        slot.ops = then.ops;
+        slot.waiter = Waiter::Then { deliver: then.deliver, index: then.index, generation: then.generation };
+        slot.peer = None;
+        slot.group = None;
+        slot.incarnation = then.incarnation;
+        slot.closure = Some(Erased::new(then.closure));
+        ReplyAddress(PackedAddress::new(self.shard, index, slot.generation))
+    }
+
+    /// Takes closure, value and incarnation out of a ready slot and frees it; `None` when it was freed before.
+    ///
+    /// # Safety
+    /// The slot was opened with a closure of type `F`, and its value is a `V`.
+    #[inline(always)]
+    pub(crate) unsafe fn take_then<F, V>(&mut self, address: ReplyAddress) -> Option<(F, V, u16)> {
+        let slot = self.get(address).filter(|slot| slot.ready)?;
+        // SAFETY: the caller's contract.
+        let closure = unsafe { Erased::take_from::<F>(&mut slot.closure) }.expect("made with a closure");
+        // SAFETY: the caller's contract.
+        let value = unsafe { Erased::take_from::<V>(&mut slot.value) }.expect("ready slots have a value");
+        let incarnation = slot.incarnation;
+        self.release(address);
+        Some((closure, value, incarnation))
     }
 
     /// Frees a slot in whatever state and returns what it held. Touches only the fields that matter: slots are large.
@@ -200,7 +249,6 @@ impl ReplyTable {
     /// When the address does not match a live slot.
     #[inline]
     pub(crate) fn free(&mut self, address: ReplyAddress) -> Taken {
-        let free = self.free;
         let slot = self.get(address).expect("the caller checked the address");
         let taken = Taken {
             closure: slot.closure.take(),
@@ -208,6 +256,15 @@ impl ReplyTable {
             incarnation: slot.incarnation,
             _waker: if let Waiter::Task { waker } = &mut slot.waiter { waker.take() } else { None },
         };
+        self.release(address);
+        taken
+    }
+
+    /// Gives an emptied slot back.
+    #[inline]
+    fn release(&mut self, address: ReplyAddress) {
+        let free = self.free;
+        let slot = self.get(address).expect("the caller checked the address");
         slot.live = false;
         slot.ready = false;
         let retired = slot.generation == GENERATION_MAX;
@@ -217,7 +274,6 @@ impl ReplyTable {
             self.free = address.0.index();
         }
         self.live -= 1;
-        taken
     }
 
     /// Frees a waiting slot whose message was not sent, and returns what it was made of.

@@ -108,9 +108,15 @@ impl ShardCore {
 
     /// Puts a message that has reserved room (a reply, a timer, a system message) into a mailbox, whatever its bound.
     pub(crate) fn push_reserved(&mut self, envelope: Envelope) {
-        match self.cells.get(envelope.index, envelope.generation) {
-            Some(cell) if !matches!(cell.life, Life::Stopping) => self.enqueue(envelope),
-            _ => self.bury(envelope, Reason::Closed),
+        self.push_reserved_with(envelope.index, envelope.generation, || envelope);
+    }
+
+    /// The same, with an envelope that is built in its slot.
+    #[inline(always)]
+    pub(crate) fn push_reserved_with(&mut self, index: u32, generation: u32, make: impl FnOnce() -> Envelope) {
+        match self.cells.get(index, generation) {
+            Some(cell) if !matches!(cell.life, Life::Stopping) => self.enqueue_with(index, make),
+            _ => self.bury(make(), Reason::Closed),
         }
     }
 

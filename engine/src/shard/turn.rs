@@ -420,6 +420,11 @@ impl Shard {
         self.cell.link.finish_park();
     }
 
+    /// When the last turn began, on the driver's clock.
+    pub(crate) fn turn_began_ns(&self) -> u64 {
+        self.last_turn_ns
+    }
+
     /// Whether a service has a durable write on its way.
     pub(crate) fn commit_in_flight(&self) -> bool {
         self.cell.services.iter().any(|service| service.borrow().commit_in_flight())
