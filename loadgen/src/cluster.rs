@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn nodes_start_answer_die_and_come_back() {
-        let config = scripted("echo ready fake; read line; echo \"error $line\"; sleep 1000");
+        let config = scripted("echo ready fake; read line; echo \"error $line\"; exec sleep 1000");
         let mut cluster = Cluster::start(config).expect("both say ready");
         assert_eq!(cluster.drivers, ["fake", "fake"]);
         cluster.kill(1);
