@@ -101,7 +101,7 @@ impl<A: Actor> ActorRef<A> {
     ///
     /// # Errors
     /// [`TellError::Full`] and [`TellError::Closed`], which hand the message back.
-    #[inline(always)]
+    #[inline]
     pub fn tell<M, K>(self, message: M) -> Result<(), TellError<M>>
     where
         A: Receive<M, K>,
@@ -289,7 +289,7 @@ impl<M> fmt::Debug for Recipient<M> {
 }
 
 /// Route: the same shard's mailbox, another shard's ring, or the injector of a shard from outside.
-#[inline(always)]
+#[inline]
 fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
     current(|shard| match shard {
         Some(shard) if std::ptr::eq(shard.link, id.link) => tell_here(shard, id, vtable, message),
@@ -300,7 +300,7 @@ fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<
     })
 }
 
-#[inline(always)]
+#[inline]
 fn tell_here<M: Message>(
     shard: &ShardCell,
     id: ActorId,
@@ -320,7 +320,6 @@ fn tell_here<M: Message>(
     Ok(())
 }
 
-#[inline(never)]
 fn tell_other_shard<M: Message>(
     shard: &ShardCell,
     id: ActorId,
@@ -340,7 +339,6 @@ fn tell_other_shard<M: Message>(
     Ok(())
 }
 
-#[inline(never)]
 fn tell_from_outside<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
     if id.link.short.contains(id.index, id.generation) {
         return Err(TellError::Full(message));
