@@ -143,3 +143,8 @@ const _: () = assert!(BACKLOG_FIRST_SLOTS.is_power_of_two());
 /// worker that completes durable writes off its core until the scheduler's tick, 4 ms later: its own commits, and those of
 /// any other shard whose worker shares the core. A yield costs about half a microsecond, 1 % of this.
 pub const YIELD_QUANTUM_NS: u64 = 50_000;
+
+/// Cells at the start of a table that stay unused, cells of 128 bytes. A table begins on a page, as other large allocations
+/// do; without this the first actors share the low 12 bits of their addresses with them, which the processor takes for the
+/// same memory when it forwards stores: an ask of a shard's first actors cost 145 ns instead of 94.
+pub const CELLS_SKIPPED: u32 = 17;

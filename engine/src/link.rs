@@ -13,7 +13,7 @@ use crate::dead_letter::Reason;
 use crate::engine_link::EngineLink;
 use crate::envelope::Envelope;
 use crate::error::{Rejected, SpawnError};
-use crate::limits::{INJECTOR_SLOTS, SHORT_RECEIVERS};
+use crate::limits::{CELLS_SKIPPED, INJECTOR_SLOTS, SHORT_RECEIVERS};
 use crate::port::driver::Wake;
 use crate::shard::{FOREIGN_INDEX, ShardCell, drop_contained};
 use crate::stats::ShardCounters;
@@ -96,7 +96,7 @@ impl ShardLink {
             parked: AtomicBool::new(false),
             accepting: AtomicBool::new(true),
             closing: AtomicBool::new(false),
-            next_index: AtomicU32::new(FOREIGN_INDEX),
+            next_index: AtomicU32::new(FOREIGN_INDEX + CELLS_SKIPPED),
             short: ShortTable::new(),
             counters: ShardCounters::default(),
         }

@@ -13,6 +13,7 @@ use crate::envelope::{EpochTag, GENERATION_MAX};
 use crate::error::Rejected;
 use crate::key::Key;
 use crate::latch::LatchGuard;
+use crate::limits::CELLS_SKIPPED;
 
 use super::actor_box::ActorBox;
 use super::async_slot::AsyncSlot;
@@ -136,13 +137,18 @@ impl Cell {
 }
 
 /// Cells by index, in chunks that never move. Indices from [`FOREIGN_INDEX`] on have a table of their own.
-#[derive(Default)]
 pub(crate) struct CellTable {
     own: Vec<Box<[Cell]>>,
     foreign: Vec<Box<[Cell]>>,
     free: Vec<u32>,
     next: u32,
     live: u32,
+}
+
+impl Default for CellTable {
+    fn default() -> Self {
+        Self { own: Vec::new(), foreign: Vec::new(), free: Vec::new(), next: CELLS_SKIPPED, live: 0 }
+    }
 }
 
 impl CellTable {
