@@ -1,12 +1,13 @@
 //! Operations that wait for their answers, without a thread or a wake-up for each.
 //!
 //! Invariant: the time of an answer is taken by the thread that completes it, at the moment it wakes the operation's waker;
-//! the generator only collects. So a busy generator neither delays the stamp nor has to be woken for it.
+//! the generator only collects. So a busy generator neither delays the stamp nor has to be woken for it. Nothing here is
+//! locked: a shard that loses its core in the middle of a wake must not keep the generator waiting.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::clock::now_ns;
@@ -14,15 +15,18 @@ use crate::clock::now_ns;
 /// An operation under way.
 pub type Pending<T> = Pin<Box<dyn Future<Output = T>>>;
 
-/// Slots that were woken, with the time of the wake.
-#[derive(Default)]
-struct Woken(Mutex<Vec<(usize, u64)>>);
+/// Slots that share one word of woken bits.
+const BLOCK_SLOTS: usize = 64;
+
+/// Which of 64 slots were woken, and when.
+struct Block {
+    woken: AtomicU64,
+    at_ns: [AtomicU64; BLOCK_SLOTS],
+}
 
 struct SlotWaker {
-    slot: usize,
-    /// Already in the list; keeps the list as short as the number of slots.
-    listed: AtomicBool,
-    woken: Arc<Woken>,
+    place: usize,
+    block: Arc<Block>,
 }
 
 impl Wake for SlotWaker {
@@ -31,31 +35,27 @@ impl Wake for SlotWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Pairs with the release store in `InFlight::collect`.
-        if !self.listed.swap(true, Ordering::AcqRel) {
-            let at_ns = now_ns();
-            self.woken.0.lock().unwrap_or_else(PoisonError::into_inner).push((self.slot, at_ns));
-        }
+        self.block.at_ns[self.place].store(now_ns(), Ordering::Relaxed);
+        // Makes the time visible with the bit; pairs with the acquiring swap in `InFlight::collect`.
+        self.block.woken.fetch_or(1 << self.place, Ordering::Release);
     }
 }
 
 struct Slot<K, T> {
     work: Option<(K, Pending<T>)>,
-    flag: Arc<SlotWaker>,
     waker: Waker,
 }
 
 /// All operations of one generator that wait; `K` is what the generator wants back with the answer.
 pub struct InFlight<K, T> {
     slots: Vec<Slot<K, T>>,
+    blocks: Vec<Arc<Block>>,
     free: Vec<usize>,
-    woken: Arc<Woken>,
-    batch: Vec<(usize, u64)>,
 }
 
 impl<K, T> Default for InFlight<K, T> {
     fn default() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), woken: Arc::default(), batch: Vec::new() }
+        Self { slots: Vec::new(), blocks: Vec::new(), free: Vec::new() }
     }
 }
 
@@ -74,12 +74,7 @@ impl<K, T> InFlight<K, T> {
 
     /// Starts an operation. Returns its answer at once if it has one already.
     pub fn start(&mut self, key: K, mut work: Pending<T>) -> Option<(K, T)> {
-        let index = self.free.pop().unwrap_or_else(|| {
-            let slot = self.slots.len();
-            let flag = Arc::new(SlotWaker { slot, listed: AtomicBool::new(false), woken: Arc::clone(&self.woken) });
-            self.slots.push(Slot { work: None, waker: Waker::from(Arc::clone(&flag)), flag });
-            slot
-        });
+        let index = self.free.pop().unwrap_or_else(|| self.grow());
         let slot = &mut self.slots[index];
         match work.as_mut().poll(&mut Context::from_waker(&slot.waker)) {
             Poll::Ready(answer) => {
@@ -93,26 +88,42 @@ impl<K, T> InFlight<K, T> {
         }
     }
 
+    /// A slot more.
+    fn grow(&mut self) -> usize {
+        let index = self.slots.len();
+        let place = index % BLOCK_SLOTS;
+        if place == 0 {
+            let at_ns = [const { AtomicU64::new(0) }; BLOCK_SLOTS];
+            self.blocks.push(Arc::new(Block { woken: AtomicU64::new(0), at_ns }));
+        }
+        let block = Arc::clone(&self.blocks[index / BLOCK_SLOTS]);
+        self.slots.push(Slot { work: None, waker: Waker::from(Arc::new(SlotWaker { place, block })) });
+        index
+    }
+
     /// Hands out every answer that arrived, with the time at which it did.
     pub fn collect(&mut self, mut each: impl FnMut(K, T, u64)) {
-        let mut batch = std::mem::take(&mut self.batch);
-        std::mem::swap(&mut batch, &mut *self.woken.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for (index, at_ns) in batch.drain(..) {
-            let slot = &mut self.slots[index];
-            // Cleared before the poll: a wake during the poll lists the slot again. Pairs with the swap in `wake_by_ref`.
-            slot.flag.listed.store(false, Ordering::Release);
-            let Some((key, mut work)) = slot.work.take() else {
+        for (number, block) in self.blocks.iter().enumerate() {
+            if block.woken.load(Ordering::Relaxed) == 0 {
                 continue;
-            };
-            match work.as_mut().poll(&mut Context::from_waker(&slot.waker)) {
-                Poll::Ready(answer) => {
-                    self.free.push(index);
-                    each(key, answer, at_ns);
+            }
+            // Cleared before the polls: a wake during a poll sets the bit again. Pairs with the release in `wake_by_ref`.
+            let mut woken = block.woken.swap(0, Ordering::Acquire);
+            while woken != 0 {
+                let place = woken.trailing_zeros() as usize;
+                woken &= woken - 1;
+                let index = number * BLOCK_SLOTS + place;
+                let slot = &mut self.slots[index];
+                let Some((key, mut work)) = slot.work.take() else { continue };
+                match work.as_mut().poll(&mut Context::from_waker(&slot.waker)) {
+                    Poll::Ready(answer) => {
+                        self.free.push(index);
+                        each(key, answer, block.at_ns[place].load(Ordering::Relaxed));
+                    }
+                    Poll::Pending => slot.work = Some((key, work)),
                 }
-                Poll::Pending => slot.work = Some((key, work)),
             }
         }
-        self.batch = batch;
     }
 
     /// Gives up everything that waits; returns how many that were.
@@ -131,7 +142,7 @@ impl<K, T> InFlight<K, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc;
+    use std::sync::{Mutex, mpsc};
     use std::thread;
 
     /// A future that another thread completes.
