@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use shardstage_codec::wire::AlignedBytes;
-use shardstage_codec::{FrameHeader, FrameKind, WireValue, access, decode, encode};
+use shardstage_codec::{FrameHeader, FrameKind, MessageId, WireValue, access, decode, encode};
 
 /// Flat: 64 bytes without a pointer.
 #[shardstage::wire]
@@ -50,7 +50,7 @@ fn one<T: WireValue>(criterion: &mut Criterion, name: &str, value: &T) {
 }
 
 fn header(criterion: &mut Criterion) {
-    let header = FrameHeader::new(FrameKind::Tell);
+    let header = FrameHeader { message_id: MessageId::of("bench.message"), ..FrameHeader::new(FrameKind::Tell) };
     let mut bytes = [0; shardstage_codec::limits::HEADER_BYTES];
     criterion.bench_function("frame header, encode", |bencher| {
         bencher.iter(|| black_box(&header).encode(black_box(&mut bytes)));
