@@ -15,7 +15,7 @@ use crate::envelope::Envelope;
 use crate::error::{Rejected, SpawnError};
 use crate::limits::{CELLS_SKIPPED, INJECTOR_SLOTS, SHORT_RECEIVERS};
 use crate::port::driver::Wake;
-use crate::shard::{FOREIGN_INDEX, ShardCell, drop_contained};
+use crate::shard::{CELLS_MAX, ShardCell, drop_contained, foreign_index};
 use crate::stats::ShardCounters;
 
 /// A request to a shard that is not a message: run on its thread, in order, before messages.
@@ -82,7 +82,8 @@ pub(crate) struct ShardLink {
     accepting: AtomicBool,
     /// Set when the shard's last actor is gone for good.
     closing: AtomicBool,
-    next_index: AtomicU32,
+    /// The next cell that no thread outside the shard has used yet.
+    next_cell: AtomicU32,
     pub(crate) short: ShortTable,
     pub(crate) counters: ShardCounters,
 }
@@ -96,7 +97,7 @@ impl ShardLink {
             parked: AtomicBool::new(false),
             accepting: AtomicBool::new(true),
             closing: AtomicBool::new(false),
-            next_index: AtomicU32::new(FOREIGN_INDEX + CELLS_SKIPPED),
+            next_cell: AtomicU32::new(CELLS_SKIPPED),
             short: ShortTable::new(),
             counters: ShardCounters::default(),
         }
@@ -202,9 +203,9 @@ impl ShardLink {
                 return Ok(slot);
             }
         }
-        self.next_index
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| (next < 2 * FOREIGN_INDEX).then_some(next + 1))
-            .map(|index| (index, 1))
+        self.next_cell
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| (next < CELLS_MAX).then_some(next + 1))
+            .map(|number| (foreign_index(number), 1))
             .map_err(|_| SpawnError::Exhausted)
     }
 

@@ -281,7 +281,7 @@ fn ask_node<M: Message>(
 ) -> Result<ReplyAddress, (Rejected, NewSlot)> {
     slot.peer = Some(peer);
     let address = shard.core.borrow_mut().replies.insert(slot)?;
-    match send_frame(shard, id, peer, FrameKind::Ask, address.0.0, ttl, message) {
+    match send_frame(shard, id, peer, FrameKind::Ask, address.0.word(), ttl, message) {
         Ok(()) => Ok(address),
         Err(reason) => {
             let slot = shard.core.borrow_mut().replies.unsend(address);
@@ -426,7 +426,7 @@ impl ShardCell {
             slot.peer = Some(peer);
         }
         let mut header = FrameHeader::decode(&frame).expect("encoded by this process");
-        header.correlation = address.0.0;
+        header.correlation = address.0.word();
         header.shard = self.link.shard();
         header.encode(&mut frame);
         if let Err(reason) = outbound::send(self, peer, lane, &frame) {
