@@ -317,7 +317,8 @@ fn tell_here<M: Message>(
 ) -> Result<(), TellError<M>> {
     // SAFETY: until the end of this function: looks at numbers and flags, and moves the message into its slot; none of its
     // code runs.
-    let core = unsafe { shard.core.quick() };
+    let mut core = unsafe { shard.core.quick() };
+    let core = &mut *core;
     let cell = match core.cells.admit(id.index, id.generation, EpochTag::BY_GENERATION) {
         Ok(cell) => cell,
         Err(reason) => return Err(TellError::new(reason, message)),

@@ -66,7 +66,8 @@ impl ShardCell {
     #[inline(always)]
     fn begin(&self, index: u32) -> Option<Share> {
         // SAFETY: until the end of this function; numbers and flags only.
-        let core = unsafe { self.core.quick() };
+        let mut core = unsafe { self.core.quick() };
+        let core = &mut *core;
         let now_ms = core.now_ms();
         let cell = core.cells.slot(index)?;
         if !cell.takes_messages() || cell.len() == 0 {
@@ -129,7 +130,7 @@ impl ShardCell {
     fn open(&self, envelope: &mut Envelope) -> Opened {
         // SAFETY: until the end of this function; the context block that is dropped is plain data: its asker holds nothing of a
         // user's once it has a slot.
-        let core = unsafe { self.core.quick() };
+        let mut core = unsafe { self.core.quick() };
         let (sender, reply, deadline_ns) = match envelope.take_meta() {
             Meta::None => (None, None, 0),
             Meta::Sender(sender) => (Some(sender), None, 0),
@@ -156,18 +157,21 @@ impl ShardCell {
     fn end(&self, mut cell: NonNull<Cell>, index: u32, handled: u32) {
         // SAFETY: as in `run`.
         let actor = unsafe { cell.as_mut() };
-        // SAFETY: until the end of this block; flags, queues and the memory of an empty backlog, no message is dropped.
-        let core = unsafe { self.core.quick() };
-        core.counters.handled += u64::from(handled);
-        if actor.is_plain() && !actor.short {
-            core.running = None;
-            if actor.len() > 0 {
-                core.run_queue.push_back(index);
-            } else {
-                actor.scheduled = false;
-                actor.mailbox.rest(&mut core.pool);
+        {
+            // SAFETY: until the end of this block; flags, queues and the memory of an empty backlog, no message is dropped.
+            let mut core = unsafe { self.core.quick() };
+            let core = &mut *core;
+            core.counters.handled += u64::from(handled);
+            if actor.is_plain() && !actor.short {
+                core.running = None;
+                if actor.len() > 0 {
+                    core.run_queue.push_back(index);
+                } else {
+                    actor.scheduled = false;
+                    actor.mailbox.rest(&mut core.pool);
+                }
+                return;
             }
-            return;
         }
         let (state, running) = self.take_out(index);
         self.put_back(state, running);
