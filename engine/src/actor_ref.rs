@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::{ManuallyDrop, MaybeUninit};
 
 use shardstage_codec::ShardId;
 
@@ -294,7 +295,16 @@ fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<
     // SAFETY: used until this function returns.
     match unsafe { here(id.link) } {
         Some(shard) => tell_here(shard, id, vtable, message),
-        None => tell_elsewhere(id, vtable, message),
+        None => {
+            // A copy for the call: with its address given away, the message itself could not travel in registers above, and
+            // loading from memory what was just stored there in smaller pieces costs as much as the rest of a tell.
+            let message = ManuallyDrop::new(message);
+            let mut copy = MaybeUninit::<M>::uninit();
+            // SAFETY: both are room for one `M`, and the original is forgotten.
+            unsafe { copy.as_mut_ptr().copy_from_nonoverlapping(&raw const *message, 1) };
+            // SAFETY: just initialised, and used once.
+            tell_elsewhere(id, vtable, unsafe { copy.assume_init() })
+        }
     }
 }
 
@@ -324,11 +334,10 @@ fn tell_here<M: Message>(
         Err(reason) => return Err(TellError::new(reason, message)),
     };
     let meta = core.running.map_or(Meta::None, Meta::Sender);
-    let make = || {
-        // SAFETY: `vtable` was made for messages of type `M` by whoever made the reference.
-        unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, meta, message) }
-    };
-    cell.enqueue(id.index, &mut core.pool, &mut core.run_queue, make);
+    let slot = cell.claim(id.index, &mut core.pool, &mut core.run_queue);
+    // SAFETY: the slot was claimed for this message, and `vtable` was made for messages of type `M` by whoever made the
+    // reference.
+    unsafe { Envelope::write(slot, (id.index, id.generation), vtable, EpochTag::BY_GENERATION, meta, message) };
     Ok(())
 }
 

@@ -68,6 +68,35 @@ pub(crate) struct VTable {
     pub(crate) class: Class,
 }
 
+impl VTable {
+    /// Makes the processor's branch history say which vtable is about to be called through.
+    ///
+    /// On AMD's Zen, the prediction of an indirect call looks at a short history of branches in which neither calls nor
+    /// returns appear, so that small handlers leave no trace in it: wherever two message types alternated, every call was
+    /// predicted wrongly, at some 20 cycles (a tell 17 ns instead of 10, a round trip 34-48 instead of 30). Two branches on
+    /// address bits that differ between neighbouring vtables are predicted from the long history of conditional branches,
+    /// and the call from them. Where the order of types is random, one of them is mispredicted instead of the call.
+    #[inline(always)]
+    pub(crate) fn steer(&self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: branches to the next instruction; touches nothing but the flags.
+        unsafe {
+            std::arch::asm!(
+                "test {bits:e}, 64",
+                "jz 2f",
+                "nop",
+                "2:",
+                "test {bits:e}, 128",
+                "jz 3f",
+                "nop",
+                "3:",
+                bits = in(reg) std::ptr::from_ref(self),
+                options(nomem, nostack)
+            );
+        }
+    }
+}
+
 /// What the engine must know of a message beside how to run and drop it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
@@ -249,21 +278,38 @@ impl Envelope {
         meta: Meta,
         message: T,
     ) -> Self {
+        let mut envelope = MaybeUninit::uninit();
+        let slot = NonNull::from_mut(&mut envelope).cast();
+        // SAFETY: the caller's contract; there is room for one envelope.
+        unsafe { Self::write(slot, (index, generation), vtable, epoch, meta, message) };
+        // SAFETY: just written.
+        unsafe { envelope.assume_init() }
+    }
+
+    /// Builds an envelope in its slot: what is built elsewhere and then copied costs twice.
+    ///
+    /// # Safety
+    /// As for [`new`](Self::new); `slot` is valid for the write of an envelope, and what it holds is forgotten.
+    #[inline(always)]
+    pub(crate) unsafe fn write<T: Send>(
+        slot: NonNull<Self>,
+        (index, generation): (u32, u32),
+        vtable: &'static VTable,
+        epoch: EpochTag,
+        meta: Meta,
+        message: T,
+    ) {
         let (kind, meta) = meta.pack();
         let tag = (epoch.0 as usize) << EPOCH_SHIFT | kind;
         let head = NonNull::from_ref(vtable).map_addr(|address| {
             debug_assert_eq!(address.get() & !POINTER_MASK, 0, "vtables are 64-aligned and live below 2^48");
             address | tag
         });
-        let mut envelope = Self {
-            index,
-            generation,
-            head,
-            meta,
-            payload: [const { MaybeUninit::uninit() }; INLINE_BYTES / 8],
-            _message: PhantomData,
-        };
-        let payload = envelope.payload.as_mut_ptr();
+        let payload = [const { MaybeUninit::uninit() }; INLINE_BYTES / 8];
+        // SAFETY: the caller's contract.
+        unsafe { slot.write(Self { index, generation, head, meta, payload, _message: PhantomData }) };
+        // SAFETY: as above.
+        let payload = unsafe { &raw mut (*slot.as_ptr()).payload };
         if const { is_inline::<T>() } {
             // SAFETY: `T` fits the payload in size and alignment, checked by the condition.
             unsafe { payload.cast::<T>().write(message) };
@@ -271,7 +317,6 @@ impl Envelope {
             // SAFETY: a box is one word.
             unsafe { payload.cast::<Box<T>>().write(Box::new(message)) };
         }
-        envelope
     }
 
     #[inline]

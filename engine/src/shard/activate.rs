@@ -114,6 +114,7 @@ impl ShardCell {
             let vtable = envelope.vtable();
             actor.mailbox.advance();
             let run = vtable.run;
+            vtable.steer();
             // SAFETY: the cell's actor is of the type that the envelope's vtable was made for (the generation matched, and a
             // generation is one actor), it is built, and nobody else uses its state while it runs.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| unsafe { run(&delivery, Front::new(slot, state)) })) {

@@ -7,6 +7,8 @@
 //! Invariant: a cell's generation rises when its actor is gone; one whose generation would wrap is
 //! retired.
 
+use std::ptr::NonNull;
+
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
 use crate::envelope::{Envelope, EpochTag, GENERATION_MAX, INDEX_BITS};
@@ -149,20 +151,15 @@ impl Cell {
         self.is_virtual.then_some(self.epoch)
     }
 
-    /// Puts a message into the mailbox, built in its slot by `make`, and the actor into the run queue.
+    /// A slot for one more message, which the caller writes at once; the actor is put into the run queue.
     #[inline(always)]
-    pub(crate) fn enqueue(
-        &mut self,
-        index: u32,
-        pool: &mut BacklogPool,
-        run_queue: &mut RunQueue,
-        make: impl FnOnce() -> Envelope,
-    ) {
-        self.mailbox.push(pool, make);
+    pub(crate) fn claim(&mut self, index: u32, pool: &mut BacklogPool, run_queue: &mut RunQueue) -> NonNull<Envelope> {
+        let slot = self.mailbox.claim(pool);
         if !self.scheduled && !self.conduct.suspended {
             self.scheduled = true;
             run_queue.push(index);
         }
+        slot
     }
 
     /// Whether a user's message may enter.

@@ -128,9 +128,9 @@ impl Mailbox {
         self.slots.map(|first| Slots { first, mask: self.mask })
     }
 
-    /// Appends what `make` returns, which is built in its slot. `make` runs no code of users and does not panic.
+    /// A slot for one more message, which counts as queued: the caller writes it before anything else.
     #[inline(always)]
-    pub(crate) fn push(&mut self, pool: &mut BacklogPool, make: impl FnOnce() -> Envelope) {
+    pub(crate) fn claim(&mut self, pool: &mut BacklogPool) -> NonNull<Envelope> {
         let queued = self.backlog_len();
         let slot = if self.len == 0 {
             // The whole word: a processor cannot forward the store of one byte to the load of four.
@@ -144,9 +144,7 @@ impl Mailbox {
             slots.at(self.head.wrapping_add(queued))
         };
         self.len += 1;
-        // One place that writes, so that the message goes from where it is straight to its slot.
-        // SAFETY: the slot lies behind the newest message, so it holds none, and it is this mailbox's own.
-        unsafe { slot.write(make()) };
+        slot
     }
 
     /// Borrows a backlog, or moves a full one into one twice as large.
@@ -264,7 +262,9 @@ mod tests {
                 // Long stretches of growth and of draining, so that the ring wraps, grows and goes back to the pool.
                 let growing = step / 100 % 2 == 0;
                 if random.next_u64() % 4 < if growing { 3 } else { 1 } {
-                    mailbox.push(&mut pool, || envelope(step));
+                    let slot = mailbox.claim(&mut pool);
+                    // SAFETY: just claimed.
+                    unsafe { slot.write(envelope(step)) };
                     model.push_back(step);
                 } else {
                     assert_eq!(mailbox.pop(&mut pool).map(number), model.pop_front(), "seed {seed}, step {step}");
