@@ -90,7 +90,7 @@ impl VTable {
                 "jz 3f",
                 "nop",
                 "3:",
-                bits = in(reg) std::ptr::from_ref(self),
+                bits = in(reg) std::ptr::from_ref(self).addr(),
                 options(nomem, nostack)
             );
         }

@@ -162,6 +162,20 @@ impl Cell {
         slot
     }
 
+    /// Puts what `make` returns into the mailbox, and the actor into the run queue. `make` runs no code of users.
+    #[inline(always)]
+    pub(crate) fn push(
+        &mut self,
+        index: u32,
+        pool: &mut BacklogPool,
+        run_queue: &mut RunQueue,
+        make: impl FnOnce() -> Envelope,
+    ) {
+        let slot = self.claim(index, pool, run_queue);
+        // SAFETY: just claimed.
+        unsafe { slot.write(make()) };
+    }
+
     /// Whether a user's message may enter.
     #[inline(always)]
     fn admit(&self, epoch: EpochTag) -> Result<(), Rejected> {

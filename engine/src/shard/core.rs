@@ -94,9 +94,7 @@ impl ShardCore {
     #[inline(always)]
     pub(crate) fn enqueue_with(&mut self, index: u32, make: impl FnOnce() -> Envelope) {
         let cell = self.cells.slot(index).expect("admitted to it");
-        let slot = cell.claim(index, &mut self.pool, &mut self.run_queue);
-        // SAFETY: just claimed, and `make` does not come back to this mailbox.
-        unsafe { slot.write(make()) };
+        cell.push(index, &mut self.pool, &mut self.run_queue, make);
     }
 
     /// Puts an admitted message that is an envelope already into its mailbox.
