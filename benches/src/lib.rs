@@ -9,6 +9,7 @@ pub mod census;
 pub mod counted;
 pub mod goals;
 pub mod instructions;
+pub mod interleave;
 pub mod laps;
 pub mod limits;
 pub mod log;

@@ -184,12 +184,7 @@ impl Entry {
 #[must_use]
 pub fn entries(work: Work) -> Vec<Entry> {
     use crate::{bare, ours, peers};
-    let groups = [
-        ours::ENTRIES,
-        &[crate::log::ENTRIES, crate::remote::ENTRIES],
-        bare::ENTRIES,
-        peers::ENTRIES,
-    ];
+    let groups = [ours::ENTRIES, &[crate::log::ENTRIES, crate::remote::ENTRIES], bare::ENTRIES, peers::ENTRIES];
     groups.into_iter().flatten().copied().flatten().copied().filter(|entry| entry.work == work).collect()
 }
 

@@ -11,8 +11,7 @@ use crate::resident::resident_bytes;
 use crate::workload::{Entry, Run, Work};
 
 /// Idle actors on the engine.
-pub const ENTRIES: &[Entry] =
-    &[parked(Work::IdleMemory, Run::Figure(memory)), parked(Work::IdleCpu, Run::Figure(cpu))];
+pub const ENTRIES: &[Entry] = &[parked(Work::IdleMemory, Run::Figure(memory)), parked(Work::IdleCpu, Run::Figure(cpu))];
 
 struct Idle {
     _state: u64,

@@ -22,8 +22,7 @@ pub const ENTRIES: &[Entry] = &[
 fn pairs(shards: u16, n: u64) -> Duration {
     let engine = engine(shards, IdleStrategy::Spin);
     let laps = (n / u64::from(shards) / 2).max(1);
-    let pairs: Vec<Pair> =
-        (0..shards).map(|shard| Pair::spawn(&engine, shard, shard, Laps::total, laps)).collect();
+    let pairs: Vec<Pair> = (0..shards).map(|shard| Pair::spawn(&engine, shard, shard, Laps::total, laps)).collect();
     let begin = Instant::now();
     pairs.iter().for_each(Pair::start);
     let slowest = pairs.iter().map(Pair::finish).count();

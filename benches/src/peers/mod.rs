@@ -68,7 +68,10 @@ pub const ENTRIES: &[&[Entry]] = &[
 
 const fn entries<L: Library>() -> [Entry; 14] {
     [
-        peer::<L>(Work::PingPong(Place::SameShard), Run::Time(|n| L::ping_pong(Place::SameShard, Laps::total(n)).elapsed())),
+        peer::<L>(
+            Work::PingPong(Place::SameShard),
+            Run::Time(|n| L::ping_pong(Place::SameShard, Laps::total(n)).elapsed()),
+        ),
         peer::<L>(Work::Tell(Place::SameShard), Run::Time(|n| L::tell(Place::SameShard, 1, n))),
         peer::<L>(Work::FanIn, Run::Time(|n| L::tell(Place::SameShard, PRODUCERS, n))),
         peer::<L>(Work::Ask(Place::SameShard), Run::Time(|n| L::ask(Place::SameShard, 1, n))),
@@ -76,8 +79,14 @@ const fn entries<L: Library>() -> [Entry; 14] {
         peer::<L>(Work::SpawnStop, Run::Time(L::spawn_stop)),
         peer::<L>(Work::Fibonacci, Run::Time(L::fibonacci)),
         peer::<L>(Work::IdleMemory, Run::Figure(idle_memory::<L>)),
-        peer::<L>(Work::TellAllocations, Run::Figure(|n| crate::counted::allocations(|n| L::tell(Place::SameShard, 1, n), n))),
-        peer::<L>(Work::AskAllocations, Run::Figure(|n| crate::counted::allocations(|n| L::ask(Place::SameShard, 1, n), n))),
+        peer::<L>(
+            Work::TellAllocations,
+            Run::Figure(|n| crate::counted::allocations(|n| L::tell(Place::SameShard, 1, n), n)),
+        ),
+        peer::<L>(
+            Work::AskAllocations,
+            Run::Figure(|n| crate::counted::allocations(|n| L::ask(Place::SameShard, 1, n), n)),
+        ),
         peer::<L>(Work::PingPongParked, Run::Figure(p50::<L>)),
         peer::<L>(Work::Tell(Place::OtherShard), Run::Time(|n| L::tell(Place::OtherShard, 1, n))),
         peer::<L>(Work::Ask(Place::OtherShard), Run::Time(|n| L::ask(Place::OtherShard, ASKS_IN_FLIGHT, n))),
@@ -102,7 +111,9 @@ fn idle_memory<L: Library>(n: u64) -> f64 {
 #[must_use]
 pub fn why_not(work: Work) -> Option<&'static str> {
     match work {
-        Work::TickLateness | Work::TickMissed => Some("no peer polls, and none has timers of its own on a pinned thread"),
+        Work::TickLateness | Work::TickMissed => {
+            Some("no peer polls, and none has timers of its own on a pinned thread")
+        }
         Work::IdleCpu => Some("tasks that wait for a message take no CPU in any runtime"),
         Work::Pairs(_) => Some("measured to see how the engine scales"),
         Work::LogAppend(_) => Some("no peer has an event log"),
