@@ -19,7 +19,7 @@ pub enum Unit {
     Count,
     /// Microseconds, less is better.
     Microseconds,
-    /// Per cent of a core, less is better.
+    /// Per cent, less is better.
     Percent,
 }
 
@@ -55,7 +55,7 @@ impl Unit {
             Self::Bytes => "bytes",
             Self::Count => "number",
             Self::Microseconds => "us",
-            Self::Percent => "% of a core",
+            Self::Percent => "%",
         }
     }
 
@@ -186,6 +186,7 @@ pub fn spec(work: Work) -> Spec {
             let floor = Goal { figure: None, peer: Some(2.5), limit: Some(1.0 / 0.3) };
             (MESSAGES, SPINNING, floor, of_limit(1.0 / 0.5))
         }
+        Work::TellBounced => (Unit::Percent, SPINNING, goal(crate::limits::BOUNCED_MAX), goal(0.0)),
         Work::Ask(OtherShard) => {
             let times = |factor| Goal { figure: None, peer: Some(factor), limit: None };
             (ASKS, SPINNING, times(3.5), times(6.0))

@@ -51,6 +51,8 @@ const SCALE: (f64, f64) = (1e4, 1e9);
 const COLUMN: f64 = 500.0;
 const BAR: f64 = 13.0;
 const NAMES: f64 = 108.0;
+/// Bytes at the right end of the memory group's scale, which is linear.
+const BYTES: f64 = 10_000.0;
 /// From the scale's left end to its right one; the rest is for figures.
 const SPAN: f64 = 300.0;
 const TOP: f64 = 74.0;
@@ -77,9 +79,12 @@ pub fn svg(rows: &[Row], caption: &str) -> String {
             (*title, found.collect())
         })
         .collect();
+    let memory = row_of(rows, Work::IdleMemory);
     let depth = |groups: &[(&Group, &Row)]| -> f64 { groups.iter().map(|(_, row)| height(row)).sum() };
-    let deepest = columns.iter().map(|(_, groups)| depth(groups)).fold(0.0, f64::max);
-    let (width, height) = (COLUMN * columns.len() as f64 + 20.0, TOP + deepest + 58.0);
+    let memory_top = TOP + columns.last().map_or(0.0, |(_, groups)| depth(groups)) + 2.0 * GAP;
+    let deepest = columns.iter().map(|(_, groups)| TOP + depth(groups)).fold(0.0, f64::max);
+    let deepest = memory.map_or(deepest, |row| deepest.max(memory_top + self::height(row)));
+    let (width, height) = (COLUMN * columns.len() as f64 + 20.0, deepest + 58.0);
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" \
          height=\"{height:.0}\" role=\"img\" aria-label=\"Operations a second, Shardstage beside its peers\">\n\
@@ -89,13 +94,17 @@ pub fn svg(rows: &[Row], caption: &str) -> String {
     text(&mut out, "", 20.0, 50.0, "more is better; every step of the scale is ten times the one before");
     for (number, (title, groups)) in columns.iter().enumerate() {
         let left = 10.0 + COLUMN * number as f64;
-        axis(&mut out, left, deepest);
+        axis(&mut out, left, depth(groups));
         text(&mut out, "c", left + 10.0, TOP - 4.0, title);
         let mut y = TOP;
         for (group, row) in groups {
             bars(&mut out, left, y, group.title, row);
             y += self::height(row);
         }
+    }
+    if let Some(row) = memory {
+        let left = 10.0 + COLUMN * (columns.len() - 1) as f64;
+        bars(&mut out, left, memory_top, "memory of an idle actor, bytes: less is better", row);
     }
     text(&mut out, "", 20.0, height - 14.0, caption);
     out.push_str("</svg>\n");
@@ -161,7 +170,8 @@ fn bars(out: &mut String, left: f64, top: f64, title: &str, row: &Row) {
             Role::Limit => ("limit", "n", cell.entry.name),
         };
         text(out, label, left + NAMES - 6.0, y + 9.5, name);
-        let length = x_of(1e9 / raw);
+        let rate = row.work != Work::IdleMemory;
+        let length = if rate { x_of(1e9 / raw) } else { (raw / BYTES).clamp(0.005, 1.0) * SPAN };
         writeln!(
             out,
             "<rect class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\" width=\"{length:.1}\" height=\"{:.1}\" rx=\"2\"/>",
@@ -170,10 +180,10 @@ fn bars(out: &mut String, left: f64, top: f64, title: &str, row: &Row) {
             BAR - 2.5
         )
         .expect(STRING);
-        let mut figure = Unit::PerSecond("").number(raw);
+        let mut figure = if rate { Unit::PerSecond("") } else { Unit::Bytes }.number(raw);
         let times = against.and_then(|against| against.peer).filter(|_| cell.entry.role == Role::Ours);
         if let Some(times) = times {
-            write!(figure, "  ({times:.1} x the best peer)").expect(STRING);
+            write!(figure, "  ({times:.1} x best peer)").expect(STRING);
         }
         // Beside its bar where there is room, else in it.
         let room = left + NAMES + length + 5.0 + 6.0 * figure.len() as f64 <= left + COLUMN;
@@ -212,6 +222,6 @@ mod tests {
         let picture = svg(&rows(), "a < b & c");
         assert_eq!(picture, svg(&rows(), "a < b & c"));
         assert_eq!(picture.matches("<rect class=\"ours\"").count(), 1);
-        assert!(picture.contains("100 M  (5.0 x the best peer)") && picture.contains("a &lt; b &amp; c"), "{picture}");
+        assert!(picture.contains("100 M  (5.0 x best peer)") && picture.contains("a &lt; b &amp; c"), "{picture}");
     }
 }

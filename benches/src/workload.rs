@@ -26,6 +26,9 @@ pub enum Work {
     PingPongParked,
     /// One producer tells one counting actor `n` messages; ends when the last is counted.
     Tell(Place),
+    /// Per cent of `n` messages to another shard that bounced into the dead letters, because their sender could not know yet that
+    /// the mailbox was full.
+    TellBounced,
     /// Eight producers on the counter's shard share the `n` messages.
     FanIn,
     /// `n` requests with a reply of 8 bytes: one in flight on the same shard, 64 between two shards.
@@ -58,7 +61,7 @@ pub enum Work {
 
 impl Work {
     /// All of them, in the order of the table; [`Work::Pairs`] depend on the machine and are not among them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::PingPong(Place::SameShard),
         Self::Tell(Place::SameShard),
         Self::FanIn,
@@ -75,6 +78,7 @@ impl Work {
         Self::PingPong(Place::OtherShard),
         Self::PingPongParked,
         Self::Tell(Place::OtherShard),
+        Self::TellBounced,
         Self::Ask(Place::OtherShard),
         Self::Big(Place::OtherShard),
         Self::LogAppend(1),
@@ -89,7 +93,7 @@ impl Work {
     pub fn operations(self) -> u64 {
         match self {
             Self::Tell(Place::SameShard) | Self::FanIn => 2_000_000,
-            Self::Tell(Place::OtherShard) => 2_000_000,
+            Self::Tell(Place::OtherShard) | Self::TellBounced => 2_000_000,
             Self::Ask(Place::SameShard) | Self::PingPong(Place::SameShard) => 1_000_000,
             Self::Ask(Place::OtherShard) => 200_000,
             Self::Big(_) => 1_000_000,
@@ -118,6 +122,7 @@ impl fmt::Display for Work {
             Self::PingPongParked => "ping-pong, other shard, parked",
             Self::Tell(Place::SameShard) => "tell, same shard",
             Self::Tell(Place::OtherShard) => "tell, other shard",
+            Self::TellBounced => "tell, other shard, bounced",
             Self::FanIn => "tell, 8 producers to 1 actor",
             Self::Ask(Place::SameShard) => "ask, same shard, 1 in flight",
             Self::Ask(Place::OtherShard) => "ask, other shard, 64 in flight",
@@ -130,7 +135,7 @@ impl fmt::Display for Work {
             Self::AskAllocations => "allocations an ask",
             Self::TickLateness => "60 Hz tick, lateness p99.9",
             Self::TickMissed => "60 Hz tick, missed",
-            Self::IdleCpu => "100,000 idle actors, CPU",
+            Self::IdleCpu => "100,000 idle actors, CPU of a core",
         };
         f.pad(text)
     }

@@ -6,6 +6,7 @@
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use shardstage::prelude::*;
 
 use super::{Go, engine, spinning};
@@ -53,15 +54,16 @@ impl Handler<Work70> for Loader {
 /// Notes how late its ticks come.
 struct Ticker {
     delay: Duration,
-    begin: Option<Instant>,
-    wanted: u32,
+    /// When the timer was set, on the shards' clock.
+    begin_ns: u64,
+    wanted: u64,
     seen: Vec<Duration>,
     done: Sender<Seen>,
 }
 
 /// What one ticker saw of so many ticks.
 struct Seen {
-    wanted: u32,
+    wanted: u64,
     late: Vec<Duration>,
 }
 
@@ -78,24 +80,31 @@ impl Actor for Ticker {
 
 impl Handler<Go> for Ticker {
     fn handle(&mut self, _: Go, cx: &mut Context<Self>) {
-        self.begin = Some(Instant::now());
+        self.begin_ns = cx.now_ns();
         cx.every(TICK, Tick);
     }
 }
 
 impl Handler<Tick> for Ticker {
     fn handle(&mut self, _: Tick, cx: &mut Context<Self>) {
-        let since = self.begin.expect("ticks come after the begin").elapsed();
-        // The timer began with the turn, a little earlier than `begin`.
-        let due = ((since.as_secs_f64() + TICK.as_secs_f64() / 100.0) / TICK.as_secs_f64()) as u32;
+        let since_ns = monotonic_ns() - self.begin_ns;
+        let due = since_ns / TICK_NS;
         if due <= self.wanted {
-            self.seen.push(since.saturating_sub(TICK * due));
+            self.seen.push(Duration::from_nanos(since_ns % TICK_NS));
         }
         if due >= self.wanted {
             let _gone = self.done.send(Seen { wanted: self.wanted, late: std::mem::take(&mut self.seen) });
             cx.stop();
         }
     }
+}
+
+const TICK_NS: u64 = TICK.as_nanos() as u64;
+
+/// The clock that [`Context::now_ns`] reads once a turn, now.
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
 /// All tickers of a run.
@@ -120,7 +129,7 @@ fn ticks(milliseconds: u64) -> Ticks {
     const SHARDS: u16 = 2;
     let engine = engine(SHARDS, IdleStrategy::Spin);
     let (done, seen) = mpsc::channel();
-    let wanted = (Duration::from_millis(milliseconds).as_nanos() / TICK.as_nanos()).max(1) as u32;
+    let wanted = (milliseconds * 1_000_000 / TICK_NS).max(1);
     for shard in 0..SHARDS {
         for number in 0..LOADERS {
             let delay = LOAD_PERIOD.mul_f64(number as f64 / LOADERS as f64);
@@ -130,7 +139,7 @@ fn ticks(milliseconds: u64) -> Ticks {
             let (delay, done) = (TICK.mul_f64(number as f64 / TICKERS as f64), done.clone());
             let ticker = move || {
                 let seen = Vec::with_capacity(wanted as usize);
-                Ticker { delay, begin: None, wanted, seen, done: done.clone() }
+                Ticker { delay, begin_ns: 0, wanted, seen, done: done.clone() }
             };
             engine.spawn_on(shard, ticker).expect("the engine runs");
         }
@@ -138,7 +147,7 @@ fn ticks(milliseconds: u64) -> Ticks {
     let mut all = Ticks { wanted: 0, late: Vec::new() };
     for _ in 0..u64::from(SHARDS) * TICKERS {
         let seen = seen.recv().expect("every ticker ends");
-        all.wanted += u64::from(seen.wanted);
+        all.wanted += seen.wanted;
         all.late.extend(seen.late);
     }
     // The load was there: the figure would mean nothing on idle shards.

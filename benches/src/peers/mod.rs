@@ -115,6 +115,7 @@ pub fn why_not(work: Work) -> Option<&'static str> {
             Some("no peer polls, and none has timers of its own on a pinned thread")
         }
         Work::IdleCpu => Some("tasks that wait for a message take no CPU in any runtime"),
+        Work::TellBounced => Some("kameo, xtra and tokio wait for room, the others have no bound"),
         Work::Pairs(_) => Some("measured to see how the engine scales"),
         Work::LogAppend(_) => Some("no peer has an event log"),
         Work::RemoteAsk(_) => Some("another table compares nodes"),
