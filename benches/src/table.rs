@@ -10,7 +10,9 @@ use crate::results::{Cell, Row, one_shard};
 use crate::workload::{Place, Work};
 
 /// A part of the table: its title and what belongs to it.
-const PARTS: [(&str, fn(Work) -> bool); 3] = [
+type Part = (&'static str, fn(Work) -> bool);
+
+const PARTS: [Part; 3] = [
     ("Same shard", |work| !other_shard(work) && !beyond(work)),
     ("Other shard", other_shard),
     ("Other nodes and the log", beyond),

@@ -160,8 +160,9 @@ fn tell(place: Place, idle: IdleStrategy, producers: u64, n: u64) -> (Duration, 
     let reports: Vec<Told> = producers.iter().map(|_| told.recv().expect("every producer ends")).collect();
     let begin = reports.iter().map(|told| told.begin).min().expect("there is a producer");
     let last = reports.into_iter().max_by_key(|told| told.counted).expect("there is a producer");
-    let bounced = engine.dead_letters().count(Reason::Full);
-    assert_eq!(last.counted + bounced, n, "every message was counted or bounced");
+    let bounced = n - last.counted;
+    // A question that had to be asked again is among the dead letters too.
+    assert!(bounced <= engine.dead_letters().count(Reason::Full), "what was not counted bounced");
     assert!(bounced > 0 || last.sum == sum_to(n), "the numbers came");
     let elapsed = (last.end - begin).mul_f64(n as f64 / last.counted as f64);
     (elapsed, bounced as f64 * 100.0 / n as f64)
