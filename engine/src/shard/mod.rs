@@ -20,7 +20,7 @@ use std::ptr::NonNull;
 pub(crate) use self::actor_box::{ActorBox, Again, Once};
 pub(crate) use self::cell::{FOREIGN_INDEX, Life};
 pub(crate) use self::core::{DeadLetterDraft, ShardCore, Spawn};
-pub(crate) use self::mesh::{Mesh, Outbound, control_ring, user_ring};
+pub(crate) use self::mesh::{Inbound, Mesh, Outbound, link_shards};
 pub(crate) use self::turn::Shard;
 use crate::link::ShardLink;
 use crate::port::service::Service;
