@@ -23,13 +23,17 @@ mod engine_link;
 mod envelope;
 mod erased;
 mod error;
+mod gate;
 #[cfg(feature = "host-tokio")]
 pub mod host;
 mod key;
 mod latch;
 pub mod limits;
 mod link;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod message;
+mod parked;
 mod peers;
 pub mod port;
 mod random;

@@ -1,20 +1,33 @@
-//! What the lock-free parts synchronise with: the standard library's types, or loom's under `--cfg loom`.
+//! What the lock-free parts synchronise with: the standard library's types, or a model checker's under `--cfg loom` and
+//! `--cfg shuttle`.
 //!
-//! Invariant: ring, parked flag, latch and reply seats name these and no others, so that their loom models run the very code
-//! that ships. A cell gives its pointer to a closure, because that is how loom sees each access.
+//! Invariant: ring, parked flag, gate, latch and reply seats name these and no others, so that their models run the very
+//! code that ships. A cell gives its address to a closure, because that is how loom sees each access.
 
 #[cfg(loom)]
 pub(crate) use loom::{
     cell::UnsafeCell,
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Condvar, Mutex, MutexGuard, RwLock,
+        atomic::{AtomicU8, AtomicUsize, Ordering, fence},
     },
+    thread,
 };
-#[cfg(not(loom))]
-pub(crate) use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+#[cfg(shuttle)]
+pub(crate) use shuttle::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, RwLock,
+        atomic::{AtomicU8, AtomicUsize, Ordering, fence},
+    },
+    thread,
+};
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use std::{
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, RwLock,
+        atomic::{AtomicU8, AtomicUsize, Ordering, fence},
+    },
+    thread,
 };
 
 /// A cell whose contents are reached through a raw pointer only.

@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 use crate::envelope::Envelope;
 use crate::limits::{ASKS_PER_PEER_SHARD, RING_SLOTS};
 use crate::link::ShardLink;
+use crate::parked;
 use crate::reply::CrossReply;
 use crate::ring::{Consumer, Producer, ring};
 
@@ -27,6 +28,8 @@ pub(crate) struct Outbound {
     control: ControlIn,
     /// Asks sent there and not answered yet.
     asks: u32,
+    /// Something was published whose receiver may sleep.
+    unannounced: bool,
 }
 
 /// The end of a link in its receiving shard.
@@ -41,17 +44,15 @@ pub(crate) struct Inbound {
 /// The two ends of the link from shard `from` to the shard of `to`.
 pub(crate) fn link_shards(from: u16, to: &'static ShardLink) -> (Outbound, Inbound) {
     let ((user_in, user_out), (control_in, control_out)) = (ring(), ring());
-    let outbound = Outbound { link: to, user: user_in, control: control_in, asks: 0 };
+    let outbound = Outbound { link: to, user: user_in, control: control_in, asks: 0, unannounced: false };
     (outbound, Inbound { from, user: user_out, control: control_out, batch: 0 })
 }
 
 impl Outbound {
-    /// Publishes what was pushed and wakes the receiver if it is parked. Returns how many user messages went out.
-    fn flush(&mut self) -> u64 {
+    /// Publishes what was pushed; returns how many user messages went out.
+    fn publish(&mut self) -> u64 {
         let (messages, replies) = (self.user.publish(), self.control.publish());
-        if messages + replies > 0 {
-            self.link.wake();
-        }
+        self.unannounced = messages + replies > 0 && self.link.may_park();
         messages as u64
     }
 }
@@ -117,12 +118,25 @@ impl Mesh {
         control.push_with(|| reply);
     }
 
-    /// Publishes everything pushed; returns how many user messages went out.
+    /// Publishes everything pushed and wakes the receivers that are parked, with one fence for all of them; returns how many
+    /// user messages went out.
     pub(crate) fn flush(&mut self) -> u64 {
         if !std::mem::take(&mut self.dirty) {
             return 0;
         }
-        self.out.iter_mut().flatten().map(Outbound::flush).sum()
+        let mut sent = 0;
+        let mut unannounced = false;
+        for out in self.out.iter_mut().flatten() {
+            sent += out.publish();
+            unannounced |= out.unannounced;
+        }
+        if unannounced {
+            parked::order_publication();
+            for out in self.out.iter_mut().flatten().filter(|out| out.unannounced) {
+                out.link.wake_ordered();
+            }
+        }
+        sent
     }
 
     /// Moves every reply that has arrived into `replies`.
