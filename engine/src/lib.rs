@@ -45,6 +45,8 @@ mod run_queue;
 mod runner;
 mod seed;
 mod shard;
+#[cfg(all(test, shuttle))]
+mod shuttle_models;
 mod signal;
 pub mod sim;
 mod stats;

@@ -3,7 +3,7 @@
 //! Invariant: a link is leaked (a few hundred bytes per shard and engine) and never freed, so a reference needs no count; the
 //! queues behind it go away with the engine, after which every send is `Closed`.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam::queue::{ArrayQueue, SegQueue};
@@ -19,6 +19,7 @@ use crate::parked::{self, Parked};
 use crate::port::driver::Wake;
 use crate::shard::{FOREIGN_INDEX, ShardCell, drop_contained};
 use crate::stats::ShardCounters;
+use crate::sync::{AtomicBool, Ordering};
 
 /// A request to a shard that is not a message: run on its thread, in order, before messages.
 pub(crate) type SystemOp = Box<dyn FnOnce(&ShardCell) + Send>;

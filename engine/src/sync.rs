@@ -9,7 +9,7 @@ pub(crate) use loom::{
     cell::UnsafeCell,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, RwLock,
-        atomic::{AtomicU8, AtomicUsize, Ordering, fence},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence},
     },
     thread,
 };
@@ -17,18 +17,32 @@ pub(crate) use loom::{
 pub(crate) use shuttle::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, RwLock,
-        atomic::{AtomicU8, AtomicUsize, Ordering, fence},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence},
     },
-    thread,
+    thread, thread_local,
 };
+#[cfg(not(shuttle))]
+pub(crate) use std::thread_local;
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, RwLock,
-        atomic::{AtomicU8, AtomicUsize, Ordering, fence},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence},
     },
     thread,
 };
+
+use std::time::Duration;
+
+/// Blocks until this thread is unparked or `timeout` has passed. A model has no time, so nothing passes there.
+pub(crate) fn park_timeout(timeout: Duration) {
+    if cfg!(any(loom, shuttle)) { thread::park() } else { std::thread::park_timeout(timeout) }
+}
+
+/// Waits for a while; a model only lets others run.
+pub(crate) fn pause(time: Duration) {
+    if cfg!(any(loom, shuttle)) { thread::yield_now() } else { std::thread::park_timeout(time) }
+}
 
 /// A cell whose contents are reached through a raw pointer only.
 #[cfg(not(loom))]

@@ -25,6 +25,7 @@ pub(crate) use self::turn::Shard;
 use crate::link::ShardLink;
 use crate::port::service::Service;
 use crate::port::transport::Transport;
+use crate::sync::thread_local;
 
 /// What the turn and the handlers of one shard share.
 pub(crate) struct ShardCell {
