@@ -1,5 +1,5 @@
 //! What the lock-free parts synchronise with: the standard library's types, or a model checker's under `--cfg loom` and
-//! `--cfg shuttle`.
+//! `--cfg shuttle`, or locks that ThreadSanitizer can see under `--cfg tsan`.
 //!
 //! Invariant: ring, parked flag, gate, latch and reply seats name these and no others, so that their models run the very
 //! code that ships. A cell gives its address to a closure, because that is how loom sees each access.
@@ -23,10 +23,16 @@ pub(crate) use shuttle::{
 };
 #[cfg(not(shuttle))]
 pub(crate) use std::thread_local;
+#[cfg(tsan)]
+mod tsan;
+#[cfg(tsan)]
+pub(crate) use self::tsan::{Condvar, Mutex, MutexGuard};
+#[cfg(not(any(loom, shuttle, tsan)))]
+pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 #[cfg(not(any(loom, shuttle)))]
 pub(crate) use std::{
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, RwLock,
+        Arc, RwLock,
         atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence},
     },
     thread,
