@@ -354,9 +354,10 @@ fn tell_other_shard<M: Message>(
         return Err(TellError::Full(message));
     }
     let meta = core.running.map_or(Meta::None, Meta::Sender);
-    // SAFETY: as in `tell_here`.
-    let envelope = unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, meta, message) };
-    core.mesh.push(to, envelope);
+    core.mesh.push_with(to, || {
+        // SAFETY: as in `tell_here`.
+        unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, meta, message) }
+    });
     Ok(())
 }
 

@@ -117,7 +117,7 @@ fn tell_virtual_from_shard<M: Message>(
             let context =
                 ContextBlock { sender: core.running, target: Some(target_of(id, position)), ..ContextBlock::new() };
             let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
-            core.mesh.push(to, wrap((0, 0), vtable, epoch, Meta::Context(Box::new(context)), message));
+            core.mesh.push_with(to, || wrap((0, 0), vtable, epoch, Meta::Context(Box::new(context)), message));
             Ok(())
         }
     }
@@ -267,7 +267,7 @@ fn ask_other_shard<M: Message>(
     };
     let context =
         ContextBlock { asker: Asker::Slot(address), deadline_ns, sender: core.running, target, ..ContextBlock::new() };
-    core.mesh.push(to, wrap(cell, vtable, epoch, Meta::Context(Box::new(context)), message));
+    core.mesh.push_with(to, || wrap(cell, vtable, epoch, Meta::Context(Box::new(context)), message));
     Ok(address)
 }
 

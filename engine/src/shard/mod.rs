@@ -22,11 +22,12 @@ pub(crate) use self::actor_box::{ActorBox, Again, Once};
 pub(crate) use self::cell::{CELLS_MAX, Cell, Life, foreign_index};
 pub(crate) use self::core::{DeadLetterDraft, ShardCore, Spawn};
 pub(crate) use self::core_cell::CoreCell;
-pub(crate) use self::mesh::{Mesh, Outbound, control_ring, user_ring};
+pub(crate) use self::mesh::{Inbound, Mesh, Outbound, link_shards};
 pub(crate) use self::turn::Shard;
 use crate::link::ShardLink;
 use crate::port::service::Service;
 use crate::port::transport::Transport;
+use crate::sync::thread_local;
 
 /// What the turn and the handlers of one shard share.
 pub(crate) struct ShardCell {

@@ -225,8 +225,16 @@ impl Shard {
         let deferred = std::mem::take(&mut cell.core.borrow_mut().deferred);
         // A deferred request comes after all that is there now, so all of it is taken.
         let limit = if deferred.is_empty() { RING_BATCH } else { usize::MAX };
-        cell.core.borrow_mut().mesh.drain(limit, &mut self.arrivals, &mut self.replies);
-        cell.core.borrow_mut().counters.ring_received += self.arrivals.len() as u64;
+        {
+            let mut core = cell.core.borrow_mut();
+            core.mesh.take_replies(&mut self.replies);
+            core.counters.ring_received += core.mesh.begin_batch(limit) as u64;
+            while let Some(arrival) = core.mesh.next_arrival() {
+                // SAFETY: handed over by the batch, moved out once and before the batch ends.
+                self.arrivals.push(unsafe { arrival.read() });
+            }
+            core.mesh.end_batch();
+        }
         for _ in 0..limit.min(self.queues.user.capacity()) {
             let Some(envelope) = self.queues.user.pop() else { break };
             self.arrivals.push(envelope);
