@@ -74,7 +74,7 @@ where
 
 #[inline(always)]
 fn context<A: Actor>(delivery: &Delivery<'_>) -> Context<A> {
-    Context::new(Seat::new(delivery.shard, delivery.index, delivery.generation, delivery.sender))
+    Context::new(Seat::new(delivery.shard, delivery.id, delivery.sender))
 }
 
 impl<A: Handler<M>, M: Message> Receive<M, kind::Sync> for A {}
@@ -125,7 +125,7 @@ impl<A: AsyncHandler<M>, M: Message> sealed::Sealed<M, kind::Async> for A {
             reply.send(value);
         };
         // SAFETY: the future borrows this actor's state only.
-        unsafe { delivery.shard.start_future(delivery.index, delivery.generation, future) }
+        unsafe { delivery.shard.start_future(delivery.id.index(), delivery.id.generation(), future) }
     }
 }
 

@@ -148,7 +148,7 @@ impl ShardCore {
             cell.conduct.woken = true;
             if !cell.scheduled {
                 cell.scheduled = true;
-                self.run_queue.push(index);
+                self.run_queue.push(cell.ready(index));
             }
         }
     }
@@ -178,12 +178,13 @@ impl ShardCore {
         let now_ms = self.now_ms();
         let cell = self.cells.slot(index).expect("just occupied");
         cell.scheduled = true;
+        let ready = cell.ready(index);
         if spawn.identity.is_some() {
             let extra = cell.extra();
             extra.identity = spawn.identity;
             extra.active_ms = now_ms;
         }
-        self.run_queue.push(index);
+        self.run_queue.push(ready);
     }
 
     /// The cell of a virtual actor of this shard, activated if it sleeps. Runs no user code: the factory runs in the actor's

@@ -302,8 +302,8 @@ impl Shard {
         while handled < TURN_BUDGET {
             // SAFETY: taking a number out of a queue runs no code but the queue's.
             let next = unsafe { cell.core.quick() }.run_queue.pop();
-            let Some(index) = next else { break };
-            handled += cell.activate(index);
+            let Some(ready) = next else { break };
+            handled += cell.activate(ready);
         }
         handled
     }
