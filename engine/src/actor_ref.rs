@@ -10,6 +10,7 @@ use shardstage_codec::ShardId;
 
 use crate::actor::{Actor, StopReason};
 use crate::ask::{Ask, Target};
+use crate::credit::{Credit, CreditKey};
 use crate::envelope::{Envelope, EpochTag, Meta, VTable};
 use crate::error::TellError;
 use crate::latch::{Happening, Latch, LatchGuard};
@@ -41,6 +42,10 @@ impl ActorId {
 
     pub(crate) fn generation(self) -> u32 {
         self.generation
+    }
+
+    pub(crate) fn credit_key(self) -> CreditKey {
+        CreditKey::of_cell(self.index, self.generation)
     }
 
     /// The shard on which the actor lives.
@@ -328,26 +333,39 @@ fn tell_other_shard<M: Message>(
 ) -> Result<(), TellError<M>> {
     let mut core = shard.core.borrow_mut();
     let to = id.link.shard().get();
-    if id.link.short.contains(id.index, id.generation) || !core.mesh.has_room(to) {
+    if !core.mesh.has_room(to) {
         drop(core);
         return Err(TellError::Full(message));
     }
+    let Ok(credit) = id.link.take_credit(id.credit_key()) else {
+        drop(core);
+        return Err(TellError::Full(message));
+    };
     let meta = core.running.map_or(Meta::None, Meta::Sender);
     // SAFETY: as in `tell_here`.
-    let envelope = unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, meta, message) };
+    let mut envelope =
+        unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, meta, message) };
+    envelope.set_credit(credit);
     core.mesh.push(to, envelope);
     Ok(())
 }
 
 fn tell_from_outside<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
-    if id.link.short.contains(id.index, id.generation) {
-        return Err(TellError::Full(message));
-    }
+    let Ok(credit) = id.link.take_credit(id.credit_key()) else { return Err(TellError::Full(message)) };
     // SAFETY: as in `tell_here`.
-    let envelope =
+    let mut envelope =
         unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, Meta::None, message) };
+    envelope.set_credit(credit);
     id.link.inject(envelope).map_err(|(reason, envelope)| {
+        give_back(id, credit);
         // SAFETY: made for `M` just above, with no meta word.
         TellError::new(reason, unsafe { envelope.into_message::<M>() })
     })
+}
+
+/// Gives back the token of a message that was not sent.
+pub(crate) fn give_back(id: ActorId, credit: Credit) {
+    if credit == Credit::Token && !id.link.credit.give_back(id.credit_key()) {
+        id.link.run(Box::new(move |shard| shard.core.borrow_mut().redeem(id.index, id.generation)));
+    }
 }

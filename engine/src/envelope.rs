@@ -22,6 +22,7 @@ use std::ptr::{self, NonNull};
 use shardstage_codec::Epoch;
 
 use crate::context_block::ContextBlock;
+use crate::credit::Credit;
 use crate::error::{AskError, Rejected};
 use crate::reply::ReplyAddress;
 use crate::shard::{ShardCell, ShardCore};
@@ -34,6 +35,8 @@ const META_NONE: usize = 0;
 const META_SENDER: usize = 1;
 const META_REPLY: usize = 2;
 const META_CONTEXT: usize = 3;
+/// The message took a token of its receiver's credit.
+const FLAG_CREDIT: usize = 0b100;
 const FLAG_MASK: usize = 0b11_1111;
 const EPOCH_SHIFT: u32 = 48;
 const POINTER_MASK: usize = ((1 << EPOCH_SHIFT) - 1) & !FLAG_MASK;
@@ -286,6 +289,19 @@ impl Envelope {
         };
         self.meta = word;
         self.head = self.head.map_addr(|address| address | kind);
+    }
+
+    /// Notes whether the message took a token of its receiver's credit.
+    #[inline]
+    pub(crate) fn set_credit(&mut self, credit: Credit) {
+        let flag = if credit == Credit::Token { FLAG_CREDIT } else { 0 };
+        self.head = self.head.map_addr(|address| address | flag);
+    }
+
+    /// Whether the message took a token, which its arrival turns back into room.
+    #[inline]
+    pub(crate) fn has_credit(&self) -> bool {
+        self.head.addr().get() & FLAG_CREDIT != 0
     }
 
     #[inline]

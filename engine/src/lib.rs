@@ -16,6 +16,7 @@ mod cluster;
 mod config;
 mod context;
 mod context_block;
+mod credit;
 mod dead_letter;
 pub mod driver;
 mod engine;

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use shardstage_codec::{AlignedBytes, FrameHeader, FrameKind, NodeId};
 
+use crate::actor_ref::give_back;
 use crate::ask::{Question, Target};
 use crate::cluster::outbound::{self, EncodedMessage};
 use crate::cluster::placement::shard_of;
 use crate::context_block::{Asker, ContextBlock, VirtualTarget};
+use crate::credit::{Credit, CreditKey};
 use crate::envelope::{Envelope, EpochTag, Meta, VTable};
 use crate::error::{AskError, Rejected, TellError};
 use crate::message::Message;
@@ -114,10 +116,13 @@ fn tell_virtual_from_shard<M: Message>(
             if !core.mesh.has_room(to) {
                 return Err(TellError::Full(message));
             }
+            let Ok(credit) = id.engine.link(to).take_credit(id.credit) else { return Err(TellError::Full(message)) };
             let context =
                 ContextBlock { sender: core.running, target: Some(target_of(id, position)), ..ContextBlock::new() };
             let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
-            core.mesh.push(to, wrap((0, 0), vtable, epoch, Meta::Context(Box::new(context)), message));
+            let mut envelope = wrap((0, 0), vtable, epoch, Meta::Context(Box::new(context)), message);
+            envelope.set_credit(credit);
+            core.mesh.push(to, envelope);
             Ok(())
         }
     }
@@ -130,11 +135,12 @@ fn tell_virtual_from_outside<M: Message>(
     message: M,
 ) -> Result<(), TellError<M>> {
     let to = shard_of(id.slot, id.engine.shard_count());
-    let envelope = match place(id) {
+    let (mut envelope, credit) = match place(id) {
         Place::Shard(_) => {
+            let Ok(credit) = id.engine.link(to).take_credit(id.credit) else { return Err(TellError::Full(message)) };
             let context = ContextBlock { target: Some(target_of(id, position)), ..ContextBlock::new() };
             let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
-            wrap((0, 0), vtable, epoch, Meta::Context(Box::new(context)), message)
+            (wrap((0, 0), vtable, epoch, Meta::Context(Box::new(context)), message), credit)
         }
         Place::Node(peer) => {
             let send = match encode_outside(id, peer, FrameKind::Tell, Duration::ZERO, &message) {
@@ -147,7 +153,24 @@ fn tell_virtual_from_outside<M: Message>(
             });
         }
     };
-    id.engine.link(to).inject(envelope).map_err(|(reason, envelope)| TellError::new(reason, unwrap::<M>(envelope)))
+    envelope.set_credit(credit);
+    id.engine.link(to).inject(envelope).map_err(|(reason, envelope)| {
+        give_back_virtual(id, to, position, credit);
+        TellError::new(reason, unwrap::<M>(envelope))
+    })
+}
+
+/// Gives back the token of a message to a virtual actor that was not sent.
+fn give_back_virtual(id: &VirtualId, to: u16, position: usize, credit: Credit) {
+    if credit == Credit::Token && !id.engine.link(to).credit.give_back(id.credit) {
+        let key = id.key.clone();
+        id.engine.link(to).run(Box::new(move |shard| {
+            let mut core = shard.core.borrow_mut();
+            if let Some((index, generation)) = core.directory.get(position, &key) {
+                core.redeem(index, generation);
+            }
+        }));
+    }
 }
 
 /// Asks from a shard; the slot comes back if the message was refused.
@@ -164,13 +187,11 @@ pub(crate) fn ask_from_shard<M: Message>(
             ask_here(shard, (id.index(), id.generation()), EpochTag::BY_GENERATION, vtable, message, slot)
         }
         Target::Actor(id) => {
-            if id.link().short.contains(id.index(), id.generation()) {
-                return Err((Rejected::Full, slot));
-            }
             let to = id.link().shard().get();
             ask_other_shard(
                 shard,
                 to,
+                id.credit_key(),
                 (id.index(), id.generation()),
                 None,
                 EpochTag::BY_GENERATION,
@@ -193,7 +214,8 @@ pub(crate) fn ask_from_shard<M: Message>(
                     }
                 }
                 Place::Shard(to) => {
-                    ask_other_shard(shard, to, (0, 0), Some(target_of(&id, position)), epoch, vtable, message, slot)
+                    let target = Some(target_of(&id, position));
+                    ask_other_shard(shard, to, id.credit, (0, 0), target, epoch, vtable, message, slot)
                 }
             }
         }
@@ -246,6 +268,7 @@ fn ask_here<M: Message>(
 fn ask_other_shard<M: Message>(
     shard: &ShardCell,
     to: u16,
+    key: CreditKey,
     cell: (u32, u32),
     target: Option<VirtualTarget>,
     epoch: EpochTag,
@@ -265,9 +288,16 @@ fn ask_other_shard<M: Message>(
             return Err(refused);
         }
     };
+    // Last, so that nothing has to give it back.
+    let Ok(credit) = shard.link.engine().link(to).take_credit(key) else {
+        core.mesh.cancel_ask(to);
+        return Err((Rejected::Full, core.replies.unsend(address)));
+    };
     let context =
         ContextBlock { asker: Asker::Slot(address), deadline_ns, sender: core.running, target, ..ContextBlock::new() };
-    core.mesh.push(to, wrap(cell, vtable, epoch, Meta::Context(Box::new(context)), message));
+    let mut envelope = wrap(cell, vtable, epoch, Meta::Context(Box::new(context)), message);
+    envelope.set_credit(credit);
+    core.mesh.push(to, envelope);
     Ok(address)
 }
 
@@ -372,11 +402,12 @@ pub(crate) fn ask_from_outside<M: Message>(question: Question<M>, reply: Arc<For
     let context = |target| ContextBlock { asker: Asker::Foreign(asker.clone()), ttl_ns, target, ..ContextBlock::new() };
     let sent = match target {
         Target::Actor(id) => {
-            if id.link().short.contains(id.index(), id.generation()) {
-                return refuse(Rejected::Full);
-            }
+            let Ok(credit) = id.link().take_credit(id.credit_key()) else { return refuse(Rejected::Full) };
             let meta = Meta::Context(Box::new(context(None)));
-            id.link().inject(wrap((id.index(), id.generation()), vtable, EpochTag::BY_GENERATION, meta, message))
+            let cell = (id.index(), id.generation());
+            let mut envelope = wrap(cell, vtable, EpochTag::BY_GENERATION, meta, message);
+            envelope.set_credit(credit);
+            id.link().inject(envelope).inspect_err(|_| give_back(id, credit))
         }
         Target::Virtual(id) => {
             let Some(position) = id.position else { return refuse(Rejected::NoHandler) };
@@ -384,8 +415,12 @@ pub(crate) fn ask_from_outside<M: Message>(question: Question<M>, reply: Arc<For
             match place(&id) {
                 Place::Shard(_) => {
                     let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
+                    let Ok(credit) = id.engine.link(to).take_credit(id.credit) else { return refuse(Rejected::Full) };
                     let meta = Meta::Context(Box::new(context(Some(target_of(&id, position)))));
-                    id.engine.link(to).inject(wrap((0, 0), vtable, epoch, meta, message))
+                    let mut envelope = wrap((0, 0), vtable, epoch, meta, message);
+                    envelope.set_credit(credit);
+                    let sent = id.engine.link(to).inject(envelope);
+                    sent.inspect_err(|_| give_back_virtual(&id, to, position, credit))
                 }
                 Place::Node(peer) => match encode_outside(&id, peer, FrameKind::Ask, ttl, &message) {
                     Ok(mut send) => {

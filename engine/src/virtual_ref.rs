@@ -9,6 +9,7 @@ use shardstage_codec::{Slot, WireValue};
 
 use crate::actor::VirtualActor;
 use crate::ask::{Ask, Target};
+use crate::credit::CreditKey;
 use crate::engine_link::EngineLink;
 use crate::error::TellError;
 use crate::key::Key;
@@ -24,6 +25,7 @@ pub(crate) struct VirtualId {
     pub(crate) position: Option<usize>,
     pub(crate) key: Key,
     pub(crate) slot: Slot,
+    pub(crate) credit: CreditKey,
 }
 
 /// A typed reference to a virtual actor. Cloning counts the key's text once.
@@ -36,7 +38,8 @@ impl<A: VirtualActor> VirtualRef<A> {
     pub(crate) fn new(engine: &'static EngineLink, key: Key) -> Self {
         let slot = shardstage_codec::slot_of(shardstage_codec::ActorTypeId::of(A::TYPE), key.as_str());
         let position = engine.registry.position(std::any::TypeId::of::<A>());
-        Self { id: VirtualId { engine, position, key, slot }, _actor: PhantomData }
+        let credit = CreditKey::of_name(shardstage_codec::ActorTypeId::of(A::TYPE), key.as_str());
+        Self { id: VirtualId { engine, position, key, slot, credit }, _actor: PhantomData }
     }
 
     /// Sends a message, activating the actor if it sleeps; never blocks.

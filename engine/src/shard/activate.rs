@@ -170,10 +170,6 @@ impl ShardCell {
             return Next::Nothing;
         }
         let Some(mut slot) = cell.mailbox.front() else { return Next::Nothing };
-        if cell.short && cell.len() * 2 <= cell.capacity + 1 {
-            cell.short = false;
-            core.link.short.clear(running.index, running.generation);
-        }
         core.counters.handled += 1;
         // SAFETY: the slot is valid until the mailbox is used again, which nobody does while the core is borrowed here.
         let envelope = unsafe { slot.as_mut() };

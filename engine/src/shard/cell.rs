@@ -9,6 +9,7 @@
 
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
+use crate::credit::Room;
 use crate::envelope::{EpochTag, GENERATION_MAX};
 use crate::error::Rejected;
 use crate::key::Key;
@@ -39,6 +40,8 @@ pub(crate) struct CellExtra {
     pub(crate) async_slot: AsyncSlot,
     /// A suspension without a future, begun by `Context::suspend`.
     pub(crate) suspensions: u32,
+    /// Room taken out of `capacity` for tokens that senders elsewhere hold or have spent on messages under way.
+    pub(crate) credit_out: u32,
     /// Why the actor is stopping, once it is.
     pub(crate) stop_reason: Option<StopReason>,
 }
@@ -62,6 +65,7 @@ pub(crate) enum Life {
 #[repr(C, align(64))]
 pub(crate) struct Cell {
     pub(crate) generation: u32,
+    /// The mailbox bound, less the room that is reserved for credit.
     pub(crate) capacity: u32,
     pub(crate) life: Life,
     /// In the run queue, or running.
@@ -131,6 +135,21 @@ impl Cell {
         self.extra.as_ref().is_some_and(|extra| extra.suspensions > 0 || extra.async_slot.is_live())
     }
 
+    /// What a grant of credit depends on.
+    pub(crate) fn room(&self) -> Room {
+        let out = self.extra.as_ref().map_or(0, |extra| extra.credit_out);
+        Room { queued: self.len(), capacity: self.capacity, out }
+    }
+
+    /// Turns tokens back into room; those of a predecessor under the same name are none of this actor's.
+    pub(crate) fn return_credit(&mut self, tokens: u32) {
+        if let Some(extra) = &mut self.extra {
+            let tokens = tokens.min(extra.credit_out);
+            extra.credit_out -= tokens;
+            self.capacity += tokens;
+        }
+    }
+
     pub(crate) fn extra(&mut self) -> &mut CellExtra {
         self.extra.get_or_insert_default()
     }
@@ -164,6 +183,14 @@ impl CellTable {
     #[inline]
     pub(crate) fn get(&mut self, index: u32, generation: u32) -> Option<&mut Cell> {
         self.slot(index).filter(|cell| cell.generation == generation && cell.life != Life::Free)
+    }
+
+    /// The cell of a live actor, to look at.
+    pub(crate) fn peek(&self, index: u32, generation: u32) -> Option<&Cell> {
+        let (table, index) =
+            if index < FOREIGN_INDEX { (&self.own, index) } else { (&self.foreign, index - FOREIGN_INDEX) };
+        let cell = &table.get(index as usize / CHUNK_CELLS)?[index as usize % CHUNK_CELLS];
+        (cell.generation == generation && cell.life != Life::Free).then_some(cell)
     }
 
     /// How many actors live here.

@@ -31,23 +31,13 @@ impl ShardCell {
         self.core.borrow_mut().deliver(envelope);
     }
 
-    /// Gives a foreign asker its slot and a virtual target its cell.
+    /// Gives a virtual target its cell and a foreign asker its slot.
     fn prepare(
         &self,
         envelope: &mut Envelope,
         mut context: ContextBlock,
     ) -> Result<ContextBlock, (ContextBlock, Reason)> {
-        if let Asker::Foreign(asker) = &context.asker {
-            let deadline_ns = self.core.borrow().now_ns.saturating_add(context.ttl_ns);
-            let group = context.target.as_ref().map(|target| self.group_of(target.position, &target.key));
-            match asker.clone().register(self, deadline_ns, group) {
-                Ok(address) => {
-                    context.asker = Asker::Slot(address);
-                    context.deadline_ns = deadline_ns;
-                }
-                Err(reason) => return Err((context, reason.into())),
-            }
-        }
+        let group = context.target.as_ref().map(|target| self.group_of(target.position, &target.key));
         if let Some(target) = context.target.take() {
             let epoch = self.link.engine().placement.epoch(self.group_of(target.position, &target.key));
             if target.epoch != epoch {
@@ -61,6 +51,21 @@ impl ShardCell {
                     envelope.generation = generation;
                 }
                 Err(reason) => return Err((context, reason.into())),
+            }
+        }
+        if let Asker::Foreign(asker) = &context.asker {
+            let deadline_ns = self.core.borrow().now_ns.saturating_add(context.ttl_ns);
+            match asker.clone().register(self, deadline_ns, group) {
+                Ok(address) => {
+                    context.asker = Asker::Slot(address);
+                    context.deadline_ns = deadline_ns;
+                }
+                Err(reason) => {
+                    if envelope.has_credit() {
+                        self.core.borrow_mut().redeem(envelope.index, envelope.generation);
+                    }
+                    return Err((context, reason.into()));
+                }
             }
         }
         Ok(context)

@@ -13,7 +13,7 @@ use crate::actor::StopReason;
 use crate::cluster::inbound::Inbound;
 use crate::dead_letter::Reason;
 use crate::error::{AskError, StartError, Unknown};
-use crate::limits::{RING_BATCH, TURN_BUDGET};
+use crate::limits::{CREDIT_CALM_NS, RING_BATCH, TURN_BUDGET};
 use crate::link::Queues;
 use crate::port::driver::{Driver, FileCompletion};
 use crate::port::service::{Service, ServiceContext, Started};
@@ -135,6 +135,12 @@ impl Shard {
             Phase::Stopped => {}
         }
         cell.bury_dead();
+        {
+            let mut core = cell.core.borrow_mut();
+            if !core.ledger.is_empty() {
+                core.settle_credit();
+            }
+        }
         self.flush(cell, driver, now_ns);
         if self.phase == Phase::Closing {
             cell.link.begin_close();
@@ -231,6 +237,7 @@ impl Shard {
             let Some(envelope) = self.queues.user.pop() else { break };
             self.arrivals.push(envelope);
         }
+        cell.core.borrow_mut().ledger.received += self.arrivals.len() as u64;
         let any = !self.arrivals.is_empty() || !self.replies.is_empty();
         if any {
             // What was requested before these were sent comes first: spawns of actors that they speak of.
@@ -393,15 +400,20 @@ impl Shard {
         let services = cell.services.iter().filter_map(|service| service.borrow().next_deadline_ns()).min();
         let transport = cell.transport.borrow().as_ref().and_then(|transport| transport.next_deadline_ns());
         let sweep = Some(core.directory.next_sweep_ns).filter(|at| *at != u64::MAX);
-        let earliest = [core.timers.next_deadline_ns(), core.replies.next_deadline_ns(), services, transport, sweep]
-            .into_iter()
-            .flatten()
-            .min();
+        let calm = core.ledger.is_calming().then(|| core.now_ns + CREDIT_CALM_NS);
+        let earliest =
+            [core.timers.next_deadline_ns(), core.replies.next_deadline_ns(), services, transport, sweep, calm]
+                .into_iter()
+                .flatten()
+                .min();
         earliest.map_or(Wait::Idle, Wait::Until)
     }
 
     fn has_arrivals(&self, core: &ShardCore) -> bool {
-        !self.queues.system.is_empty() || !self.queues.user.is_empty() || core.mesh.has_arrivals()
+        !self.queues.system.is_empty()
+            || !self.queues.user.is_empty()
+            || core.mesh.has_arrivals()
+            || core.credit_is_due()
     }
 
     /// Announces parking and looks for work once more; `false` when there is some. Pair: `finish_park`.
