@@ -101,6 +101,10 @@ pub const ASKS_PER_PEER_SHARD: u32 = 2048;
 /// Asks that one shard may have outstanding in all, and so the largest reply table, slots.
 pub const ASKS_PER_SHARD: u32 = 1 << 22;
 
+/// Used context blocks that a shard keeps for those who send to it, blocks of about 120 bytes: as many as asks from outside
+/// are usually under way.
+pub const CONTEXT_BLOCKS_KEPT: usize = 256;
+
 /// Messages from threads outside the shards that one shard queues.
 pub const INJECTOR_SLOTS: usize = 4096;
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use crossbeam::queue::{ArrayQueue, SegQueue};
 use shardstage_codec::ShardId;
 
+use crate::context_block::ContextPool;
 use crate::credit::{Credit, CreditKey, CreditTable};
 use crate::dead_letter::Reason;
 use crate::engine_link::EngineLink;
@@ -45,6 +46,7 @@ pub(crate) struct ShardLink {
     closing: AtomicBool,
     next_index: AtomicU32,
     pub(crate) credit: CreditTable,
+    pub(crate) contexts: ContextPool,
     pub(crate) counters: ShardCounters,
 }
 
@@ -59,6 +61,7 @@ impl ShardLink {
             closing: AtomicBool::new(false),
             next_index: AtomicU32::new(FOREIGN_INDEX + CELLS_SKIPPED),
             credit: CreditTable::new(),
+            contexts: ContextPool::new(),
             counters: ShardCounters::default(),
         }
     }
@@ -104,6 +107,7 @@ impl ShardLink {
         while let Some(op) = queues.system.pop() {
             drop_contained(op);
         }
+        self.contexts.clear();
     }
 
     /// Says that no actor of this shard will send anything any more. Pair: `is_closing`.

@@ -14,7 +14,7 @@ use crate::cluster::outbound::{self, EncodedMessage};
 use crate::cluster::placement::shard_of;
 use crate::context_block::{Asker, ContextBlock, VirtualTarget};
 use crate::credit::{Credit, CreditKey};
-use crate::envelope::{Envelope, EpochTag, Meta, VTable};
+use crate::envelope::{Envelope, EpochTag, Meta, VTable, has_spare_word};
 use crate::error::{AskError, Rejected, TellError};
 use crate::message::Message;
 use crate::port::transport::Lane;
@@ -120,7 +120,8 @@ fn tell_virtual_from_shard<M: Message>(
             let context =
                 ContextBlock { sender: core.running, target: Some(target_of(id, position)), ..ContextBlock::new() };
             let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
-            let mut envelope = wrap((0, 0), vtable, epoch, Meta::Context(Box::new(context)), message);
+            let context = id.engine.link(to).contexts.make(context);
+            let mut envelope = wrap((0, 0), vtable, epoch, Meta::Context(context), message);
             envelope.set_credit(credit);
             core.mesh.push(to, envelope);
             Ok(())
@@ -140,7 +141,8 @@ fn tell_virtual_from_outside<M: Message>(
             let Ok(credit) = id.engine.link(to).take_credit(id.credit) else { return Err(TellError::Full(message)) };
             let context = ContextBlock { target: Some(target_of(id, position)), ..ContextBlock::new() };
             let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
-            (wrap((0, 0), vtable, epoch, Meta::Context(Box::new(context)), message), credit)
+            let context = id.engine.link(to).contexts.make(context);
+            (wrap((0, 0), vtable, epoch, Meta::Context(context), message), credit)
         }
         Place::Node(peer) => {
             let send = match encode_outside(id, peer, FrameKind::Tell, Duration::ZERO, &message) {
@@ -293,9 +295,15 @@ fn ask_other_shard<M: Message>(
         core.mesh.cancel_ask(to);
         return Err((Rejected::Full, core.replies.unsend(address)));
     };
-    let context =
-        ContextBlock { asker: Asker::Slot(address), deadline_ns, sender: core.running, target, ..ContextBlock::new() };
-    let mut envelope = wrap(cell, vtable, epoch, Meta::Context(Box::new(context)), message);
+    let mut envelope = if target.is_none() && const { has_spare_word::<M>() } {
+        let mut envelope = wrap(cell, vtable, epoch, Meta::Reply(address), message);
+        envelope.set_deadline(deadline_ns);
+        envelope
+    } else {
+        let context = ContextBlock { asker: Asker::Slot(address), deadline_ns, target, ..ContextBlock::new() };
+        let context = shard.link.engine().link(to).contexts.make(context);
+        wrap(cell, vtable, epoch, Meta::Context(context), message)
+    };
     envelope.set_credit(credit);
     core.mesh.push(to, envelope);
     Ok(address)
@@ -403,7 +411,7 @@ pub(crate) fn ask_from_outside<M: Message>(question: Question<M>, reply: Arc<For
     let sent = match target {
         Target::Actor(id) => {
             let Ok(credit) = id.link().take_credit(id.credit_key()) else { return refuse(Rejected::Full) };
-            let meta = Meta::Context(Box::new(context(None)));
+            let meta = Meta::Context(id.link().contexts.make(context(None)));
             let cell = (id.index(), id.generation());
             let mut envelope = wrap(cell, vtable, EpochTag::BY_GENERATION, meta, message);
             envelope.set_credit(credit);
@@ -416,7 +424,8 @@ pub(crate) fn ask_from_outside<M: Message>(question: Question<M>, reply: Arc<For
                 Place::Shard(_) => {
                     let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
                     let Ok(credit) = id.engine.link(to).take_credit(id.credit) else { return refuse(Rejected::Full) };
-                    let meta = Meta::Context(Box::new(context(Some(target_of(&id, position)))));
+                    let context = context(Some(target_of(&id, position)));
+                    let meta = Meta::Context(id.engine.link(to).contexts.make(context));
                     let mut envelope = wrap((0, 0), vtable, epoch, meta, message);
                     envelope.set_credit(credit);
                     let sent = id.engine.link(to).inject(envelope);

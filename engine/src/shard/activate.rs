@@ -177,14 +177,19 @@ impl ShardCell {
         let (sender, reply, deadline_ns) = match envelope.take_meta() {
             Meta::None => (None, None, 0),
             Meta::Sender(sender) => (Some(sender), None, 0),
-            Meta::Reply(address) => (None, Some(address), core.replies.deadline_ns(address).unwrap_or(0)),
+            Meta::Reply(address) => {
+                let own = || core.replies.deadline_ns(address).unwrap_or(0);
+                (None, Some(address), envelope.deadline_ns().unwrap_or_else(own))
+            }
             Meta::Context(context) => {
                 let reply = match context.asker {
                     Asker::None => None,
                     Asker::Slot(address) => Some(address),
                     Asker::Foreign(_) => unreachable!("foreign askers got a slot on delivery"),
                 };
-                (context.sender, reply, context.deadline_ns)
+                let (sender, deadline_ns) = (context.sender, context.deadline_ns);
+                core.link.contexts.recycle(context);
+                (sender, reply, deadline_ns)
             }
         };
         let expired = deadline_ns != 0 && deadline_ns <= core.now_ns;
