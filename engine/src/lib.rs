@@ -47,6 +47,7 @@ mod stats;
 mod timer;
 mod until;
 mod virtual_ref;
+mod waker;
 
 pub use actor::{Actor, ArchivedHandler, AsyncHandler, BoxError, DeferredHandler, Handler, StopReason, VirtualActor};
 pub use actor_ref::{ActorId, ActorRef, Recipient};

@@ -19,6 +19,7 @@ use crate::limits::{CELLS_SKIPPED, INJECTOR_SLOTS};
 use crate::port::driver::Wake;
 use crate::shard::{FOREIGN_INDEX, ShardCell, drop_contained};
 use crate::stats::ShardCounters;
+use crate::waker::{Sleeper, WakeList};
 
 /// A request to a shard that is not a message: run on its thread, in order, before messages.
 pub(crate) type SystemOp = Box<dyn FnOnce(&ShardCell) + Send>;
@@ -47,6 +48,8 @@ pub(crate) struct ShardLink {
     next_index: AtomicU32,
     pub(crate) credit: CreditTable,
     pub(crate) contexts: ContextPool,
+    /// Suspended actors of this shard that other threads have woken.
+    pub(crate) wakes: WakeList<Sleeper>,
     pub(crate) counters: ShardCounters,
 }
 
@@ -62,6 +65,7 @@ impl ShardLink {
             next_index: AtomicU32::new(FOREIGN_INDEX + CELLS_SKIPPED),
             credit: CreditTable::new(),
             contexts: ContextPool::new(),
+            wakes: WakeList::new(),
             counters: ShardCounters::default(),
         }
     }
@@ -108,6 +112,7 @@ impl ShardLink {
             drop_contained(op);
         }
         self.contexts.clear();
+        self.wakes.close();
     }
 
     /// Says that no actor of this shard will send anything any more. Pair: `is_closing`.

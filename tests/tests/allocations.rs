@@ -10,7 +10,10 @@ mod support;
 
 use std::alloc::System;
 use std::fmt::Write;
+use std::pin::Pin;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use shardstage::prelude::*;
@@ -36,6 +39,8 @@ enum Row {
     Ask48,
     Timer,
     Async,
+    /// An async handler that another thread wakes.
+    Wake,
 }
 
 #[message]
@@ -97,6 +102,7 @@ struct Player {
     done: u64,
     region: Option<Region<'static, System>>,
     counted: usize,
+    clock: AlarmClock,
     out: Sender<usize>,
 }
 impl Actor for Player {}
@@ -113,6 +119,7 @@ impl Player {
                 cx.after(Duration::from_nanos(1), Tick);
             }
             Row::Async => cx.me().tell(Go).unwrap(),
+            Row::Wake => cx.me().tell(Sleep).unwrap(),
         }
     }
 
@@ -131,6 +138,52 @@ impl Player {
         } else if self.done == WARM_UP + COUNTED + WIDTH - 1 {
             self.out.send(self.counted).unwrap();
         }
+    }
+}
+
+impl AsyncHandler<Sleep> for Player {
+    async fn handle(&mut self, _: Sleep, cx: &mut Context<Self>) {
+        Asleep { clock: &self.clock, begun: false }.await;
+        self.ended(true, cx);
+    }
+}
+
+/// Sleep until the alarm clock wakes you.
+#[message]
+struct Sleep;
+
+/// Wakers that a thread of its own takes and wakes.
+#[derive(Clone, Default)]
+struct AlarmClock(Arc<(Mutex<Option<Waker>>, Condvar)>);
+
+impl AlarmClock {
+    fn run(&self) {
+        let (waker, set) = &*self.0;
+        let mut waker = waker.lock().unwrap();
+        while Arc::strong_count(&self.0) > 1 {
+            if let Some(waker) = waker.take() {
+                waker.wake();
+            }
+            waker = set.wait_timeout(waker, Duration::from_millis(10)).unwrap().0;
+        }
+    }
+}
+
+struct Asleep<'a> {
+    clock: &'a AlarmClock,
+    begun: bool,
+}
+
+impl Future for Asleep<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.begun, true) && self.clock.0.0.lock().unwrap().is_none() {
+            return Poll::Ready(());
+        }
+        *self.clock.0.0.lock().unwrap() = Some(cx.waker().clone());
+        self.clock.0.1.notify_one();
+        Poll::Pending
     }
 }
 
@@ -174,12 +227,16 @@ impl AsyncHandler<Go> for Player {
 fn row(engine: &Engine, row: Row, shard: u16) -> usize {
     let wall = engine.spawn_on(shard, || Wall).unwrap();
     let (out, result) = channel();
-    let make = move || Player { row, wall, done: 0, region: None, counted: 0, out: out.clone() };
+    let clock = AlarmClock::default();
+    let wakes = clock.clone();
+    let thread = std::thread::spawn(move || wakes.run());
+    let make = move || Player { row, wall, done: 0, region: None, counted: 0, clock: clock.clone(), out: out.clone() };
     let player = engine.spawn_on(0, make).unwrap();
     player.tell(Serve).unwrap();
     let count = result.recv().unwrap();
     player.stop().wait();
     wall.stop().wait();
+    thread.join().unwrap();
     count
 }
 
@@ -207,6 +264,7 @@ fn messages_allocate_nothing_in_steady_state() {
         (Row::Ask48, 1.0),
         (Row::Timer, 0.0),
         (Row::Async, 0.0),
+        (Row::Wake, 0.0),
     ];
     for shard in [0, 1] {
         for (kind, expected) in rows {

@@ -4,20 +4,19 @@
 //! cell while handlers run, so nothing can run it a second time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::task::{Context as TaskContext, Poll, Waker};
 
 use super::actor_box::{ActorBox, BuildError};
 use super::cell::Life;
-use super::{ShardCell, current, drop_contained};
+use super::{ShardCell, drop_contained};
 use crate::actor::StopReason;
 use crate::context::Seat;
 use crate::context_block::Asker;
 use crate::envelope::{Class, Delivery, Envelope, EpochTag, Meta, PackedAddress};
 use crate::error::{AskError, Panicked, Rejected};
 use crate::limits::ACTIVATION_BUDGET;
-use crate::link::ShardLink;
 use crate::reply::{self, ReplyAddress};
+use crate::waker::ActorWaker;
 
 /// Whether an activation goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -302,8 +301,7 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
             let mut slot = std::mem::take(&mut cell.extra().async_slot);
-            let waker =
-                slot.waker(|| Waker::from(Arc::new(ActorWaker::new(self.link, running.index, running.generation))));
+            let waker = slot.waker(|| Waker::from(ActorWaker::of(self.link, running.index, running.generation)));
             (slot, waker)
         };
         let polled = catch_unwind(AssertUnwindSafe(|| slot.poll(&mut TaskContext::from_waker(&waker))));
@@ -333,7 +331,7 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(index).expect("a running actor keeps its cell");
             let mut slot = std::mem::take(&mut cell.extra().async_slot);
-            let waker = slot.waker(|| Waker::from(Arc::new(ActorWaker::new(self.link, index, generation))));
+            let waker = slot.waker(|| Waker::from(ActorWaker::of(self.link, index, generation)));
             (slot, waker)
         };
         // SAFETY: the caller's contract; `rebuild` and `finish_stop` drop the slot before the state.
@@ -355,32 +353,5 @@ impl ShardCell {
         for address in orphans {
             reply::answer_failure(self, address, AskError::Failed(panic.clone()));
         }
-    }
-}
-
-/// Wakes a suspended actor from any thread.
-struct ActorWaker {
-    link: &'static ShardLink,
-    index: u32,
-    generation: u32,
-}
-
-impl ActorWaker {
-    fn new(link: &'static ShardLink, index: u32, generation: u32) -> Self {
-        Self { link, index, generation }
-    }
-}
-
-impl Wake for ActorWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let (index, generation) = (self.index, self.generation);
-        current(|shard| match shard {
-            Some(shard) if std::ptr::eq(shard.link, self.link) => shard.core.borrow_mut().wake(index, generation),
-            _ => self.link.run(Box::new(move |shard| shard.core.borrow_mut().wake(index, generation))),
-        });
     }
 }

@@ -192,7 +192,7 @@ impl Shard {
             op(cell);
             any = true;
         }
-        any
+        any | cell.link.wakes.drain(|sleeper| sleeper.rise(&mut cell.core.borrow_mut()))
     }
 
     fn start(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) {
@@ -413,6 +413,7 @@ impl Shard {
         !self.queues.system.is_empty()
             || !self.queues.user.is_empty()
             || core.mesh.has_arrivals()
+            || !core.link.wakes.is_empty()
             || core.credit_is_due()
     }
 
