@@ -17,6 +17,7 @@ use crate::latch::{Happening, Latch, LatchGuard};
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::receive::{Receive, vtable};
+use crate::sending::Sending;
 use crate::shard::{Life, ShardCell, current};
 
 /// Which actor, whatever its type. Equal ids mean the same actor.
@@ -114,6 +115,21 @@ impl<A: Actor> ActorRef<A> {
         K: 'static,
     {
         tell(self.id, vtable::<A, M, K>(), message)
+    }
+
+    /// Sends a message and waits for room: `.await` it in async code, where a handler suspends its own actor only, or
+    /// `.wait()` for it outside the shards. See [`Sending`] for order and cancelling.
+    ///
+    /// # Errors
+    /// The future never ends as [`TellError::Full`]: [`TellError::Closed`] when the actor has stopped or stops meanwhile,
+    /// [`TellError::TooManyWaiters`] when the table of waiting senders is full. Both hand the message back.
+    pub fn send<M, K>(self, message: M) -> Sending<M>
+    where
+        A: Receive<M, K>,
+        M: Message,
+        K: 'static,
+    {
+        Sending::new(Target::Actor(self.id), vtable::<A, M, K>(), message)
     }
 
     /// Asks for the message's reply: `.await` it, `.wait()` for it outside the shards, or use
@@ -267,6 +283,11 @@ impl<M: Message> Recipient<M> {
         tell(self.id, self.vtable, message)
     }
 
+    /// Like [`ActorRef::send`].
+    pub fn send(self, message: M) -> Sending<M> {
+        Sending::new(Target::Actor(self.id), self.vtable, message)
+    }
+
     /// Like [`ActorRef::ask`].
     pub fn ask(self, message: M) -> Ask<M> {
         Ask::new(Target::Actor(self.id), self.vtable, message)
@@ -295,7 +316,7 @@ impl<M> fmt::Debug for Recipient<M> {
 
 /// Route: the same shard's mailbox, another shard's ring, or the injector of a shard from outside.
 #[inline]
-fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
+pub(crate) fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
     current(|shard| match shard {
         Some(shard) if std::ptr::eq(shard.link, id.link) => tell_here(shard, id, vtable, message),
         Some(shard) if std::ptr::eq(shard.link.engine(), id.link.engine()) => {

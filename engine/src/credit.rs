@@ -312,6 +312,12 @@ impl Ledger {
         self.shorts.iter().filter(idle).map(|short| table.reclaim(short.place)).sum()
     }
 
+    /// Takes back all tokens of a cell.
+    pub(crate) fn reclaim_all(&mut self, table: &CreditTable, cell: (u32, u32)) -> u32 {
+        let of_cell = |short: &&Short| (short.index, short.generation) == cell;
+        self.shorts.iter().filter(of_cell).map(|short| table.reclaim(short.place)).sum()
+    }
+
     /// Drops the entries of a cell that goes away.
     pub(crate) fn forget(&mut self, table: &CreditTable, cell: (u32, u32)) {
         for entry in (0..self.shorts.len()).rev() {

@@ -39,6 +39,8 @@ const META_REPLY: usize = 2;
 const META_CONTEXT: usize = 3;
 /// The message took a token of its receiver's credit.
 const FLAG_CREDIT: usize = 0b100;
+/// A waiting sender's: it enters the mailbox also when it was under way as its receiver ran short.
+const FLAG_PATIENT: usize = 0b1_0000;
 /// The last word of the payload is the deadline.
 const FLAG_DEADLINE: usize = 0b1000;
 const FLAG_MASK: usize = 0b11_1111;
@@ -315,6 +317,16 @@ impl Envelope {
         }
         // SAFETY: the flag is set by `set_deadline` only, which wrote this word.
         Some(unsafe { self.payload[INLINE_BYTES / 8 - 1].assume_init() })
+    }
+
+    /// Marks a waiting sender's message.
+    pub(crate) fn set_patient(&mut self) {
+        self.head = self.head.map_addr(|address| address | FLAG_PATIENT);
+    }
+
+    /// Whether a waiting sender sent it.
+    pub(crate) fn is_patient(&self) -> bool {
+        self.head.addr().get() & FLAG_PATIENT != 0
     }
 
     /// Notes whether the message took a token of its receiver's credit.

@@ -127,6 +127,12 @@ pub const MAILBOX_CAPACITY_MAX: u32 = 1 << 20;
 /// Receivers per shard that can be marked as short of room at one time; more bounce at arrival.
 pub const SHORT_RECEIVERS: usize = 64;
 
+/// Senders that may wait for room in mailboxes of one shard, senders; more are refused.
+pub const WAITERS_PER_SHARD: usize = 4096;
+
+/// Waiting senders that one turn wakes for a line whose room the shard cannot count: a lane, or an actor that sleeps.
+pub const WAITERS_WOKEN_PER_TURN: usize = 16;
+
 /// How long a receiver that was short must be calm before its senders stop counting, in units of 2^20 ns (about 1 ms). A
 /// sender that stops counting too early overruns the mailbox again with all that the ring holds.
 pub const CREDIT_CALM_MS: u32 = 8;

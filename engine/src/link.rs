@@ -19,6 +19,7 @@ use crate::limits::{CELLS_SKIPPED, INJECTOR_SLOTS};
 use crate::port::driver::Wake;
 use crate::shard::{FOREIGN_INDEX, ShardCell, drop_contained};
 use crate::stats::ShardCounters;
+use crate::waiting::Waiters;
 use crate::waker::{Sleeper, WakeList};
 
 /// A request to a shard that is not a message: run on its thread, in order, before messages.
@@ -48,6 +49,8 @@ pub(crate) struct ShardLink {
     next_index: AtomicU32,
     pub(crate) credit: CreditTable,
     pub(crate) contexts: ContextPool,
+    /// Senders that wait for room in mailboxes of this shard.
+    pub(crate) waiting: Waiters,
     /// Suspended actors of this shard that other threads have woken.
     pub(crate) wakes: WakeList<Sleeper>,
     pub(crate) counters: ShardCounters,
@@ -65,6 +68,7 @@ impl ShardLink {
             next_index: AtomicU32::new(FOREIGN_INDEX + CELLS_SKIPPED),
             credit: CreditTable::new(),
             contexts: ContextPool::new(),
+            waiting: Waiters::default(),
             wakes: WakeList::new(),
             counters: ShardCounters::default(),
         }
@@ -113,6 +117,7 @@ impl ShardLink {
         }
         self.contexts.clear();
         self.wakes.close();
+        self.waiting.close();
     }
 
     /// Says that no actor of this shard will send anything any more. Pair: `is_closing`.

@@ -14,14 +14,16 @@ use crate::cluster::outbound::{self, EncodedMessage};
 use crate::cluster::placement::shard_of;
 use crate::context_block::{Asker, ContextBlock, VirtualTarget};
 use crate::credit::{Credit, CreditKey};
-use crate::envelope::{Envelope, EpochTag, Meta, VTable, has_spare_word};
+use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress, VTable, has_spare_word};
 use crate::error::{AskError, Rejected, TellError};
+use crate::link::ShardLink;
 use crate::message::Message;
 use crate::port::transport::Lane;
 use crate::reply::{ForeignAsker, ForeignReply, NewSlot, ReplyAddress, Then};
 use crate::shard::{ShardCell, ShardCore, current};
 use crate::signal::RemoteSend;
 use crate::virtual_ref::VirtualId;
+use crate::waiting::Whom;
 
 /// Where a virtual actor lives now.
 enum Place {
@@ -84,6 +86,105 @@ pub(crate) fn tell_virtual<M: Message>(
             tell_virtual_from_shard(shard, id, position, vtable, message)
         }
         _ => tell_virtual_from_outside(id, position, vtable, message),
+    })
+}
+
+/// Tells whomever.
+pub(crate) fn tell<M: Message>(target: &Target, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
+    match target {
+        Target::Actor(id) => crate::actor_ref::tell(*id, vtable, message),
+        Target::Virtual(id) => tell_virtual(id, vtable, message),
+    }
+}
+
+/// Where a sender stands in line for the target, and under which name.
+pub(crate) fn line_of(target: &Target) -> (&'static ShardLink, CreditKey, Whom) {
+    match target {
+        Target::Actor(id) => (id.link(), id.credit_key(), Whom::Cell(id.index(), id.generation())),
+        Target::Virtual(id) => {
+            let there = id.engine.link(shard_of(id.slot, id.engine.shard_count()));
+            match (place(id), id.position) {
+                (Place::Shard(_), Some(position)) => (there, id.credit, Whom::Name(position, id.key.clone())),
+                // The lane is this shard's own; threads outside use the one of the target's slot.
+                _ => {
+                    let home = |shard: &ShardCell| std::ptr::eq(shard.link.engine(), id.engine).then_some(shard.link);
+                    (current(|shard| shard.and_then(home)).unwrap_or(there), id.credit, Whom::Away)
+                }
+            }
+        }
+    }
+}
+
+/// The first try of a waiting sender: like a tell, but what is under way when the receiver runs short is not lost.
+pub(crate) fn send_now<M: Message>(target: &Target, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
+    let (link, key, whom) = line_of(target);
+    let here = current(|shard| shard.is_some_and(|shard| std::ptr::eq(shard.link, link)));
+    if here || matches!(whom, Whom::Away) {
+        return tell(target, vtable, message);
+    }
+    let Ok(credit) = link.take_credit(key) else { return Err(TellError::Full(message)) };
+    send_with(target, vtable, message, credit).inspect_err(|_| match (target, whom) {
+        (Target::Actor(id), _) => give_back(*id, credit),
+        (Target::Virtual(id), Whom::Name(position, _)) => {
+            give_back_virtual(id, link.shard().get(), position, credit);
+        }
+        (Target::Virtual(_), _) => {}
+    })
+}
+
+/// Sends in room that was reserved for it (`Credit::Token`) or that nobody counts. `Full` only says that the ring or queue to
+/// the shard is full, and the token is still the caller's.
+pub(crate) fn send_with<M: Message>(
+    target: &Target,
+    vtable: &'static VTable,
+    message: M,
+    credit: Credit,
+) -> Result<(), TellError<M>> {
+    let (link, _, _) = line_of(target);
+    let wrap_granted = |sender: Option<PackedAddress>, message: M| {
+        let mut envelope = match target {
+            Target::Actor(id) => {
+                let meta = sender.map_or(Meta::None, Meta::Sender);
+                wrap((id.index(), id.generation()), vtable, EpochTag::BY_GENERATION, meta, message)
+            }
+            Target::Virtual(id) => {
+                let position = id.position.expect("only a registered type has a line with room");
+                let context = ContextBlock { sender, target: Some(target_of(id, position)), ..ContextBlock::new() };
+                let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
+                wrap((0, 0), vtable, epoch, Meta::Context(link.contexts.make(context)), message)
+            }
+        };
+        envelope.set_credit(credit);
+        envelope.set_patient();
+        envelope
+    };
+    current(|shard| match shard {
+        Some(shard) if std::ptr::eq(shard.link, link) => {
+            let mut core = shard.core.borrow_mut();
+            if let Target::Actor(id) = target
+                && core.cells.get(id.index(), id.generation()).is_none_or(|cell| !cell.takes_messages())
+            {
+                return Err(TellError::Closed(message));
+            }
+            let sender = core.running;
+            drop(core);
+            shard.deliver(wrap_granted(sender, message));
+            Ok(())
+        }
+        Some(shard) if std::ptr::eq(shard.link.engine(), link.engine()) => {
+            let mut core = shard.core.borrow_mut();
+            let to = link.shard().get();
+            if !core.mesh.has_room(to) {
+                return Err(TellError::Full(message));
+            }
+            let sender = core.running;
+            core.mesh.push(to, wrap_granted(sender, message));
+            Ok(())
+        }
+        _ => {
+            let sent = link.inject(wrap_granted(None, message));
+            sent.map_err(|(reason, envelope)| TellError::new(reason, unwrap::<M>(envelope)))
+        }
     })
 }
 

@@ -16,6 +16,7 @@ use crate::key::Key;
 use crate::message::WireMessage;
 use crate::receive::{Receive, vtable};
 use crate::route;
+use crate::sending::Sending;
 
 /// A virtual actor of one engine's cluster, without its Rust type.
 #[derive(Clone)]
@@ -55,6 +56,17 @@ impl<A: VirtualActor> VirtualRef<A> {
         K: 'static,
     {
         route::tell_virtual(&self.id, vtable::<A, M, K>(), message)
+    }
+
+    /// Sends a message and waits for room, activating the actor if it sleeps. See [`ActorRef::send`](crate::ActorRef::send).
+    pub fn send<M, K>(&self, message: M) -> Sending<M>
+    where
+        A: Receive<M, K>,
+        M: WireMessage,
+        M::Reply: WireValue,
+        K: 'static,
+    {
+        Sending::new(Target::Virtual(self.id.clone()), vtable::<A, M, K>(), message)
     }
 
     /// Asks for the message's reply, activating the actor if it sleeps. See [`ActorRef::ask`](crate::ActorRef::ask).

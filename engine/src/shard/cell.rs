@@ -118,7 +118,7 @@ impl Cell {
     /// Whether a user's message may enter.
     #[inline]
     pub(crate) fn admit(&self, epoch: EpochTag) -> Result<(), Rejected> {
-        if !matches!(self.life, Life::Live | Life::New) {
+        if !self.takes_messages() {
             return Err(Rejected::Closed);
         }
         if epoch != self.epoch && epoch != EpochTag::BY_GENERATION {
@@ -133,6 +133,11 @@ impl Cell {
     /// Whether a future or a suspension keeps the actor from its messages.
     pub(crate) fn waits(&self) -> bool {
         self.extra.as_ref().is_some_and(|extra| extra.suspensions > 0 || extra.async_slot.is_live())
+    }
+
+    /// Whether users' messages may enter at all.
+    pub(crate) fn takes_messages(&self) -> bool {
+        matches!(self.life, Life::Live | Life::New)
     }
 
     /// What a grant of credit depends on.

@@ -153,6 +153,10 @@ impl ShardCore {
             Err(reason) => {
                 if reason == Rejected::Full {
                     self.mark_short(index, generation);
+                    if envelope.is_patient() {
+                        // No more than was under way at the mark, once in an overload.
+                        return self.enqueue(envelope);
+                    }
                 }
                 self.bury(envelope, Reason::from(reason));
             }
@@ -183,6 +187,24 @@ impl ShardCore {
             let name = CreditKey::of_name(self.link.engine().registry.types[*position].id, key);
             cell.short |= self.ledger.mark(&self.link.credit, name, cell_id, settled_at, now_ms);
         }
+    }
+
+    /// Gives `back` room to a cell that was reserved for waiting senders, and reserves up to `wanted`; unspent credit of senders
+    /// elsewhere comes second to those who wait. Returns how much was reserved.
+    pub(crate) fn take_room(&mut self, (index, generation): (u32, u32), back: u32, wanted: u32) -> u32 {
+        let Some(cell) = self.cells.get(index, generation) else { return 0 };
+        cell.return_credit(back);
+        if wanted == 0 {
+            return 0;
+        }
+        if cell.short && cell.capacity.saturating_sub(cell.len()) < wanted {
+            let tokens = self.ledger.reclaim_all(&self.link.credit, (index, generation));
+            cell.return_credit(tokens);
+        }
+        let taken = wanted.min(cell.capacity.saturating_sub(cell.len()));
+        cell.capacity -= taken;
+        cell.extra().credit_out += taken;
+        taken
     }
 
     /// Once a turn: grants credit to the receivers that are short, or lets go of those that are so no more.

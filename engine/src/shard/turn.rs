@@ -64,6 +64,8 @@ pub(crate) struct Shard {
     replies: Vec<CrossReply>,
     expired: Vec<ReplyAddress>,
     on_started: Option<OnStarted>,
+    /// Waiting senders to wake at the end of the turn.
+    wakers: Vec<std::task::Waker>,
 }
 
 impl Shard {
@@ -96,6 +98,7 @@ impl Shard {
             replies: Vec::new(),
             expired: Vec::new(),
             on_started: Some(on_started),
+            wakers: Vec::new(),
         }
     }
 
@@ -108,6 +111,7 @@ impl Shard {
         let now_ns = driver.now_ns();
         self.account(now_ns);
         let mut busy = self.complete(cell, driver, now_ns);
+        let mut moved = false;
         busy |= self.run_system(cell);
         match self.phase {
             Phase::Starting => self.start(cell, driver, now_ns),
@@ -115,7 +119,8 @@ impl Shard {
                 busy |= self.receive(cell);
                 busy |= self.fire(cell, now_ns);
                 busy |= self.poll_services(cell, driver, now_ns);
-                busy |= self.poll_transport(cell, driver);
+                moved = self.poll_transport(cell, driver);
+                busy |= moved;
                 let handled = self.run_actors(cell);
                 driver.charge_messages(handled);
                 busy |= handled > 0;
@@ -135,12 +140,7 @@ impl Shard {
             Phase::Stopped => {}
         }
         cell.bury_dead();
-        {
-            let mut core = cell.core.borrow_mut();
-            if !core.ledger.is_empty() {
-                core.settle_credit();
-            }
-        }
+        self.relieve(cell, moved);
         self.flush(cell, driver, now_ns);
         if self.phase == Phase::Closing {
             cell.link.begin_close();
@@ -280,6 +280,19 @@ impl Shard {
         any
     }
 
+    /// Room goes to the senders that wait for it, then to those elsewhere that count.
+    fn relieve(&mut self, cell: &ShardCell, moved: bool) {
+        let mut core = cell.core.borrow_mut();
+        cell.link.waiting.serve(&mut core, moved, &mut self.wakers);
+        if !core.ledger.is_empty() {
+            core.settle_credit();
+        }
+        drop(core);
+        for waker in self.wakers.drain(..) {
+            super::wake_contained(waker);
+        }
+    }
+
     fn poll_services(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) -> bool {
         let mut any = false;
         for (index, service) in (0_u8..).zip(&cell.services) {
@@ -414,6 +427,7 @@ impl Shard {
             || !self.queues.user.is_empty()
             || core.mesh.has_arrivals()
             || !core.link.wakes.is_empty()
+            || core.link.waiting.wants_attention()
             || core.credit_is_due()
     }
 
