@@ -6,6 +6,10 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+
 use shardstage::prelude::*;
 use shardstage::sim::{SimOptions, SimWorld};
 use shardstage::{NodeId, Reason};
@@ -206,4 +210,277 @@ fn nothing_bounces(virtually: bool) {
         assert!(outcome.refused > 0, "it was an overload");
         assert_eq!(outcome.bounced, outcome.early, "seed {seed}, mailbox {mailbox}: no bounce after the first tenth");
     }
+}
+
+/// Asks its neighbour over the ring that a full actor shares, and keeps how long each answer took, in virtual ns.
+struct Prober {
+    echo: ActorRef<Echo>,
+    took: Log<u64>,
+}
+impl Actor for Prober {}
+
+#[message]
+struct Probe(u64);
+
+impl AsyncHandler<Probe> for Prober {
+    async fn handle(&mut self, probe: Probe, cx: &mut Context<Self>) {
+        for round in 0..probe.0 {
+            let asked_ns = cx.now_ns();
+            match self.echo.ask(Ping(round)).await {
+                Ok(answer) => {
+                    assert_eq!(answer, round);
+                    self.took.push(cx.now_ns() - asked_ns);
+                }
+                Err(error) => {
+                    assert_eq!(error, AskError::Rejected(Rejected::Full), "only while the ring itself is full")
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_actor_never_stalls_its_neighbours_on_the_same_ring() {
+    for seed in 0..3 {
+        let world = SimWorld::new(SimOptions::seeded(seed));
+        let mut config = config(2);
+        config.mailbox_capacity = 16;
+        let engine = Engine::builder().config(config).start_in_sim(&world, NodeId::new(0)).unwrap();
+        let (refused, done, took) = (Log::new(), Log::new(), Log::new());
+        let sink = engine.spawn_on(0, support::Sink::default).unwrap();
+        let (out, held) = std::sync::mpsc::channel();
+        sink.tell(support::Hold(out)).unwrap();
+        world.run_for(SECOND / 1000);
+        let held = held.recv().unwrap();
+        for me in 0..2 {
+            let (refused, done) = (refused.clone(), done.clone());
+            let make = move || Producer {
+                to: Stuck(sink),
+                me,
+                next: 0,
+                n: 1000,
+                refused: refused.clone(),
+                done: done.clone(),
+            };
+            engine.spawn_on(1, make).unwrap().tell(Produce).unwrap();
+        }
+        let echo = engine.spawn_on(0, Echo::default).unwrap();
+        let log = took.clone();
+        let prober = engine.spawn_on(1, move || Prober { echo, took: log.clone() }).unwrap();
+        prober.tell(Probe(300)).unwrap();
+        assert!(world.run_until(|_| took.len() >= 250, SECOND), "{} answers beside a full actor", took.len());
+        assert!(refused.len() > 0, "it was full");
+        let slowest_ns = took.all().into_iter().max().unwrap();
+        assert!(slowest_ns < SECOND / 100, "seed {seed}: one answer took {slowest_ns} ns");
+        drop(held);
+    }
+}
+
+/// A sink that takes nothing for now.
+#[derive(Clone, Copy)]
+struct Stuck(ActorRef<support::Sink>);
+
+impl Target for Stuck {
+    fn load(&self, _from: usize, number: u64) -> bool {
+        self.0.tell(support::Item(number)).is_ok()
+    }
+}
+
+/// What became of all messages, counted by whoever saw it.
+#[derive(Default)]
+struct Totals {
+    /// Tells: accepted, handed back as full.
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    /// Asks: answered, rejected as full.
+    answered: AtomicU64,
+    rejected: AtomicU64,
+    /// Tells and asks that the receiver handled.
+    handled_tells: AtomicU64,
+    handled_asks: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Totals {
+    fn told<M>(&self, sent: Result<(), TellError<M>>) {
+        match sent {
+            Ok(()) => count(&self.accepted),
+            Err(TellError::Full(_)) => count(&self.refused),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn asked(&self, answer: Result<u64, AskError>) {
+        match answer {
+            Ok(_) => count(&self.answered),
+            Err(AskError::Rejected(Rejected::Full)) => count(&self.rejected),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+/// Handles everything, at a price.
+struct Gauge(Arc<Totals>);
+impl Actor for Gauge {}
+
+fn work() {
+    for step in 0..500_u64 {
+        std::hint::black_box(step);
+    }
+}
+
+/// A tell of the overload.
+#[message]
+struct Push(#[allow(dead_code)] u64);
+/// An ask of the overload.
+#[message(reply = u64)]
+struct Pull(u64);
+
+impl Handler<Push> for Gauge {
+    fn handle(&mut self, _: Push, _cx: &mut Context<Self>) {
+        work();
+        count(&self.0.handled_tells);
+    }
+}
+
+impl Handler<Pull> for Gauge {
+    fn handle(&mut self, pull: Pull, _cx: &mut Context<Self>) -> u64 {
+        work();
+        count(&self.0.handled_asks);
+        pull.0
+    }
+}
+
+/// Tells and asks without regard for what comes back.
+struct Pusher {
+    gauge: ActorRef<Gauge>,
+    totals: Arc<Totals>,
+    left: u64,
+    asks: u64,
+    done: Sender<()>,
+}
+impl Actor for Pusher {}
+
+impl Pusher {
+    fn ended(&self) {
+        if self.left == 0 && self.asks == 0 {
+            self.done.send(()).unwrap();
+        }
+    }
+}
+
+impl Handler<Produce> for Pusher {
+    fn handle(&mut self, _: Produce, cx: &mut Context<Self>) {
+        for _ in 0..20.min(self.left) {
+            self.left -= 1;
+            self.totals.told(self.gauge.tell(Push(self.left)));
+            if self.left % 4 == 0 {
+                self.asks += 1;
+                cx.ask(self.gauge, Pull(self.left)).then(|this, answer, _| {
+                    this.asks -= 1;
+                    this.totals.asked(answer);
+                    this.ended();
+                });
+            }
+        }
+        if self.left > 0 {
+            cx.me().tell(Produce).expect("its mailbox holds nothing else");
+        } else {
+            self.ended();
+        }
+    }
+}
+
+/// Resident memory of this process, bytes.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// Seconds that the overload lasts; a few rounds when unset.
+const SECONDS: &str = "SHARDSTAGE_OVERLOAD_SECONDS";
+/// What rounds after the first may add: noise of the allocator.
+const GROWTH_BYTES: u64 = 16 << 20;
+
+/// One round: actors of both shards and two threads push at a gauge on shard 0. Ends when all is accounted for.
+fn round(engine: &Engine, gauge: ActorRef<Gauge>, totals: &Arc<Totals>, each: u64) {
+    let (done, is_done) = channel();
+    let pushers: Vec<_> = (0..4)
+        .map(|me| {
+            let (totals, done) = (totals.clone(), done.clone());
+            let make = move || Pusher { gauge, totals: totals.clone(), left: each, asks: 0, done: done.clone() };
+            let pusher = engine.spawn_on(me % 2, make).unwrap();
+            pusher.tell(Produce).unwrap();
+            pusher
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..each).for_each(|n| totals.told(gauge.tell(Push(n)))));
+        scope.spawn(|| (0..each / 8).for_each(|n| totals.asked(gauge.ask(Pull(n)).wait())));
+    });
+    for _ in &pushers {
+        is_done.recv().unwrap();
+    }
+    for pusher in pushers {
+        drop(pusher.stop());
+    }
+    let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+    let bounced = || engine.dead_letters().count(Reason::Full);
+    // A bounced ask is a dead letter too; its asker was told.
+    let whole = || {
+        let tells = read(&totals.accepted) - read(&totals.handled_tells);
+        let asks = bounced() - tells.min(bounced());
+        asks <= read(&totals.rejected) && tells <= bounced()
+    };
+    while !whole() {
+        std::thread::yield_now();
+    }
+    assert_eq!(read(&totals.handled_asks), read(&totals.answered), "an ask was handled if and only if it was answered");
+}
+
+#[test]
+fn at_twice_the_capacity_memory_is_flat_and_the_sum_is_exact() {
+    let seconds = std::env::var(SECONDS).ok().and_then(|text| text.parse::<u64>().ok());
+    let mut config = config(2);
+    config.mailbox_capacity = 32;
+    let engine = Engine::start(config).unwrap();
+    let totals = Arc::new(Totals::default());
+    let gauge_totals = totals.clone();
+    let gauge = engine.spawn_on(0, move || Gauge(gauge_totals.clone())).unwrap();
+    let began = std::time::Instant::now();
+    round(&engine, gauge, &totals, 5000);
+    let first_bytes = resident_bytes();
+    let mut rounds = 1;
+    let mut most_bytes = first_bytes;
+    while seconds.map_or(rounds < 4, |seconds| began.elapsed().as_secs() < seconds) {
+        round(&engine, gauge, &totals, 5000);
+        most_bytes = most_bytes.max(resident_bytes());
+        rounds += 1;
+    }
+    gauge.drain().wait();
+    let letters = engine.dead_letters().count(Reason::Full);
+    let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+    println!(
+        "{rounds} rounds: {} tells accepted, {} handed back, {} handled; {} asks answered, {} rejected; {letters} bounced; \
+         {first_bytes} bytes after the first round, {most_bytes} at most",
+        read(&totals.accepted),
+        read(&totals.refused),
+        read(&totals.handled_tells),
+        read(&totals.answered),
+        read(&totals.rejected),
+    );
+    let tells_bounced = read(&totals.accepted) - read(&totals.handled_tells);
+    assert!(tells_bounced <= letters, "every tell that was accepted and not handled is a dead letter");
+    assert!(letters - tells_bounced <= read(&totals.rejected), "every other dead letter is an ask that was rejected");
+    let offered = read(&totals.accepted) + read(&totals.refused) + read(&totals.answered) + read(&totals.rejected);
+    let handled = read(&totals.handled_tells) + read(&totals.handled_asks);
+    assert!(offered >= 2 * handled || seconds.is_none(), "{offered} offered, {handled} handled: it was an overload");
+    assert!(
+        most_bytes <= first_bytes + GROWTH_BYTES,
+        "{first_bytes} bytes after the first round, {most_bytes} at most"
+    );
+    engine.shutdown().unwrap();
 }
