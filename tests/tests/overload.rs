@@ -377,7 +377,7 @@ impl Handler<Produce> for Pusher {
         for _ in 0..20.min(self.left) {
             self.left -= 1;
             self.totals.told(self.gauge.tell(Push(self.left)));
-            if self.left % 4 == 0 {
+            if self.left.is_multiple_of(4) {
                 self.asks += 1;
                 cx.ask(self.gauge, Pull(self.left)).then(|this, answer, _| {
                     this.asks -= 1;
