@@ -24,27 +24,35 @@ mod engine_link;
 mod envelope;
 mod erased;
 mod error;
+mod gate;
 #[cfg(feature = "host-tokio")]
 pub mod host;
 mod key;
 mod latch;
 pub mod limits;
 mod link;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod message;
+mod parked;
 mod peers;
 pub mod port;
 mod random;
 mod receive;
 mod reply;
+mod ring;
 mod route;
 mod run_queue;
 mod runner;
 mod seed;
 mod sending;
 mod shard;
+#[cfg(all(test, shuttle))]
+mod shuttle_models;
 mod signal;
 pub mod sim;
 mod stats;
+mod sync;
 mod timer;
 mod until;
 mod virtual_ref;

@@ -162,7 +162,7 @@ pub(crate) fn send_with<M: Message>(
         Some(shard) if std::ptr::eq(shard.link, link) => {
             let mut core = shard.core.borrow_mut();
             if let Target::Actor(id) = target
-                && core.cells.get(id.index(), id.generation()).is_none_or(|cell| !cell.takes_messages())
+                && core.cells.get(id.index(), id.generation()).is_none_or(|cell| !cell.is_open())
             {
                 return Err(TellError::Closed(message));
             }
@@ -222,9 +222,11 @@ fn tell_virtual_from_shard<M: Message>(
                 ContextBlock { sender: core.running, target: Some(target_of(id, position)), ..ContextBlock::new() };
             let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
             let context = id.engine.link(to).contexts.make(context);
-            let mut envelope = wrap((0, 0), vtable, epoch, Meta::Context(context), message);
-            envelope.set_credit(credit);
-            core.mesh.push(to, envelope);
+            core.mesh.push_with(to, || {
+                let mut envelope = wrap((0, 0), vtable, epoch, Meta::Context(context), message);
+                envelope.set_credit(credit);
+                envelope
+            });
             Ok(())
         }
     }
@@ -420,7 +422,7 @@ fn ask_node<M: Message>(
 ) -> Result<ReplyAddress, (Rejected, NewSlot)> {
     slot.peer = Some(peer);
     let address = shard.core.borrow_mut().replies.insert(slot)?;
-    match send_frame(shard, id, peer, FrameKind::Ask, address.0.0, ttl, message) {
+    match send_frame(shard, id, peer, FrameKind::Ask, address.0.word(), ttl, message) {
         Ok(()) => Ok(address),
         Err(reason) => {
             let slot = shard.core.borrow_mut().replies.unsend(address);
@@ -571,7 +573,7 @@ impl ShardCell {
             slot.peer = Some(peer);
         }
         let mut header = FrameHeader::decode(&frame).expect("encoded by this process");
-        header.correlation = address.0.0;
+        header.correlation = address.0.word();
         header.shard = self.link.shard();
         header.encode(&mut frame);
         if let Err(reason) = outbound::send(self, peer, lane, &frame) {

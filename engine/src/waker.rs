@@ -18,11 +18,11 @@
 
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::task::Wake;
 
 use crate::link::ShardLink;
 use crate::shard::current;
+use crate::sync::{AtomicBool, AtomicPtr, Ordering};
 
 /// What is queued, with the link to the next one.
 pub(crate) struct WakeNode<T> {
@@ -168,7 +168,7 @@ impl Wake for ActorWaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
+    use crate::sync::AtomicUsize;
 
     #[test]
     fn a_node_is_queued_once_and_comes_out_in_order() {

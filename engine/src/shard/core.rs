@@ -89,32 +89,31 @@ impl ShardCore {
     /// Whether a message for (index, generation) may enter its mailbox.
     #[inline]
     pub(crate) fn admit(&mut self, index: u32, generation: u32, epoch: EpochTag) -> Result<(), Rejected> {
-        let cell = self.cells.get(index, generation).ok_or(Rejected::Closed)?;
-        match cell.admit(epoch) {
-            Err(Rejected::Full) if cell.short => self.admit_short(index, generation),
-            other => other,
+        match self.cells.admit(index, generation, epoch) {
+            Ok(_) => Ok(()),
+            Err(reason) => self.admit_again((index, generation), reason),
         }
     }
 
-    /// A receiver has no room left beside the credit that senders elsewhere hold: takes back what nobody uses.
+    /// A message was refused. If that was because credit of senders elsewhere takes up the receiver's room, takes back what
+    /// nobody uses.
     #[cold]
-    fn admit_short(&mut self, index: u32, generation: u32) -> Result<(), Rejected> {
+    pub(crate) fn admit_again(&mut self, cell: (u32, u32), reason: Rejected) -> Result<(), Rejected> {
         let now_ms = self.now_ms();
-        let tokens = self.ledger.reclaim(&self.link.credit, (index, generation), now_ms);
-        let cell = self.cells.get(index, generation).expect("looked up just now");
-        cell.return_credit(tokens);
-        if cell.len() < cell.capacity { Ok(()) } else { Err(Rejected::Full) }
+        let receiver = self.cells.get(cell.0, cell.1).ok_or(reason)?;
+        if reason != Rejected::Full || !receiver.short {
+            return Err(reason);
+        }
+        let tokens = self.ledger.reclaim(&self.link.credit, cell, now_ms);
+        receiver.return_credit(tokens);
+        if receiver.len() < receiver.mailbox.capacity { Ok(()) } else { Err(reason) }
     }
 
     /// Puts an admitted message into the mailbox and its actor into the run queue. `make` builds it in its slot.
     #[inline(always)]
     pub(crate) fn enqueue_with(&mut self, index: u32, make: impl FnOnce() -> Envelope) {
         let cell = self.cells.slot(index).expect("admitted to it");
-        cell.mailbox.push(&mut self.pool, make);
-        if !cell.scheduled && !cell.suspended {
-            cell.scheduled = true;
-            self.run_queue.push(index);
-        }
+        cell.push(index, &mut self.pool, &mut self.run_queue, make);
     }
 
     /// Puts an admitted message that is an envelope already into its mailbox.
@@ -131,7 +130,7 @@ impl ShardCore {
     #[inline(always)]
     pub(crate) fn push_reserved_with(&mut self, index: u32, generation: u32, make: impl FnOnce() -> Envelope) {
         match self.cells.get(index, generation) {
-            Some(cell) if !matches!(cell.life, Life::Stopping) => self.enqueue_with(index, make),
+            Some(cell) if !matches!(cell.conduct.life, Life::Stopping) => self.enqueue_with(index, make),
             _ => self.bury(make(), Reason::Closed),
         }
     }
@@ -145,7 +144,7 @@ impl ShardCore {
         match self.admit(index, generation, envelope.epoch()) {
             Ok(()) => {
                 let cell = self.cells.slot(index).expect("admitted to it");
-                if cell.len() * 2 >= cell.capacity && !cell.short {
+                if cell.len() * 2 >= cell.mailbox.capacity && !cell.short {
                     self.mark_short(index, generation);
                 }
                 self.enqueue(envelope);
@@ -197,12 +196,12 @@ impl ShardCore {
         if wanted == 0 {
             return 0;
         }
-        if cell.short && cell.capacity.saturating_sub(cell.len()) < wanted {
+        if cell.short && cell.mailbox.capacity.saturating_sub(cell.len()) < wanted {
             let tokens = self.ledger.reclaim_all(&self.link.credit, (index, generation));
             cell.return_credit(tokens);
         }
-        let taken = wanted.min(cell.capacity.saturating_sub(cell.len()));
-        cell.capacity -= taken;
+        let taken = wanted.min(cell.mailbox.capacity.saturating_sub(cell.len()));
+        cell.mailbox.capacity -= taken;
         cell.extra().credit_out += taken;
         taken
     }
@@ -218,7 +217,7 @@ impl ShardCore {
             match self.ledger.decide(table, entry, cell.room(), now_ms) {
                 Decision::Nothing => {}
                 Decision::Grant(tokens) => {
-                    cell.capacity -= tokens;
+                    cell.mailbox.capacity -= tokens;
                     cell.extra().credit_out += tokens;
                 }
                 Decision::Clear => {
@@ -233,7 +232,7 @@ impl ShardCore {
     pub(crate) fn credit_is_due(&self) -> bool {
         !self.ledger.is_empty()
             && self.ledger.is_due(&self.link.credit, |index, generation| {
-                self.cells.peek(index, generation).map_or(0, |cell| cell.capacity.saturating_sub(cell.len()))
+                self.cells.peek(index, generation).map_or(0, |cell| cell.mailbox.capacity.saturating_sub(cell.len()))
             })
     }
 
@@ -245,7 +244,7 @@ impl ShardCore {
     /// Schedules an actor whose future was woken or whose suspension ended.
     pub(crate) fn wake(&mut self, index: u32, generation: u32) {
         if let Some(cell) = self.cells.get(index, generation) {
-            cell.woken = true;
+            cell.conduct.woken = true;
             if !cell.scheduled {
                 cell.scheduled = true;
                 self.run_queue.push(index);
@@ -277,10 +276,11 @@ impl ShardCore {
         self.cells.occupy(index, generation, spawn.state, spawn.capacity, spawn.epoch);
         let now_ms = self.now_ms();
         let cell = self.cells.slot(index).expect("just occupied");
-        cell.active_ms = now_ms;
         cell.scheduled = true;
         if spawn.identity.is_some() {
-            cell.extra().identity = spawn.identity;
+            let extra = cell.extra();
+            extra.identity = spawn.identity;
+            extra.active_ms = now_ms;
         }
         self.run_queue.push(index);
     }
@@ -299,9 +299,9 @@ impl ShardCore {
                 .extra
                 .as_ref()
                 .is_some_and(|extra| extra.stop_reason == Some(crate::actor::StopReason::Passivated));
-            if cell.life == Life::Stopping && passivating {
+            if cell.conduct.life == Life::Stopping && passivating {
                 // A message was faster than the passivation: the actor stays.
-                cell.life = Life::Live;
+                cell.conduct.life = Life::Live;
                 cell.extra().stop_reason = None;
             }
             return Ok((index, generation));
