@@ -154,7 +154,7 @@ mod tests {
                             let seen = due.as_ref().map(|due| (due.at_ns, due.id, number(&due.body)));
                             assert_eq!(seen, expected, "seed {seed}, step {step}");
                             let Some(due) = due else { break };
-                            if random.next_u64() % 4 == 0 {
+                            if random.next_u64().is_multiple_of(4) {
                                 // It repeats.
                                 let at_ns = now_ns + 1 + random.next_u64() % 50;
                                 model.0.push((at_ns, due.id, number(&due.body)));
