@@ -114,7 +114,10 @@ impl EngineBuilder {
                 Box::new(move |result| latch.set(Arc::new(std::sync::Mutex::new(Some(result)))));
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{shard}"))
-                .spawn(move || runner::run(seed, &drivers, cpu, idle, report))
+                .spawn(move || {
+                    runner::run(seed, &drivers, cpu, idle, report);
+                    Ok(())
+                })
                 .map_err(StartError::Thread)?;
             started.threads.push(thread);
         }
@@ -125,7 +128,7 @@ impl EngineBuilder {
         Ok(started)
     }
 
-    #[cfg(feature = "host-tokio")]
+    #[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]
     pub(crate) fn configuration(&self) -> &Config {
         &self.config
     }

@@ -28,7 +28,7 @@ use crate::virtual_ref::VirtualRef;
 /// A running engine. Dropping it stops its actors without draining; [`shutdown`](Self::shutdown) drains first.
 pub struct Engine {
     pub(crate) link: &'static EngineLink,
-    pub(crate) threads: Vec<JoinHandle<()>>,
+    pub(crate) threads: Vec<JoinHandle<Result<(), StartError>>>,
     /// Set by the ends of hosted shards.
     pub(crate) hosted: Vec<Arc<Latch<StopReason>>>,
     pub(crate) driver_kind: DriverKind,

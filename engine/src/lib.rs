@@ -23,7 +23,7 @@ mod engine_link;
 mod envelope;
 mod erased;
 mod error;
-#[cfg(feature = "host-tokio")]
+#[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]
 pub mod host;
 mod key;
 mod latch;
