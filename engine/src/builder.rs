@@ -103,29 +103,37 @@ impl EngineBuilder {
         let drivers: Arc<dyn DriverFactory> = Arc::new(drivers);
         let mut started = Engine::of(engine, &config, kind, true);
         let mut outcomes = Vec::new();
+        let mut refused = None;
         for seed in seeds {
-            let shard = seed.shard();
+            let (shard, link) = (seed.shard(), seed.link());
             let cpu = cpus.get(shard.get() as usize).copied().filter(|_| config.pin);
             let latch = Latch::new();
-            outcomes.push(Arc::clone(&latch));
+            let outcome = Arc::clone(&latch);
             let drivers = Arc::clone(&drivers);
             let idle: IdleStrategy = config.idle;
             let report: runner::OnStarted =
                 Box::new(move |result| latch.set(Arc::new(std::sync::Mutex::new(Some(result)))));
-            let thread = std::thread::Builder::new()
-                .name(format!("shard-{shard}"))
-                .spawn(move || {
-                    runner::run(seed, &drivers, cpu, idle, report);
-                    Ok(())
-                })
-                .map_err(StartError::Thread)?;
-            started.threads.push(thread);
+            let thread = std::thread::Builder::new().name(format!("shard-{shard}")).spawn(move || {
+                runner::run(seed, &drivers, cpu, idle, report);
+                Ok(())
+            });
+            match thread {
+                Ok(thread) => {
+                    started.threads.push(thread);
+                    outcomes.push(outcome);
+                }
+                Err(error) => {
+                    link.close();
+                    refused = Some(StartError::Thread(error));
+                }
+            }
         }
+        // All of them, whatever the first says: a shard that has not come up yet cannot be told to stop.
         for outcome in outcomes {
             let result = outcome.wait().lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-            result.unwrap_or(Ok(()))?;
+            refused = refused.or(result.and_then(Result::err));
         }
-        Ok(started)
+        refused.map_or(Ok(started), Err)
     }
 
     #[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]

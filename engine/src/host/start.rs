@@ -61,15 +61,24 @@ impl EngineBuilder {
     ) -> Result<Engine, StartError> {
         let (mut engine, shards, started) = self.hosted()?;
         engine.owns_threads = true;
+        let mut refused = None;
         for shard in shards {
-            engine.threads.push(spawn(shard).map_err(StartError::Thread)?);
+            match spawn(shard) {
+                Ok(thread) => engine.threads.push(thread),
+                Err(error) => {
+                    refused = Some(StartError::Thread(error));
+                    break;
+                }
+            }
         }
-        if started.iter().all(|started| started.wait()) {
+        // All of them, whatever the first says: a shard that has not come up yet cannot be told to stop.
+        let failed = started.iter().filter(|started| !started.wait()).count();
+        if failed == 0 {
             return Ok(engine);
         }
         engine.begin_stop();
         let ends: Vec<_> = engine.threads.drain(..).map(JoinHandle::join).collect();
-        let why = ends.into_iter().find_map(|end| end.unwrap_or(Ok(())).err());
+        let why = refused.or_else(|| ends.into_iter().find_map(|end| end.unwrap_or(Ok(())).err()));
         let gone = || StartError::Thread(io::Error::other("a host went away before its shard had started"));
         Err(why.unwrap_or_else(gone))
     }
