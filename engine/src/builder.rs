@@ -102,6 +102,7 @@ impl EngineBuilder {
         let kind = drivers.kind();
         let drivers: Arc<dyn DriverFactory> = Arc::new(drivers);
         let mut started = Engine::of(engine, &config, kind, true);
+        started.watch(config.long_turn)?;
         let mut outcomes = Vec::new();
         let mut refused = None;
         for seed in seeds {
@@ -179,7 +180,7 @@ impl EngineBuilder {
                 return Err(StartError::Config("a cluster of several nodes needs a transport".to_owned()));
             }
         };
-        let engine = EngineLink::leak(shards, me, node_count, self.registry);
+        let engine = EngineLink::leak(shards, me, node_count, self.registry, self.config.long_turn);
         let blueprint = Arc::new(Blueprint {
             engine,
             services: self.services,
@@ -216,6 +217,7 @@ impl Engine {
             drain_time: config.drain_time,
             mailbox_capacity: config.mailbox_capacity,
             owns_threads,
+            watchdog: None,
         }
     }
 }

@@ -506,6 +506,7 @@ where
             run: run_then::<A, R, F>,
             drop_message: drop_reply,
             message_name: || "reply",
+            actor_name: std::any::type_name::<A>,
             class: Class::System,
         };
     }

@@ -11,6 +11,7 @@ mod actor;
 mod actor_ref;
 mod address;
 mod ask;
+mod blame;
 mod builder;
 mod cluster;
 mod config;
@@ -51,6 +52,7 @@ pub use actor::{Actor, ArchivedHandler, AsyncHandler, BoxError, DeferredHandler,
 pub use actor_ref::{ActorId, ActorRef, Recipient};
 pub use address::{Address, ResolveError};
 pub use ask::Ask;
+pub use blame::{Culprit, LongTurn, LongTurns};
 pub use builder::EngineBuilder;
 pub use cluster::registry::TypeBuilder;
 pub use config::{Config, IdleStrategy};

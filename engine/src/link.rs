@@ -5,10 +5,12 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use crossbeam::queue::{ArrayQueue, SegQueue};
 use shardstage_codec::ShardId;
 
+use crate::blame::Blame;
 use crate::dead_letter::Reason;
 use crate::engine_link::EngineLink;
 use crate::envelope::Envelope;
@@ -85,10 +87,11 @@ pub(crate) struct ShardLink {
     next_index: AtomicU32,
     pub(crate) short: ShortTable,
     pub(crate) counters: ShardCounters,
+    pub(crate) blame: Blame,
 }
 
 impl ShardLink {
-    pub(crate) fn new(shard: ShardId) -> Self {
+    pub(crate) fn new(shard: ShardId, long_turn: Option<Duration>) -> Self {
         Self {
             shard,
             engine: OnceLock::new(),
@@ -99,6 +102,7 @@ impl ShardLink {
             next_index: AtomicU32::new(FOREIGN_INDEX + CELLS_SKIPPED),
             short: ShortTable::new(),
             counters: ShardCounters::default(),
+            blame: Blame::new(long_turn),
         }
     }
 

@@ -124,6 +124,8 @@ impl Grown {
             let deadline_ns = match take_turns::<H>(shard, &mut **driver) {
                 Wait::Stopped => return,
                 Wait::Now => {
+                    // Others run on the thread now: their time is no turn's.
+                    shard.rest(driver.now_ns());
                     host.give_way(&mut **driver).await;
                     continue;
                 }

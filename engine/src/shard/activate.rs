@@ -107,6 +107,7 @@ impl ShardCell {
 
     /// Builds the state for the first time; on failure the actor must be abandoned.
     fn build(&self, state: &mut ActorBox, running: Running) -> bool {
+        self.link.blame.runs_none();
         let result = state.build(self.seat(running, None));
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
@@ -199,6 +200,7 @@ impl ShardCell {
             drop(core_ref);
             return self.dispatch_rare(state, running, envelope, reply, expired);
         }
+        self.link.blame.runs(vtable);
         let run = vtable.run;
         let delivery = Delivery::new(
             self,
@@ -243,6 +245,7 @@ impl ShardCell {
 
     /// Runs a hook and contains its panic.
     fn contain(&self, state: &mut ActorBox, running: Running, user_code: impl FnOnce(&mut ActorBox, &Self)) -> Next {
+        self.link.blame.runs_none();
         match catch_unwind(AssertUnwindSafe(|| user_code(state, self))) {
             Ok(()) => Next::Another,
             Err(panic) => self.panicked(state, running, None, &*panic),
@@ -297,6 +300,7 @@ impl ShardCell {
 
     /// Polls the suspended future of a running actor.
     fn poll_future(&self, state: &mut ActorBox, running: Running) {
+        self.link.blame.runs_none();
         let (mut slot, waker) = {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
