@@ -33,9 +33,10 @@ impl Count {
 #[message]
 struct Drop0;
 
-/// Stops the flood in the middle of a message until `go` is used.
+/// Stops the flood in the middle of a message, after `after` others, until `go` is used.
 #[message]
 struct Stand {
+    after: usize,
     entered: Sender<()>,
     go: Receiver<()>,
 }
@@ -51,12 +52,13 @@ struct Flooder {
     count: Count,
     next: Option<ActorRef<Flooder>>,
     thrown: Vec<ActorRef<Victim>>,
+    stand: Option<Stand>,
 }
 impl Actor for Flooder {}
 
 impl Flooder {
     fn new(count: &Count) -> Self {
-        Self { count: count.clone(), next: None, thrown: Vec::new() }
+        Self { count: count.clone(), next: None, thrown: Vec::new(), stand: None }
     }
 }
 
@@ -66,6 +68,15 @@ impl Handler<Drop0> for Flooder {
         if let Some(victim) = self.thrown.pop() {
             victim.tell(Hit { at: self.count.now() }).unwrap();
         }
+        match &mut self.stand {
+            Some(stand) if stand.after > 0 => stand.after -= 1,
+            _ => {
+                if let Some(stand) = self.stand.take() {
+                    stand.entered.send(()).unwrap();
+                    stand.go.recv().unwrap();
+                }
+            }
+        }
         // Refused once the other has stopped.
         let _ = self.next.unwrap_or(cx.me()).tell(Drop0);
     }
@@ -73,8 +84,7 @@ impl Handler<Drop0> for Flooder {
 
 impl Handler<Stand> for Flooder {
     fn handle(&mut self, stand: Stand, _cx: &mut Context<Self>) {
-        stand.entered.send(()).unwrap();
-        stand.go.recv().unwrap();
+        self.stand = Some(stand);
     }
 }
 
@@ -160,10 +170,10 @@ fn flood(engine: &Engine) -> (Count, ActorRef<Flooder>, ActorRef<Victim>, Receiv
 }
 
 /// Sends while the flood stands in the middle of a message.
-fn while_it_stands(flooder: ActorRef<Flooder>, send: impl FnOnce()) {
+fn while_it_stands(flooder: ActorRef<Flooder>, after: usize, send: impl FnOnce()) {
     let (entered, is_in) = channel();
     let (go_on, go) = channel();
-    flooder.tell(Stand { entered, go }).unwrap();
+    flooder.tell(Stand { after, entered, go }).unwrap();
     is_in.recv().unwrap();
     send();
     go_on.send(()).unwrap();
@@ -186,8 +196,8 @@ fn a_flood_delays_messages_of_its_own_shard_by_one_share() {
 fn a_flood_delays_messages_from_threads_by_one_turn() {
     let engine = engine(1);
     let (count, flooder, victim, delays) = flood(&engine);
-    for _ in 0..ROUNDS {
-        while_it_stands(flooder, || victim.tell(Hit { at: count.now() }).unwrap());
+    for round in 0..ROUNDS {
+        while_it_stands(flooder, round * 7, || victim.tell(Hit { at: count.now() }).unwrap());
         let delay = delays.recv().unwrap();
         assert!(delay <= TURN, "{delay} messages of the flood came first");
     }
@@ -200,8 +210,8 @@ fn a_flood_delays_messages_from_other_shards_by_one_turn() {
     let engine = engine(2);
     let (count, flooder, victim, delays) = flood(&engine);
     let archer = engine.spawn_on(1, Archer::default).unwrap();
-    for _ in 0..ROUNDS {
-        while_it_stands(flooder, || {
+    for round in 0..ROUNDS {
+        while_it_stands(flooder, round * 7, || {
             archer.tell(Aim { victim, at: count.now() }).unwrap();
             // The second answer is of a later turn than the first, so the turn of the hit has published it.
             for value in 0..2 {
