@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::{ManuallyDrop, MaybeUninit};
 
 use shardstage_codec::ShardId;
 
@@ -16,7 +17,7 @@ use crate::latch::{Happening, Latch, LatchGuard};
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::receive::{Receive, vtable};
-use crate::shard::{Life, ShardCell, current};
+use crate::shard::{Life, ShardCell, current, here};
 
 /// Which actor, whatever its type. Equal ids mean the same actor.
 #[derive(Clone, Copy)]
@@ -201,11 +202,11 @@ impl<A: Actor> ActorRef<A> {
 fn report_start(shard: &ShardCell, id: ActorId, guard: LatchGuard<Result<(), StopReason>>) {
     let mut core = shard.core.borrow_mut();
     let started = match core.cells.get(id.index, id.generation) {
-        Some(cell) if cell.life == Life::New => {
+        Some(cell) if cell.conduct.life == Life::New => {
             cell.extra().start_latches.push(guard);
             return;
         }
-        Some(cell) if cell.life != Life::Stopping => Ok(()),
+        Some(cell) if cell.conduct.life != Life::Stopping => Ok(()),
         _ => Err(StopReason::StartFailed("the actor did not start, or has stopped since".to_owned())),
     };
     drop(core);
@@ -289,10 +290,27 @@ impl<M> fmt::Debug for Recipient<M> {
 }
 
 /// Route: the same shard's mailbox, another shard's ring, or the injector of a shard from outside.
-#[inline]
+#[inline(always)]
 fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
+    // SAFETY: used until this function returns.
+    match unsafe { here(id.link) } {
+        Some(shard) => tell_here(shard, id, vtable, message),
+        None => {
+            // A copy for the call: with its address given away, the message itself could not travel in registers above, and
+            // loading from memory what was just stored there in smaller pieces costs as much as the rest of a tell.
+            let message = ManuallyDrop::new(message);
+            let mut copy = MaybeUninit::<M>::uninit();
+            // SAFETY: both are room for one `M`, and the original is forgotten.
+            unsafe { copy.as_mut_ptr().copy_from_nonoverlapping(&raw const *message, 1) };
+            // SAFETY: just initialised, and used once.
+            tell_elsewhere(id, vtable, unsafe { copy.assume_init() })
+        }
+    }
+}
+
+#[inline(never)]
+fn tell_elsewhere<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
     current(|shard| match shard {
-        Some(shard) if std::ptr::eq(shard.link, id.link) => tell_here(shard, id, vtable, message),
         Some(shard) if std::ptr::eq(shard.link.engine(), id.link.engine()) => {
             tell_other_shard(shard, id, vtable, message)
         }
@@ -300,23 +318,26 @@ fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<
     })
 }
 
-#[inline]
+#[inline(always)]
 fn tell_here<M: Message>(
     shard: &ShardCell,
     id: ActorId,
     vtable: &'static VTable,
     message: M,
 ) -> Result<(), TellError<M>> {
-    let mut core = shard.core.borrow_mut();
-    if let Err(reason) = core.admit(id.index, id.generation, EpochTag::BY_GENERATION) {
-        drop(core);
-        return Err(TellError::new(reason, message));
-    }
+    // SAFETY: until the end of this function: looks at numbers and flags, and moves the message into its slot; none of its
+    // code runs.
+    let mut core = unsafe { shard.core.quick() };
+    let core = &mut *core;
+    let cell = match core.cells.admit(id.index, id.generation, EpochTag::BY_GENERATION) {
+        Ok(cell) => cell,
+        Err(reason) => return Err(TellError::new(reason, message)),
+    };
     let meta = core.running.map_or(Meta::None, Meta::Sender);
-    core.enqueue_with(id.index, || {
-        // SAFETY: `vtable` was made for messages of type `M` by whoever made the reference.
-        unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, meta, message) }
-    });
+    let slot = cell.claim(id.index, &mut core.pool, &mut core.run_queue);
+    // SAFETY: the slot was claimed for this message, and `vtable` was made for messages of type `M` by whoever made the
+    // reference.
+    unsafe { Envelope::write(slot, (id.index, id.generation), vtable, EpochTag::BY_GENERATION, meta, message) };
     Ok(())
 }
 
@@ -333,9 +354,10 @@ fn tell_other_shard<M: Message>(
         return Err(TellError::Full(message));
     }
     let meta = core.running.map_or(Meta::None, Meta::Sender);
-    // SAFETY: as in `tell_here`.
-    let envelope = unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, meta, message) };
-    core.mesh.push(to, envelope);
+    core.mesh.push_with(to, || {
+        // SAFETY: as in `tell_here`.
+        unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, meta, message) }
+    });
     Ok(())
 }
 

@@ -24,26 +24,34 @@ mod engine_link;
 mod envelope;
 mod erased;
 mod error;
+mod gate;
 #[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]
 pub mod host;
 mod key;
 mod latch;
 pub mod limits;
 mod link;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod message;
+mod parked;
 mod peers;
 pub mod port;
 mod random;
 mod receive;
 mod reply;
+mod ring;
 mod route;
 mod run_queue;
 mod runner;
 mod seed;
 mod shard;
+#[cfg(all(test, shuttle))]
+mod shuttle_models;
 mod signal;
 pub mod sim;
 mod stats;
+mod sync;
 mod timer;
 mod until;
 mod virtual_ref;

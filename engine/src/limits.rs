@@ -108,13 +108,16 @@ pub const INJECTOR_SLOTS: usize = 4096;
 pub const RING_BATCH: usize = 256;
 
 /// Slots of a new backlog, messages: 512 bytes; it doubles as needed.
-pub const BACKLOG_FIRST_SLOTS: usize = 8;
+pub const BACKLOG_FIRST_SLOTS: u32 = 8;
 
 /// Empty backlogs that a shard keeps for reuse.
 pub const BACKLOGS_KEPT: usize = 256;
 
 /// The largest backlog that is kept for reuse, messages; a larger one is freed when it has drained.
-pub const BACKLOG_KEPT_CAPACITY: usize = 4096;
+pub const BACKLOG_KEPT_CAPACITY: u32 = 4096;
+
+/// The largest backlog, as a power of two of messages: every ask of a shard answered to one actor, beside a full mailbox.
+pub const BACKLOG_LOG2_MAX: u8 = 23;
 
 /// The largest mailbox bound that can be configured, messages.
 pub const MAILBOX_CAPACITY_MAX: u32 = 1 << 20;
@@ -138,6 +141,7 @@ const _: () = assert!(TURN_BUDGET >= ACTIVATION_BUDGET);
 const _: () = assert!(MAILBOX_CAPACITY <= MAILBOX_CAPACITY_MAX);
 
 const _: () = assert!(BACKLOG_FIRST_SLOTS.is_power_of_two());
+const _: () = assert!(1_u32 << BACKLOG_LOG2_MAX >= ASKS_PER_SHARD + MAILBOX_CAPACITY_MAX);
 
 /// Longest time that a busy shard runs without giving the CPU away once, ns. A thread that never yields keeps the kernel
 /// worker that completes durable writes off its core until the scheduler's tick, 4 ms later: its own commits, and those of

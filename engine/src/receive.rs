@@ -9,7 +9,7 @@ use shardstage_codec::{AlignedBytes, WireValue};
 
 use crate::actor::{Actor, ArchivedHandler, AsyncHandler, DeferredHandler, Handler};
 use crate::context::{Context, Seat};
-use crate::envelope::{Class, Delivery, VTable, drop_message};
+use crate::envelope::{Class, Delivery, Front, VTable, drop_message};
 use crate::message::{Message, WireMessage};
 use crate::reply::{self, Reply};
 
@@ -34,9 +34,9 @@ mod sealed {
         /// Runs one message.
         ///
         /// # Safety
-        /// `delivery.state` is a built actor of type `Self` that nobody else uses, and its envelope holds an `M`.
+        /// The state is a built actor of type `Self` that nobody else uses, and its envelope holds an `M`.
         #[doc(hidden)]
-        unsafe fn run(delivery: crate::envelope::Delivery<'_>);
+        unsafe fn run(delivery: &crate::envelope::Delivery<'_>, front: crate::envelope::Front);
 
         /// Whether a panic is answered by the handler's own `Reply`, not by the dispatcher.
         const OWNS_REPLY: bool = false;
@@ -73,6 +73,7 @@ where
     Made::<A, M, K>::VTABLE
 }
 
+#[inline(always)]
 fn context<A: Actor>(delivery: &Delivery<'_>) -> Context<A> {
     Context::new(Seat::new(delivery.shard, delivery.index, delivery.generation, delivery.sender))
 }
@@ -80,14 +81,14 @@ fn context<A: Actor>(delivery: &Delivery<'_>) -> Context<A> {
 impl<A: Handler<M>, M: Message> Receive<M, kind::Sync> for A {}
 
 impl<A: Handler<M>, M: Message> sealed::Sealed<M, kind::Sync> for A {
-    unsafe fn run(mut delivery: Delivery<'_>) {
+    unsafe fn run(delivery: &Delivery<'_>, front: Front) {
         // SAFETY: the caller's contract.
-        let message = unsafe { delivery.take::<M>() };
+        let message = unsafe { front.take::<M>() };
         // SAFETY: the caller's contract.
-        let actor = unsafe { &mut *delivery.state.cast::<A>() };
-        let value = actor.handle(message, &mut context(&delivery));
+        let actor = unsafe { front.actor::<A>() };
+        let value = actor.handle(message, &mut context(delivery));
         if let Some(address) = delivery.reply {
-            reply::answer_with(delivery.shard, address, delivery.epoch, value);
+            reply::answer_with(delivery.shard, address, delivery.epoch(), value);
         }
     }
 }
@@ -97,13 +98,13 @@ impl<A: DeferredHandler<M>, M: Message> Receive<M, kind::Deferred> for A {}
 impl<A: DeferredHandler<M>, M: Message> sealed::Sealed<M, kind::Deferred> for A {
     const OWNS_REPLY: bool = true;
 
-    unsafe fn run(mut delivery: Delivery<'_>) {
+    unsafe fn run(delivery: &Delivery<'_>, front: Front) {
         // SAFETY: the caller's contract.
-        let message = unsafe { delivery.take::<M>() };
+        let message = unsafe { front.take::<M>() };
         // SAFETY: the caller's contract.
-        let actor = unsafe { &mut *delivery.state.cast::<A>() };
-        let reply = Reply::new(delivery.reply, delivery.epoch, delivery.shard.link);
-        actor.handle(message, reply, &mut context(&delivery));
+        let actor = unsafe { front.actor::<A>() };
+        let reply = Reply::new(delivery.reply, delivery.epoch(), delivery.shard.link);
+        actor.handle(message, reply, &mut context(delivery));
     }
 }
 
@@ -112,14 +113,14 @@ impl<A: AsyncHandler<M>, M: Message> Receive<M, kind::Async> for A {}
 impl<A: AsyncHandler<M>, M: Message> sealed::Sealed<M, kind::Async> for A {
     const OWNS_REPLY: bool = true;
 
-    unsafe fn run(mut delivery: Delivery<'_>) {
+    unsafe fn run(delivery: &Delivery<'_>, front: Front) {
         // SAFETY: the caller's contract.
-        let message = unsafe { delivery.take::<M>() };
+        let message = unsafe { front.take::<M>() };
         // SAFETY: the caller's contract; the future is dropped before the state (see `AsyncSlot`), and while it lives no hook
         // or handler of this actor runs.
-        let actor = unsafe { &mut *delivery.state.cast::<A>() };
-        let reply = Reply::new(delivery.reply, delivery.epoch, delivery.shard.link);
-        let mut cx = context::<A>(&delivery);
+        let actor = unsafe { front.actor::<A>() };
+        let reply = Reply::new(delivery.reply, delivery.epoch(), delivery.shard.link);
+        let mut cx = context::<A>(delivery);
         let future = async move {
             let value = actor.handle(message, &mut cx).await;
             reply.send(value);
@@ -135,22 +136,22 @@ impl<A: ArchivedHandler<M>, M: WireMessage> sealed::Sealed<M, kind::Archived> fo
 where
     M::Reply: WireValue,
 {
-    unsafe fn run(mut delivery: Delivery<'_>) {
+    unsafe fn run(delivery: &Delivery<'_>, front: Front) {
         // SAFETY: the caller's contract.
-        let message = unsafe { delivery.take::<M>() };
+        let message = unsafe { front.take::<M>() };
         // SAFETY: the caller's contract.
-        let actor = unsafe { &mut *delivery.state.cast::<A>() };
+        let actor = unsafe { front.actor::<A>() };
         let mut bytes = AlignedBytes::new();
         let failed = |why: String| crate::error::AskError::Failed(crate::error::Panicked(why.into()));
         let value = match shardstage_codec::encode(&message, &mut bytes) {
             Err(error) => Err(failed(format!("{} cannot be archived: {error}", M::NAME))),
             Ok(_) => match shardstage_codec::access::<M>(&bytes) {
                 Err(error) => Err(failed(format!("{} cannot be read in place: {error}", M::NAME))),
-                Ok(archived) => Ok(actor.handle(archived, &mut context(&delivery))),
+                Ok(archived) => Ok(actor.handle(archived, &mut context(delivery))),
             },
         };
         if let Some(address) = delivery.reply {
-            reply::answer(delivery.shard, address, delivery.epoch, value);
+            reply::answer(delivery.shard, address, delivery.epoch(), value);
         }
     }
 }

@@ -117,7 +117,7 @@ fn tell_virtual_from_shard<M: Message>(
             let context =
                 ContextBlock { sender: core.running, target: Some(target_of(id, position)), ..ContextBlock::new() };
             let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
-            core.mesh.push(to, wrap((0, 0), vtable, epoch, Meta::Context(Box::new(context)), message));
+            core.mesh.push_with(to, || wrap((0, 0), vtable, epoch, Meta::Context(Box::new(context)), message));
             Ok(())
         }
     }
@@ -267,7 +267,7 @@ fn ask_other_shard<M: Message>(
     };
     let context =
         ContextBlock { asker: Asker::Slot(address), deadline_ns, sender: core.running, target, ..ContextBlock::new() };
-    core.mesh.push(to, wrap(cell, vtable, epoch, Meta::Context(Box::new(context)), message));
+    core.mesh.push_with(to, || wrap(cell, vtable, epoch, Meta::Context(Box::new(context)), message));
     Ok(address)
 }
 
@@ -281,7 +281,7 @@ fn ask_node<M: Message>(
 ) -> Result<ReplyAddress, (Rejected, NewSlot)> {
     slot.peer = Some(peer);
     let address = shard.core.borrow_mut().replies.insert(slot)?;
-    match send_frame(shard, id, peer, FrameKind::Ask, address.0.0, ttl, message) {
+    match send_frame(shard, id, peer, FrameKind::Ask, address.0.word(), ttl, message) {
         Ok(()) => Ok(address),
         Err(reason) => {
             let slot = shard.core.borrow_mut().replies.unsend(address);
@@ -426,7 +426,7 @@ impl ShardCell {
             slot.peer = Some(peer);
         }
         let mut header = FrameHeader::decode(&frame).expect("encoded by this process");
-        header.correlation = address.0.0;
+        header.correlation = address.0.word();
         header.shard = self.link.shard();
         header.encode(&mut frame);
         if let Err(reason) = outbound::send(self, peer, lane, &frame) {

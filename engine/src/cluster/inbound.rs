@@ -140,8 +140,11 @@ impl Inbound<'_> {
 
     fn reply(&mut self, header: &FrameHeader, frame: &[u8]) {
         let shard = self.shard;
-        let address = ReplyAddress(PackedAddress(header.correlation));
         let engine = shard.link.engine();
+        let Some(address) = PackedAddress::from_word(header.correlation).map(ReplyAddress) else {
+            engine.dead_letters.count(Reason::Malformed);
+            return;
+        };
         if address.0.shard() != shard.link.shard().get() {
             // Nodes with unequal shard counts: the link of another shard brought it.
             if address.0.shard() < engine.shard_count() {

@@ -88,18 +88,14 @@ impl ShardCore {
     /// Whether a message for (index, generation) may enter its mailbox.
     #[inline]
     pub(crate) fn admit(&mut self, index: u32, generation: u32, epoch: EpochTag) -> Result<(), Rejected> {
-        self.cells.get(index, generation).ok_or(Rejected::Closed)?.admit(epoch)
+        self.cells.admit(index, generation, epoch).map(|_| ())
     }
 
     /// Puts an admitted message into the mailbox and its actor into the run queue. `make` builds it in its slot.
     #[inline(always)]
     pub(crate) fn enqueue_with(&mut self, index: u32, make: impl FnOnce() -> Envelope) {
         let cell = self.cells.slot(index).expect("admitted to it");
-        cell.mailbox.push(&mut self.pool, make);
-        if !cell.scheduled && !cell.suspended {
-            cell.scheduled = true;
-            self.run_queue.push(index);
-        }
+        cell.push(index, &mut self.pool, &mut self.run_queue, make);
     }
 
     /// Puts an admitted message that is an envelope already into its mailbox.
@@ -116,7 +112,7 @@ impl ShardCore {
     #[inline(always)]
     pub(crate) fn push_reserved_with(&mut self, index: u32, generation: u32, make: impl FnOnce() -> Envelope) {
         match self.cells.get(index, generation) {
-            Some(cell) if !matches!(cell.life, Life::Stopping) => self.enqueue_with(index, make),
+            Some(cell) if !matches!(cell.conduct.life, Life::Stopping) => self.enqueue_with(index, make),
             _ => self.bury(make(), Reason::Closed),
         }
     }
@@ -150,7 +146,7 @@ impl ShardCore {
     /// Schedules an actor whose future was woken or whose suspension ended.
     pub(crate) fn wake(&mut self, index: u32, generation: u32) {
         if let Some(cell) = self.cells.get(index, generation) {
-            cell.woken = true;
+            cell.conduct.woken = true;
             if !cell.scheduled {
                 cell.scheduled = true;
                 self.run_queue.push(index);
@@ -182,10 +178,11 @@ impl ShardCore {
         self.cells.occupy(index, generation, spawn.state, spawn.capacity, spawn.epoch);
         let now_ms = self.now_ms();
         let cell = self.cells.slot(index).expect("just occupied");
-        cell.active_ms = now_ms;
         cell.scheduled = true;
         if spawn.identity.is_some() {
-            cell.extra().identity = spawn.identity;
+            let extra = cell.extra();
+            extra.identity = spawn.identity;
+            extra.active_ms = now_ms;
         }
         self.run_queue.push(index);
     }
@@ -204,9 +201,9 @@ impl ShardCore {
                 .extra
                 .as_ref()
                 .is_some_and(|extra| extra.stop_reason == Some(crate::actor::StopReason::Passivated));
-            if cell.life == Life::Stopping && passivating {
+            if cell.conduct.life == Life::Stopping && passivating {
                 // A message was faster than the passivation: the actor stays.
-                cell.life = Life::Live;
+                cell.conduct.life = Life::Live;
                 cell.extra().stop_reason = None;
             }
             return Ok((index, generation));

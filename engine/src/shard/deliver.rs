@@ -103,7 +103,7 @@ impl ShardCell {
         let rejected = AskError::Rejected(reason.rejected());
         let mut sender = None;
         match envelope.take_meta() {
-            Meta::None => {}
+            Meta::None | Meta::Signal => {}
             Meta::Sender(address) => sender = Some(address),
             Meta::Reply(address) => reply::answer_failure(self, address, rejected),
             Meta::Context(context) => {

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::core::{Counters, ShardCore};
-use super::{ShardCell, enter};
+use super::{CoreCell, ShardCell, enter};
 use crate::actor::StopReason;
 use crate::cluster::inbound::Inbound;
 use crate::dead_letter::Reason;
@@ -79,7 +79,7 @@ impl Shard {
         let ready = vec![false; services.len()];
         let cell = Box::new(ShardCell {
             link: core.link,
-            core: RefCell::new(core),
+            core: CoreCell::new(core),
             services: services.into_iter().map(RefCell::new).collect(),
             transport: RefCell::new(transport),
         });
@@ -235,8 +235,16 @@ impl Shard {
         let deferred = std::mem::take(&mut cell.core.borrow_mut().deferred);
         // A deferred request comes after all that is there now, so all of it is taken.
         let limit = if deferred.is_empty() { RING_BATCH } else { usize::MAX };
-        cell.core.borrow_mut().mesh.drain(limit, &mut self.arrivals, &mut self.replies);
-        cell.core.borrow_mut().counters.ring_received += self.arrivals.len() as u64;
+        {
+            let mut core = cell.core.borrow_mut();
+            core.mesh.take_replies(&mut self.replies);
+            core.counters.ring_received += core.mesh.begin_batch(limit) as u64;
+            while let Some(arrival) = core.mesh.next_arrival() {
+                // SAFETY: handed over by the batch, moved out once and before the batch ends.
+                self.arrivals.push(unsafe { arrival.read() });
+            }
+            core.mesh.end_batch();
+        }
         for _ in 0..limit.min(self.queues.user.capacity()) {
             let Some(envelope) = self.queues.user.pop() else { break };
             self.arrivals.push(envelope);
@@ -302,7 +310,8 @@ impl Shard {
     fn run_actors(&mut self, cell: &ShardCell) -> u32 {
         let mut handled = 0;
         while handled < TURN_BUDGET {
-            let next = cell.core.borrow_mut().run_queue.pop();
+            // SAFETY: taking a number out of a queue runs no code but the queue's.
+            let next = unsafe { cell.core.quick() }.run_queue.pop();
             let Some(index) = next else { break };
             handled += cell.activate(index);
         }
@@ -451,8 +460,8 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             core.cells
                 .get(owner.index, owner.generation)
-                .filter(|cell| cell.incarnation == owner.incarnation && cell.life != super::Life::Stopping)
-                .map(|cell| cell.len() < cell.capacity)
+                .filter(|cell| cell.incarnation == owner.incarnation && cell.conduct.life != super::Life::Stopping)
+                .map(|cell| !cell.mailbox.is_full())
         };
         let Some(room) = room else { return super::drop_contained(body) };
         let mut period = match body {
@@ -493,8 +502,8 @@ impl ShardCell {
                 let idle_ms = u32::try_from(idle_ns >> 20).unwrap_or(u32::MAX);
                 for (index, generation) in core.directory.cells(position) {
                     let cell = core.cells.get(index, generation).expect("directory entries are live");
-                    let is_idle = now_ms.wrapping_sub(cell.active_ms) >= idle_ms.max(1);
-                    if is_idle && !cell.scheduled && !cell.suspended && cell.len() == 0 {
+                    let is_idle = now_ms.wrapping_sub(cell.extra().active_ms) >= idle_ms.max(1);
+                    if is_idle && !cell.scheduled && !cell.conduct.suspended && cell.len() == 0 {
                         idle.push((index, generation));
                     }
                 }
