@@ -7,6 +7,8 @@
 //!  | gen4   | | epoch << 48 | flags | reply address, | (up to 40 bytes),      |
 //!  |        |                       | or context box | or a box of it         |
 //!  +--------+-----------------------+----------------+------------------------+
+//!                                      the last of these words is the deadline of an ask from another shard whose
+//!                                      message leaves it free; all others that need one have a context box
 //! ```
 //!
 //! Invariant: an `Envelope` owns one message of the type that its vtable was made for, and its meta word is what the two
@@ -21,6 +23,7 @@ use std::ptr::{self, NonNull};
 use shardstage_codec::Epoch;
 
 use crate::context_block::ContextBlock;
+use crate::credit::Credit;
 use crate::error::{AskError, Rejected};
 use crate::reply::ReplyAddress;
 use crate::shard::{Cell, ShardCell};
@@ -35,6 +38,12 @@ const META_REPLY: usize = 1;
 const META_CONTEXT: usize = 2;
 /// No word: the message is the engine's own, for the actor's hooks instead of a handler.
 const META_SIGNAL: usize = 3;
+/// The message took a token of its receiver's credit.
+const FLAG_CREDIT: usize = 0b100;
+/// The last word of the payload is the deadline.
+const FLAG_DEADLINE: usize = 0b1000;
+/// A waiting sender's: it enters the mailbox also when it was under way as its receiver ran short.
+const FLAG_PATIENT: usize = 0b1_0000;
 const FLAG_MASK: usize = 0b11_1111;
 const EPOCH_SHIFT: u32 = 48;
 const POINTER_MASK: usize = ((1 << EPOCH_SHIFT) - 1) & !FLAG_MASK;
@@ -261,6 +270,11 @@ const _: () = assert!(size_of::<Option<Envelope>>() == 64);
 // owned box of a `Send` context block.
 unsafe impl Send for Envelope {}
 
+/// Whether a `T` leaves the last word of the payload free, for a deadline.
+pub(crate) const fn has_spare_word<T>() -> bool {
+    !is_inline::<T>() || size_of::<T>() <= INLINE_BYTES - 8
+}
+
 /// Whether a `T` travels in place.
 const fn is_inline<T>() -> bool {
     size_of::<T>() <= INLINE_BYTES && align_of::<T>() <= 8
@@ -375,6 +389,46 @@ impl Envelope {
         let (kind, word) = meta.pack();
         self.meta = word;
         self.head = self.head.map_addr(|address| address | kind);
+    }
+
+    /// Puts a deadline into the last word of the payload, which the message must leave free; see [`has_spare_word`].
+    #[inline]
+    pub(crate) fn set_deadline(&mut self, deadline_ns: u64) {
+        self.payload[INLINE_BYTES / 8 - 1].write(deadline_ns);
+        self.head = self.head.map_addr(|address| address | FLAG_DEADLINE);
+    }
+
+    /// The deadline that travels with the message itself, if it has one.
+    #[inline]
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        if self.head.addr().get() & FLAG_DEADLINE == 0 {
+            return None;
+        }
+        // SAFETY: the flag is set by `set_deadline` only, which wrote this word.
+        Some(unsafe { self.payload[INLINE_BYTES / 8 - 1].assume_init() })
+    }
+
+    /// Marks a waiting sender's message.
+    pub(crate) fn set_patient(&mut self) {
+        self.head = self.head.map_addr(|address| address | FLAG_PATIENT);
+    }
+
+    /// Whether a waiting sender sent it.
+    pub(crate) fn is_patient(&self) -> bool {
+        self.head.addr().get() & FLAG_PATIENT != 0
+    }
+
+    /// Notes whether the message took a token of its receiver's credit.
+    #[inline]
+    pub(crate) fn set_credit(&mut self, credit: Credit) {
+        let flag = if credit == Credit::Token { FLAG_CREDIT } else { 0 };
+        self.head = self.head.map_addr(|address| address | flag);
+    }
+
+    /// Whether the message took a token, which its arrival turns back into room.
+    #[inline]
+    pub(crate) fn has_credit(&self) -> bool {
+        self.head.addr().get() & FLAG_CREDIT != 0
     }
 
     #[inline]

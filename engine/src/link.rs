@@ -3,7 +3,7 @@
 //! Invariant: a link is leaked (a few hundred bytes per shard and engine) and never freed, so a reference needs no count; the
 //! queues behind it go away with the engine, after which every send is `Closed`.
 
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,17 +11,21 @@ use crossbeam::queue::{ArrayQueue, SegQueue};
 use shardstage_codec::ShardId;
 
 use crate::blame::Blame;
+use crate::context_block::ContextPool;
+use crate::credit::{Credit, CreditKey, CreditTable};
 use crate::dead_letter::Reason;
 use crate::engine_link::EngineLink;
 use crate::envelope::Envelope;
 use crate::error::{Rejected, SpawnError};
 use crate::gate::Gate;
-use crate::limits::{CELLS_SKIPPED, INJECTOR_SLOTS, SHORT_RECEIVERS};
+use crate::limits::{CELLS_SKIPPED, INJECTOR_SLOTS};
 use crate::parked::{self, Parked};
 use crate::port::driver::Wake;
 use crate::shard::{CELLS_MAX, ShardCell, drop_contained, foreign_index};
 use crate::stats::ShardCounters;
 use crate::sync::{AtomicBool, Ordering};
+use crate::waiting::Waiters;
+use crate::waker::{Sleeper, WakeList};
 
 /// A request to a shard that is not a message: run on its thread, in order, before messages.
 pub(crate) type SystemOp = Box<dyn FnOnce(&ShardCell) + Send>;
@@ -36,46 +40,6 @@ pub(crate) struct Queues {
     waker: Arc<dyn Wake>,
 }
 
-/// Receivers of one shard whose mailbox is full, readable from any thread, so that their senders get `Full(m)` back.
-pub(crate) struct ShortTable {
-    marked: AtomicU32,
-    entries: [AtomicU64; SHORT_RECEIVERS],
-}
-
-impl ShortTable {
-    fn new() -> Self {
-        Self { marked: AtomicU32::new(0), entries: [const { AtomicU64::new(0) }; SHORT_RECEIVERS] }
-    }
-
-    fn pack(index: u32, generation: u32) -> u64 {
-        u64::from(index) << 32 | u64::from(generation)
-    }
-
-    /// Whether the receiver is short of room. One relaxed load while nobody is; a late answer costs a bounce, never a loss.
-    #[inline]
-    pub(crate) fn contains(&self, index: u32, generation: u32) -> bool {
-        self.marked.load(Ordering::Relaxed) != 0
-            && self.entries.iter().any(|entry| entry.load(Ordering::Relaxed) == Self::pack(index, generation))
-    }
-
-    /// Marks a receiver; `false` when the table is full. Called by the shard only.
-    pub(crate) fn mark(&self, index: u32, generation: u32) -> bool {
-        let Some(entry) = self.entries.iter().find(|entry| entry.load(Ordering::Relaxed) == 0) else { return false };
-        entry.store(Self::pack(index, generation), Ordering::Relaxed);
-        self.marked.store(self.marked.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        true
-    }
-
-    /// Unmarks a receiver. Called by the shard only.
-    pub(crate) fn clear(&self, index: u32, generation: u32) {
-        let packed = Self::pack(index, generation);
-        if let Some(entry) = self.entries.iter().find(|entry| entry.load(Ordering::Relaxed) == packed) {
-            entry.store(0, Ordering::Relaxed);
-            self.marked.store(self.marked.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
-        }
-    }
-}
-
 /// See the module's head.
 pub(crate) struct ShardLink {
     shard: ShardId,
@@ -88,7 +52,12 @@ pub(crate) struct ShardLink {
     closing: AtomicBool,
     /// The next cell that no thread outside the shard has used yet.
     next_cell: AtomicU32,
-    pub(crate) short: ShortTable,
+    pub(crate) credit: CreditTable,
+    pub(crate) contexts: ContextPool,
+    /// Senders that wait for room in mailboxes of this shard.
+    pub(crate) waiting: Waiters,
+    /// Suspended actors of this shard that other threads have woken.
+    pub(crate) wakes: WakeList<Sleeper>,
     pub(crate) counters: ShardCounters,
     pub(crate) blame: Blame,
 }
@@ -103,7 +72,10 @@ impl ShardLink {
             accepting: AtomicBool::new(true),
             closing: AtomicBool::new(false),
             next_cell: AtomicU32::new(CELLS_SKIPPED),
-            short: ShortTable::new(),
+            credit: CreditTable::new(),
+            contexts: ContextPool::new(),
+            waiting: Waiters::default(),
+            wakes: WakeList::new(),
             counters: ShardCounters::default(),
             blame: Blame::new(long_turn),
         }
@@ -150,6 +122,9 @@ impl ShardLink {
         while let Some(op) = queues.system.pop() {
             drop_contained(op);
         }
+        self.contexts.clear();
+        self.wakes.close();
+        self.waiting.close();
     }
 
     /// Says that no actor of this shard will send anything any more. Pair: `is_closing`.
@@ -165,9 +140,31 @@ impl ShardLink {
         self.closing.load(Ordering::Acquire)
     }
 
+    /// Messages from outside that wait.
+    pub(crate) fn injected(&self) -> u64 {
+        self.queues.pass(|queues| queues.map_or(0, |queues| queues.user.len() as u64))
+    }
+
     /// Whether messages from outside wait.
     pub(crate) fn has_injected(&self) -> bool {
         self.queues.pass(|queues| queues.is_some_and(|queues| !queues.user.is_empty()))
+    }
+
+    /// Takes a token for a message to a receiver of this shard, from any other thread.
+    ///
+    /// # Errors
+    /// `Full` when the receiver is short and has none left. Its shard is told that one was wanted.
+    #[inline]
+    pub(crate) fn take_credit(&self, key: CreditKey) -> Result<Credit, Rejected> {
+        match self.credit.take(key) {
+            Credit::Spent(first) => {
+                if first {
+                    self.wake();
+                }
+                Err(Rejected::Full)
+            }
+            credit => Ok(credit),
+        }
     }
 
     /// Hands a message to the shard from a thread outside it.

@@ -105,6 +105,7 @@ impl ShardSeed {
             run_queue: RunQueue::default(),
             replies: ReplyTable::new(shard.get()),
             mesh: Mesh::new(out, inbound),
+            ledger: Default::default(),
             timers: Timers::new(),
             directory: Directory::new(engine.registry.types.len(), driver.random_u64()),
             counters: Default::default(),

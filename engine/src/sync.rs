@@ -9,7 +9,7 @@ pub(crate) use loom::{
     cell::UnsafeCell,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, RwLock,
-        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence},
+        atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence},
     },
     thread,
 };
@@ -17,7 +17,7 @@ pub(crate) use loom::{
 pub(crate) use shuttle::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, RwLock,
-        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence},
+        atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence},
     },
     thread, thread_local,
 };
@@ -33,7 +33,7 @@ pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 pub(crate) use std::{
     sync::{
         Arc, RwLock,
-        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence},
+        atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence},
     },
     thread,
 };

@@ -107,7 +107,7 @@ impl Inbound<'_> {
             origin: Some(peer),
             ..ContextBlock::new()
         };
-        envelope.set_meta(Meta::Context(Box::new(context)));
+        envelope.set_meta(Meta::Context(engine.link(target_shard).contexts.make(context)));
         if is_here {
             shard.deliver(envelope);
         } else {

@@ -123,7 +123,7 @@ impl<R: Send + 'static> ForeignAsker for ForeignReply<R> {
             deadline_ns,
             ops,
             waiter: Waiter::Foreign,
-            closure: Some(Erased::new(ForeignSeat(Arc::clone(&self)))),
+            closure: Some(Erased::new(ForeignSeat(Some(Arc::clone(&self))))),
             peer: None,
             group,
             incarnation: 0,
@@ -141,16 +141,20 @@ impl<R: Send + 'static> ForeignAsker for ForeignReply<R> {
 }
 
 /// The answering end, kept in the slot. Dropped unanswered, because its shard went away, it ends the ask.
-pub(super) struct ForeignSeat<R: Send + 'static>(Arc<ForeignReply<R>>);
+pub(super) struct ForeignSeat<R: Send + 'static>(Option<Arc<ForeignReply<R>>>);
 
 impl<R: Send + 'static> ForeignSeat<R> {
-    pub(super) fn complete(&self, value: Result<R, AskError>) {
-        self.0.complete(value);
+    pub(super) fn complete(mut self, value: Result<R, AskError>) {
+        if let Some(reply) = self.0.take() {
+            reply.complete(value);
+        }
     }
 }
 
 impl<R: Send + 'static> Drop for ForeignSeat<R> {
     fn drop(&mut self) {
-        self.0.complete(Err(AskError::Failed(Panicked("the engine stopped before the answer".into()))));
+        if let Some(reply) = self.0.take() {
+            reply.complete(Err(AskError::Failed(Panicked("the engine stopped before the answer".into()))));
+        }
     }
 }

@@ -5,20 +5,19 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::NonNull;
-use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::task::{Context as TaskContext, Poll, Waker};
 
 use super::actor_box::{ActorBox, BuildError};
 use super::cell::{Cell, Life};
-use super::{ShardCell, current, drop_contained};
+use super::{ShardCell, drop_contained};
 use crate::actor::StopReason;
 use crate::context::Seat;
 use crate::context_block::Asker;
 use crate::envelope::{Class, Delivery, Envelope, Front, Meta, PackedAddress};
 use crate::error::{AskError, Panicked, Rejected};
 use crate::limits::ACTIVATION_BUDGET;
-use crate::link::ShardLink;
 use crate::reply::{self, ReplyAddress};
+use crate::waker::ActorWaker;
 
 /// An actor's part of a turn.
 struct Share {
@@ -136,14 +135,19 @@ impl ShardCell {
         let (sender, reply, deadline_ns) = match envelope.take_meta() {
             Meta::None => (None, None, 0),
             Meta::Sender(sender) => (Some(sender), None, 0),
-            Meta::Reply(address) => (None, Some(address), core.replies.deadline_ns(address).unwrap_or(0)),
+            Meta::Reply(address) => {
+                let own = || core.replies.deadline_ns(address).unwrap_or(0);
+                (None, Some(address), envelope.deadline_ns().unwrap_or_else(own))
+            }
             Meta::Context(context) => {
                 let reply = match context.asker {
                     Asker::None => None,
                     Asker::Slot(address) => Some(address),
                     Asker::Foreign(_) => unreachable!("foreign askers got a slot on delivery"),
                 };
-                (context.sender, reply, context.deadline_ns)
+                let (sender, deadline_ns) = (context.sender, context.deadline_ns);
+                core.link.contexts.recycle(context);
+                (sender, reply, deadline_ns)
             }
             Meta::Signal => return Opened::Signal,
         };
@@ -164,7 +168,7 @@ impl ShardCell {
             let mut core = unsafe { self.core.quick() };
             let core = &mut *core;
             core.counters.handled += u64::from(handled);
-            if actor.is_plain() && !actor.short {
+            if actor.is_plain() {
                 core.running = None;
                 if actor.len() > 0 {
                     core.run_queue.push_back(index);
@@ -273,10 +277,6 @@ impl ShardCell {
         let cell = core_ref.cells.slot(running.index).expect("a running actor keeps its cell");
         cell.state = Some(state);
         cell.mailbox.rest(&mut core_ref.pool);
-        if cell.short && cell.len() * 2 <= cell.mailbox.capacity + 1 {
-            cell.short = false;
-            core_ref.link.short.clear(running.index, running.generation);
-        }
         let drained = cell.conduct.life == Life::Draining && cell.len() == 0 && !cell.conduct.suspended;
         if cell.conduct.life == Life::Stopping || drained {
             drop(core);
@@ -409,8 +409,7 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
             let mut slot = std::mem::take(&mut cell.extra().async_slot);
-            let waker =
-                slot.waker(|| Waker::from(Arc::new(ActorWaker::new(self.link, running.index, running.generation))));
+            let waker = slot.waker(|| Waker::from(ActorWaker::of(self.link, running.index, running.generation)));
             (slot, waker)
         };
         let polled = catch_unwind(AssertUnwindSafe(|| slot.poll(&mut TaskContext::from_waker(&waker))));
@@ -440,7 +439,7 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(index).expect("a running actor keeps its cell");
             let mut slot = std::mem::take(&mut cell.extra().async_slot);
-            let waker = slot.waker(|| Waker::from(Arc::new(ActorWaker::new(self.link, index, generation))));
+            let waker = slot.waker(|| Waker::from(ActorWaker::of(self.link, index, generation)));
             (slot, waker)
         };
         // SAFETY: the caller's contract; `rebuild` and `finish_stop` drop the slot before the state.
@@ -462,32 +461,5 @@ impl ShardCell {
         for address in orphans {
             reply::answer_failure(self, address, AskError::Failed(panic.clone()));
         }
-    }
-}
-
-/// Wakes a suspended actor from any thread.
-struct ActorWaker {
-    link: &'static ShardLink,
-    index: u32,
-    generation: u32,
-}
-
-impl ActorWaker {
-    fn new(link: &'static ShardLink, index: u32, generation: u32) -> Self {
-        Self { link, index, generation }
-    }
-}
-
-impl Wake for ActorWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let (index, generation) = (self.index, self.generation);
-        current(|shard| match shard {
-            Some(shard) if std::ptr::eq(shard.link, self.link) => shard.core.borrow_mut().wake(index, generation),
-            _ => self.link.run(Box::new(move |shard| shard.core.borrow_mut().wake(index, generation))),
-        });
     }
 }

@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
+use crate::credit::Room;
 use crate::envelope::{Envelope, EpochTag, GENERATION_MAX, INDEX_BITS};
 use crate::error::Rejected;
 use crate::key::Key;
@@ -44,6 +45,8 @@ pub(crate) struct CellExtra {
     pub(crate) async_slot: AsyncSlot,
     /// A suspension without a future, begun by `Context::suspend`.
     pub(crate) suspensions: u32,
+    /// Room taken out of `capacity` for tokens that senders elsewhere hold or have spent on messages under way.
+    pub(crate) credit_out: u32,
     /// Why the actor is stopping, once it is.
     pub(crate) stop_reason: Option<StopReason>,
 }
@@ -179,7 +182,7 @@ impl Cell {
     /// Whether a user's message may enter.
     #[inline(always)]
     fn admit(&self, epoch: EpochTag) -> Result<(), Rejected> {
-        if !matches!(self.conduct.life, Life::Live | Life::New) {
+        if !self.is_open() {
             return Err(Rejected::Closed);
         }
         if epoch != self.epoch && epoch != EpochTag::BY_GENERATION {
@@ -194,6 +197,27 @@ impl Cell {
     /// Whether a future or a suspension keeps the actor from its messages.
     pub(crate) fn waits(&self) -> bool {
         self.extra.as_ref().is_some_and(|extra| extra.suspensions > 0 || extra.async_slot.is_live())
+    }
+
+    /// Whether users' messages may enter at all.
+    #[inline(always)]
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.conduct.life, Life::Live | Life::New)
+    }
+
+    /// What a grant of credit depends on.
+    pub(crate) fn room(&self) -> Room {
+        let out = self.extra.as_ref().map_or(0, |extra| extra.credit_out);
+        Room { queued: self.len(), capacity: self.mailbox.capacity, out }
+    }
+
+    /// Turns tokens back into room; those of a predecessor under the same name are none of this actor's.
+    pub(crate) fn return_credit(&mut self, tokens: u32) {
+        if let Some(extra) = &mut self.extra {
+            let tokens = tokens.min(extra.credit_out);
+            extra.credit_out -= tokens;
+            self.mailbox.capacity += tokens;
+        }
     }
 
     pub(crate) fn extra(&mut self) -> &mut CellExtra {
@@ -253,6 +277,13 @@ impl CellTable {
         let cell = self.get(index, generation).ok_or(Rejected::Closed)?;
         cell.admit(epoch)?;
         Ok(cell)
+    }
+
+    /// The cell of a live actor, to look at.
+    pub(crate) fn peek(&self, index: u32, generation: u32) -> Option<&Cell> {
+        let chunk = self.chunks.get(index as usize / CHUNK_CELLS)?.as_ref()?;
+        let cell = &chunk[index as usize % CHUNK_CELLS];
+        (cell.generation == generation && cell.conduct.life != Life::Free).then_some(cell)
     }
 
     /// How many actors live here.

@@ -187,6 +187,11 @@ impl Mesh {
         }
     }
 
+    /// Messages that wait in the rings towards this shard.
+    pub(crate) fn waiting(&mut self) -> u64 {
+        self.inbound.iter_mut().map(|inbound| inbound.user.refresh() as u64).sum()
+    }
+
     /// Whether anything waits in the rings.
     pub(crate) fn has_arrivals(&self) -> bool {
         self.inbound.iter().any(|inbound| !inbound.user.is_empty() || !inbound.control.is_empty())

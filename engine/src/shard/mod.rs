@@ -85,6 +85,11 @@ pub(crate) fn drop_contained<T>(value: T) {
     drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(value))));
 }
 
+/// Wakes somebody; a panic of a foreign waker ends here.
+pub(crate) fn wake_contained(waker: std::task::Waker) {
+    drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake())));
+}
+
 /// # Panics
 /// On a shard's thread, naming the call that would block it.
 pub(crate) fn assert_not_on_a_shard(what: &str) {

@@ -87,7 +87,7 @@ impl ShardCell {
                 core.graveyard.push(super::DeadLetterDraft { envelope, reason: Reason::Closed });
             }
             if cell.short {
-                core.link.short.clear(index, generation);
+                core.ledger.forget(&core.link.credit, (index, generation));
             }
             let extra = cell.extra.take();
             let give_out = core.cells.release(index);

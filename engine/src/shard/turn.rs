@@ -13,7 +13,7 @@ use crate::actor::StopReason;
 use crate::cluster::inbound::Inbound;
 use crate::dead_letter::Reason;
 use crate::error::{AskError, StartError, Unknown};
-use crate::limits::{RING_BATCH, TURN_BUDGET};
+use crate::limits::{CREDIT_CALM_NS, RING_BATCH, TURN_BUDGET};
 use crate::link::Queues;
 use crate::port::driver::{Driver, FileCompletion};
 use crate::port::service::{Service, ServiceContext, Started};
@@ -65,6 +65,8 @@ pub(crate) struct Shard {
     replies: Vec<CrossReply>,
     expired: Vec<ReplyAddress>,
     on_started: Option<OnStarted>,
+    /// Waiting senders to wake at the end of the turn.
+    wakers: Vec<std::task::Waker>,
 }
 
 impl Shard {
@@ -98,6 +100,7 @@ impl Shard {
             replies: Vec::new(),
             expired: Vec::new(),
             on_started: Some(on_started),
+            wakers: Vec::new(),
         }
     }
 
@@ -110,6 +113,7 @@ impl Shard {
         let now_ns = driver.now_ns();
         self.account(now_ns);
         let mut busy = self.complete(cell, driver, now_ns);
+        let mut moved = false;
         busy |= self.run_system(cell);
         match self.phase {
             Phase::Starting => self.start(cell, driver, now_ns),
@@ -117,7 +121,8 @@ impl Shard {
                 busy |= self.receive(cell);
                 busy |= self.fire(cell, now_ns);
                 busy |= self.poll_services(cell, driver, now_ns);
-                busy |= self.poll_transport(cell, driver);
+                moved = self.poll_transport(cell, driver);
+                busy |= moved;
                 let handled = self.run_actors(cell);
                 cell.link.blame.runs_none();
                 self.last_turn_handled = handled;
@@ -139,6 +144,7 @@ impl Shard {
             Phase::Stopped => {}
         }
         cell.bury_dead();
+        self.relieve(cell, moved);
         self.flush(cell, driver, now_ns);
         if self.phase == Phase::Closing {
             cell.link.begin_close();
@@ -196,7 +202,7 @@ impl Shard {
             op(cell);
             any = true;
         }
-        any
+        any | cell.link.wakes.drain(|sleeper| sleeper.rise(&mut cell.core.borrow_mut()))
     }
 
     fn start(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) {
@@ -249,6 +255,7 @@ impl Shard {
             let Some(envelope) = self.queues.user.pop() else { break };
             self.arrivals.push(envelope);
         }
+        cell.core.borrow_mut().ledger.received += self.arrivals.len() as u64;
         let any = !self.arrivals.is_empty() || !self.replies.is_empty();
         if any {
             // What was requested before these were sent comes first: spawns of actors that they speak of.
@@ -289,6 +296,19 @@ impl Shard {
             crate::reply::fail_here(cell, address, AskError::Unknown(Unknown::Deadline));
         }
         any
+    }
+
+    /// Room goes to the senders that wait for it, then to those elsewhere that count.
+    fn relieve(&mut self, cell: &ShardCell, moved: bool) {
+        let mut core = cell.core.borrow_mut();
+        cell.link.waiting.serve(&mut core, moved, &mut self.wakers);
+        if !core.ledger.is_empty() {
+            core.settle_credit();
+        }
+        drop(core);
+        for waker in self.wakers.drain(..) {
+            super::wake_contained(waker);
+        }
     }
 
     fn poll_services(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) -> bool {
@@ -414,15 +434,22 @@ impl Shard {
         let services = cell.services.iter().filter_map(|service| service.borrow().next_deadline_ns()).min();
         let transport = cell.transport.borrow().as_ref().and_then(|transport| transport.next_deadline_ns());
         let sweep = Some(core.directory.next_sweep_ns).filter(|at| *at != u64::MAX);
-        let earliest = [core.timers.next_deadline_ns(), core.replies.next_deadline_ns(), services, transport, sweep]
-            .into_iter()
-            .flatten()
-            .min();
+        let calm = core.ledger.is_calming().then(|| core.now_ns + CREDIT_CALM_NS);
+        let earliest =
+            [core.timers.next_deadline_ns(), core.replies.next_deadline_ns(), services, transport, sweep, calm]
+                .into_iter()
+                .flatten()
+                .min();
         earliest.map_or(Wait::Idle, Wait::Until)
     }
 
     fn has_arrivals(&self, core: &ShardCore) -> bool {
-        !self.queues.system.is_empty() || !self.queues.user.is_empty() || core.mesh.has_arrivals()
+        !self.queues.system.is_empty()
+            || !self.queues.user.is_empty()
+            || core.mesh.has_arrivals()
+            || !core.link.wakes.is_empty()
+            || core.link.waiting.wants_attention()
+            || core.credit_is_due()
     }
 
     /// Announces parking and looks for work once more; `false` when there is some. Pair: `finish_park`.
