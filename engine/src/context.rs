@@ -513,6 +513,7 @@ where
             run: run_then::<A, R, F>,
             drop_message: drop_reply::<R>,
             message_name: || "reply",
+            actor_name: std::any::type_name::<A>,
             class: Class::System,
         };
     }

@@ -74,6 +74,8 @@ pub(crate) struct VTable {
     pub(crate) drop_message: unsafe fn(payload: *mut u8),
     /// The message type's name, for dead letters and blame.
     pub(crate) message_name: fn() -> &'static str,
+    /// The actor type's name, for blame.
+    pub(crate) actor_name: fn() -> &'static str,
     pub(crate) class: Class,
 }
 

@@ -66,6 +66,7 @@ where
             run: <A as sealed::Sealed<M, K>>::run,
             drop_message: drop_message::<M>,
             message_name: std::any::type_name::<M>,
+            actor_name: std::any::type_name::<A>,
             class: if <A as sealed::Sealed<M, K>>::OWNS_REPLY { Class::OwnsReply } else { Class::Plain },
         };
     }

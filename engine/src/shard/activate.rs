@@ -109,6 +109,7 @@ impl ShardCell {
             delivery.sender = sender;
             delivery.reply = reply;
             let vtable = envelope.vtable();
+            self.link.blame.runs(vtable);
             actor.mailbox.advance();
             let run = vtable.run;
             vtable.steer();
@@ -293,6 +294,7 @@ impl ShardCell {
 
     /// Builds the state for the first time; on failure the actor must be abandoned.
     fn build(&self, state: &mut ActorBox, running: Running) -> bool {
+        self.link.blame.runs_none();
         let result = state.build(self.seat(running));
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
@@ -347,6 +349,7 @@ impl ShardCell {
 
     /// Runs a hook and contains its panic.
     fn contain(&self, state: &mut ActorBox, running: Running, user_code: impl FnOnce(&mut ActorBox, &Self)) {
+        self.link.blame.runs_none();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| user_code(state, self))) {
             self.panicked(state, running, None, &*panic);
         }
@@ -399,6 +402,7 @@ impl ShardCell {
 
     /// Polls the suspended future of a running actor.
     fn poll_future(&self, state: &mut ActorBox, running: Running) {
+        self.link.blame.runs_none();
         let (mut slot, waker) = {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");

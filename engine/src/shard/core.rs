@@ -42,6 +42,7 @@ pub(crate) struct Spawn {
 pub(crate) struct Counters {
     pub(crate) handled: u64,
     pub(crate) turns: u64,
+    pub(crate) long_turns: u64,
     pub(crate) busy_ns: u64,
     pub(crate) parks: u64,
     pub(crate) panics: u64,
