@@ -327,6 +327,8 @@ impl Shard {
         }
     }
 
+    /// A function of its own: within the turn, everything else competes for the registers that its loops need.
+    #[inline(never)]
     fn run_actors(&mut self, cell: &ShardCell) -> u32 {
         let mut handled = 0;
         while handled < TURN_BUDGET {
