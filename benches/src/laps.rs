@@ -1,7 +1,7 @@
 //! `Laps`: round trips counted, and each one timed where a percentile is wanted.
 //!
 //! A percentile costs one read of the processor's counter a lap; a mean costs nothing inside the run. The counter's rate is
-//! taken from the run's own length. One of the two files with `unsafe`: the counter.
+//! taken from the run's own length. With `counted.rs` one of the two files with `unsafe`: the processor's counter.
 
 use std::time::{Duration, Instant};
 

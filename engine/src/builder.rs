@@ -102,30 +102,42 @@ impl EngineBuilder {
         let kind = drivers.kind();
         let drivers: Arc<dyn DriverFactory> = Arc::new(drivers);
         let mut started = Engine::of(engine, &config, kind, true);
+        started.watch(config.long_turn)?;
         let mut outcomes = Vec::new();
+        let mut refused = None;
         for seed in seeds {
-            let shard = seed.shard();
+            let (shard, link) = (seed.shard(), seed.link());
             let cpu = cpus.get(shard.get() as usize).copied().filter(|_| config.pin);
             let latch = Latch::new();
-            outcomes.push(Arc::clone(&latch));
+            let outcome = Arc::clone(&latch);
             let drivers = Arc::clone(&drivers);
             let idle: IdleStrategy = config.idle;
             let report: runner::OnStarted =
                 Box::new(move |result| latch.set(Arc::new(crate::sync::Mutex::new(Some(result)))));
-            let thread = std::thread::Builder::new()
-                .name(format!("shard-{shard}"))
-                .spawn(move || runner::run(seed, &drivers, cpu, idle, report))
-                .map_err(StartError::Thread)?;
-            started.threads.push(thread);
+            let thread = std::thread::Builder::new().name(format!("shard-{shard}")).spawn(move || {
+                runner::run(seed, &drivers, cpu, idle, report);
+                Ok(())
+            });
+            match thread {
+                Ok(thread) => {
+                    started.threads.push(thread);
+                    outcomes.push(outcome);
+                }
+                Err(error) => {
+                    link.close();
+                    refused = Some(StartError::Thread(error));
+                }
+            }
         }
+        // All of them, whatever the first says: a shard that has not come up yet cannot be told to stop.
         for outcome in outcomes {
             let result = outcome.wait().lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-            result.unwrap_or(Ok(()))?;
+            refused = refused.or(result.and_then(Result::err));
         }
-        Ok(started)
+        refused.map_or(Ok(started), Err)
     }
 
-    #[cfg(feature = "host-tokio")]
+    #[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]
     pub(crate) fn configuration(&self) -> &Config {
         &self.config
     }
@@ -168,7 +180,7 @@ impl EngineBuilder {
                 return Err(StartError::Config("a cluster of several nodes needs a transport".to_owned()));
             }
         };
-        let engine = EngineLink::leak(shards, me, node_count, self.registry);
+        let engine = EngineLink::leak(shards, me, node_count, self.registry, self.config.long_turn);
         let blueprint = Arc::new(Blueprint {
             engine,
             services: self.services,
@@ -205,6 +217,7 @@ impl Engine {
             drain_time: config.drain_time,
             mailbox_capacity: config.mailbox_capacity,
             owns_threads,
+            watchdog: None,
         }
     }
 }

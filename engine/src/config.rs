@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::driver::DriverChoice;
 use crate::error::StartError;
-use crate::limits::{DRAIN_TIME, MAILBOX_CAPACITY, MAILBOX_CAPACITY_MAX};
+use crate::limits::{DRAIN_TIME, LONG_TURN, LONG_TURN_MIN, MAILBOX_CAPACITY, MAILBOX_CAPACITY_MAX};
 
 /// What a shard does when it has nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub struct Config {
     pub driver: DriverChoice,
     /// Messages that a mailbox holds; 1 to 1,048,576.
     pub mailbox_capacity: u32,
+    /// How long a turn may take before it is counted and reported by [`Engine::long_turns`](crate::Engine::long_turns); at least
+    /// 100 us. `None` turns the watch off, and with it the one thread that wakes twice in this time while shards are busy.
+    pub long_turn: Option<Duration>,
     /// How long a shutdown lets actors finish what is queued.
     pub drain_time: Duration,
 }
@@ -43,6 +46,7 @@ impl Default for Config {
             idle: IdleStrategy::Park,
             driver: DriverChoice::Auto,
             mailbox_capacity: MAILBOX_CAPACITY,
+            long_turn: Some(LONG_TURN),
             drain_time: DRAIN_TIME,
         }
     }
@@ -62,6 +66,11 @@ impl Config {
                 "mailbox_capacity is {}; allowed are 1 to {MAILBOX_CAPACITY_MAX}",
                 self.mailbox_capacity
             ));
+        }
+        if let Some(long_turn) = self.long_turn
+            && long_turn < LONG_TURN_MIN
+        {
+            return wrong(format!("long_turn is {long_turn:?}; allowed are {LONG_TURN_MIN:?} and more"));
         }
         Ok(())
     }

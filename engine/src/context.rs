@@ -13,7 +13,7 @@ use crate::actor::{Actor, StopReason, VirtualActor};
 use crate::actor_ref::{ActorId, ActorRef, Recipient, on_shard_of};
 use crate::address::{Address, ResolveError};
 use crate::ask::{Question, Target};
-use crate::envelope::{Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable};
+use crate::envelope::{CellId, Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable, read_payload};
 use crate::erased::Erased;
 use crate::error::{AskError, SpawnError};
 use crate::key::Key;
@@ -21,7 +21,7 @@ use crate::limits::ASK_DEADLINE;
 use crate::message::{Message, WireMessage};
 use crate::port::service::Service;
 use crate::receive::{Receive, vtable};
-use crate::reply::{NewSlot, ReplyAddress, ReplyOps, Then, Waiter};
+use crate::reply::{NewSlot, ReplyOps, Then, ThenReply, Waiter};
 use crate::shard::{ActorBox, Again, Once, ShardCell, ShardCore, Spawn, current};
 use crate::timer::{Body, Owner, Period, TimerId};
 use crate::virtual_ref::VirtualRef;
@@ -30,14 +30,24 @@ use crate::virtual_ref::VirtualRef;
 #[derive(Clone, Copy)]
 pub(crate) struct Seat {
     shard: NonNull<ShardCell>,
-    index: u32,
-    generation: u32,
+    id: CellId,
     sender: Option<PackedAddress>,
 }
 
 impl Seat {
-    pub(crate) fn new(shard: &ShardCell, index: u32, generation: u32, sender: Option<PackedAddress>) -> Self {
-        Self { shard: NonNull::from(shard), index, generation, sender }
+    #[inline(always)]
+    pub(crate) fn new(shard: &ShardCell, id: CellId, sender: Option<PackedAddress>) -> Self {
+        Self { shard: NonNull::from(shard), id, sender }
+    }
+
+    #[inline(always)]
+    fn index(&self) -> u32 {
+        self.id.index()
+    }
+
+    #[inline(always)]
+    fn generation(&self) -> u32 {
+        self.id.generation()
     }
 }
 
@@ -64,7 +74,7 @@ impl<A: Actor> Context<A> {
     }
 
     fn id(&self) -> ActorId {
-        ActorId::new(self.shard_cell().link, self.seat.index, self.seat.generation)
+        ActorId::new(self.shard_cell().link, self.seat.index(), self.seat.generation())
     }
 
     /// The actor that sent this message; `None` for one from outside the shards, from another node, or for an ask.
@@ -96,7 +106,7 @@ impl<A: Actor> Context<A> {
     #[must_use]
     pub fn key(&self) -> Option<Key> {
         let mut core = self.shard_cell().core.borrow_mut();
-        let cell = core.cells.get(self.seat.index, self.seat.generation)?;
+        let cell = core.cells.get(self.seat.index(), self.seat.generation())?;
         cell.extra.as_ref()?.identity.as_ref().map(|(_, key)| key.clone())
     }
 
@@ -108,7 +118,7 @@ impl<A: Actor> Context<A> {
         let mut core = self.shard_cell().core.borrow_mut();
         let position = core
             .cells
-            .get(self.seat.index, self.seat.generation)
+            .get(self.seat.index(), self.seat.generation())
             .and_then(|cell| cell.extra.as_ref()?.identity.as_ref().map(|(position, _)| *position))
             .expect("it has a key");
         let slot = shardstage_codec::slot_of(engine.registry.types[position].id, &key);
@@ -132,7 +142,7 @@ impl<A: Actor> Context<A> {
     /// # Errors
     /// When the address names another node, no shard of this engine, or an actor of another type.
     pub fn resolve<B: Actor>(&self, address: Address<B>) -> Result<ActorRef<B>, ResolveError> {
-        address.resolve(self.shard_cell(), (self.seat.index, std::any::TypeId::of::<A>()))
+        address.resolve(self.shard_cell(), (self.seat.index(), std::any::TypeId::of::<A>()))
     }
 
     /// Spawns an actor on this shard and returns at once; it starts in its first turn. The factory is kept for rebuilds after a
@@ -172,7 +182,7 @@ impl<A: Actor> Context<A> {
 
     /// Stops this actor after the current message; what is queued goes to the dead letters.
     pub fn stop(&mut self) {
-        self.shard_cell().request_stop(self.seat.index, self.seat.generation, StopReason::Stopped);
+        self.shard_cell().request_stop(self.seat.index(), self.seat.generation(), StopReason::Stopped);
     }
 
     /// Sends `message` to this actor after `delay`, unless it stops or is rebuilt before. The message has its own room: a full
@@ -203,7 +213,7 @@ impl<A: Actor> Context<A> {
         K: 'static,
     {
         assert!(!period.is_zero(), "a period has a length");
-        let (index, generation) = (self.seat.index, self.seat.generation);
+        let (index, generation) = (self.seat.index(), self.seat.generation());
         let make = move || {
             // SAFETY: the vtable is made for `M`, and the cell of this generation is an `A`.
             unsafe {
@@ -231,7 +241,7 @@ impl<A: Actor> Context<A> {
     }
 
     fn timer_owner(&self, core: &mut ShardCore) -> Owner {
-        let (index, generation) = (self.seat.index, self.seat.generation);
+        let (index, generation) = (self.seat.index(), self.seat.generation());
         let incarnation = core.cells.get(index, generation).map_or(0, |cell| cell.incarnation);
         Owner { index, generation, incarnation }
     }
@@ -245,8 +255,8 @@ impl<A: Actor> Context<A> {
         // SAFETY: the vtable is made for `M`, and the cell of this generation is an `A`.
         unsafe {
             Envelope::new(
-                self.seat.index,
-                self.seat.generation,
+                self.seat.index(),
+                self.seat.generation(),
                 vtable::<A, M, K>(),
                 EpochTag::BY_GENERATION,
                 Meta::None,
@@ -300,7 +310,7 @@ impl<A: Actor> Context<A> {
     /// Suspends this actor after the current message or hook: it keeps its messages until the returned [`Resume`] is dropped.
     pub fn suspend(&mut self) -> Resume {
         let mut core = self.shard_cell().core.borrow_mut();
-        let cell = core.cells.get(self.seat.index, self.seat.generation).expect("a running actor has its cell");
+        let cell = core.cells.get(self.seat.index(), self.seat.generation()).expect("a running actor has its cell");
         cell.conduct.suspended = true;
         cell.extra().suspensions += 1;
         Resume { id: self.id(), incarnation: cell.incarnation }
@@ -336,7 +346,7 @@ fn nanos(duration: Duration) -> u64 {
 
 impl<A> std::fmt::Debug for Context<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Context<{}>({}.{})", std::any::type_name::<A>(), self.seat.index, self.seat.generation)
+        write!(f, "Context<{}>({}.{})", std::any::type_name::<A>(), self.seat.index(), self.seat.generation())
     }
 }
 
@@ -444,20 +454,17 @@ impl<A: Actor, M: Message> PendingAsk<'_, A, M> {
         let Self { question, cx } = self;
         let shard = cx.shard_cell();
         let deliver = then_vtable::<A, M::Reply, F>();
-        let (index, generation) = (cx.seat.index, cx.seat.generation);
-        let mut core = shard.core.borrow_mut();
-        let incarnation = core.cells.get(index, generation).map_or(0, |cell| cell.incarnation);
-        let f = match crate::route::ask_neighbour::<M, F>(
-            shard,
-            &mut core,
-            question,
-            Then { deadline_ns: 0, ops: ReplyOps::of::<M>(), deliver, index, generation, incarnation, closure: f },
-        ) {
-            Ok(()) => return,
-            Err((question, then)) => (question, then.closure),
+        let (index, generation) = (cx.seat.index(), cx.seat.generation());
+        let refused = {
+            // SAFETY: until the end of this block; numbers are looked at, the message and the closure are moved, none of their
+            // code runs.
+            let mut core = unsafe { shard.core.quick() };
+            let incarnation = core.cells.get(index, generation).map_or(0, |cell| cell.incarnation);
+            let then =
+                Then { deadline_ns: 0, ops: ReplyOps::of::<M>(), deliver, index, generation, incarnation, closure: f };
+            crate::route::ask_neighbour::<M, F>(shard, &mut core, question, then).map_err(|back| (incarnation, back))
         };
-        drop(core);
-        let (question, f) = f;
+        let Err((incarnation, (question, Then { closure: f, .. }))) = refused else { return };
         let slot = NewSlot {
             deadline_ns: u64::MAX,
             ops: ReplyOps::of::<M>(),
@@ -504,30 +511,31 @@ where
     {
         const VTABLE: &'static VTable = &VTable {
             run: run_then::<A, R, F>,
-            drop_message: drop_reply,
+            drop_message: drop_reply::<R>,
             message_name: || "reply",
+            actor_name: std::any::type_name::<A>,
             class: Class::System,
         };
     }
     Made::<A, R, F>::VTABLE
 }
 
-/// `VTable::drop_message` of a reply whose actor is gone: frees the slot, and with it the closure and the answer.
+/// `VTable::drop_message` of a reply whose actor is gone: drops the answer, and frees the slot with the closure.
 ///
 /// # Safety
-/// `payload` holds a `ReplyAddress`.
-unsafe fn drop_reply(payload: *mut u8) {
+/// `payload` holds a `ThenReply<R>` as an envelope stores it.
+unsafe fn drop_reply<R: Send + 'static>(payload: *mut u8) {
     // SAFETY: the caller's contract.
-    let address = unsafe { payload.cast::<ReplyAddress>().read() };
+    let reply = unsafe { read_payload::<ThenReply<R>>(payload) };
     // Without a current shard the whole table is being dropped.
-    let freed = current(|shard| shard.and_then(|shard| shard.core.borrow_mut().replies.cancel(address)));
+    let freed = current(|shard| shard.and_then(|shard| shard.core.borrow_mut().replies.cancel(reply.address)));
     drop(freed);
 }
 
 /// `VTable::run` of a reply.
 ///
 /// # Safety
-/// The state is a built `A`, and the envelope holds the address of a slot made by `PendingAsk::<A, _>::then::<F>`.
+/// The state is a built `A`, and the envelope holds the answer to an ask of `PendingAsk::<A, _>::then::<F>`.
 unsafe fn run_then<A, R, F>(delivery: &Delivery<'_>, front: Front)
 where
     A: Actor,
@@ -535,22 +543,22 @@ where
     F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
 {
     // SAFETY: the caller's contract.
-    let address = unsafe { front.take::<ReplyAddress>() };
-    let mut core = delivery.shard.core.borrow_mut();
-    let Some(slot) = core.replies.ready(address) else { return };
-    let asked_by = slot.incarnation;
-    // SAFETY: `then` erased an `F`.
-    let f = unsafe { Erased::take_from::<F>(&mut slot.closure) };
-    // SAFETY: `complete::<R>` erased a result of the ask's own reply type.
-    let value = unsafe { Erased::take_from::<Result<R, AskError>>(&mut slot.value) };
-    core.replies.release(address);
-    let incarnation = core.cells.get(delivery.index, delivery.generation).map(|cell| cell.incarnation);
-    drop(core);
-    if incarnation != Some(asked_by) {
-        return;
-    }
+    let ThenReply { address, value } = unsafe { front.take::<ThenReply<R>>() };
+    let f = {
+        // SAFETY: until the end of this block; the closure is moved out of its slot, none of its code runs.
+        let mut core = unsafe { delivery.shard.core.quick() };
+        let incarnation = core.cells.get(delivery.id.index(), delivery.id.generation()).map(|cell| cell.incarnation);
+        let Some(slot) = core.replies.ready(address) else { return };
+        let asked_by = slot.incarnation;
+        // SAFETY: `then` erased an `F`.
+        let f = unsafe { Erased::take_from::<F>(&mut slot.closure) };
+        core.replies.release(address);
+        if incarnation == Some(asked_by) { Ok(f) } else { Err(f) }
+    };
+    // A rebuilt actor does not get its predecessor's answers; what is dropped here is dropped outside the borrow.
+    let Ok(f) = f else { return };
     // SAFETY: the caller's contract.
     let actor = unsafe { front.actor::<A>() };
-    let seat = Seat::new(delivery.shard, delivery.index, delivery.generation, None);
+    let seat = Seat::new(delivery.shard, delivery.id, None);
     f(actor, value, &mut Context::new(seat));
 }

@@ -10,6 +10,7 @@ use shardstage_codec::NodeId;
 
 use crate::actor::{Actor, StopReason, VirtualActor};
 use crate::actor_ref::{ActorId, ActorRef, on_shard_of};
+use crate::blame::{LongTurns, Watchdog};
 use crate::builder::EngineBuilder;
 use crate::config::Config;
 use crate::dead_letter::DeadLetters;
@@ -29,7 +30,7 @@ use crate::virtual_ref::VirtualRef;
 /// A running engine. Dropping it stops its actors without draining; [`shutdown`](Self::shutdown) drains first.
 pub struct Engine {
     pub(crate) link: &'static EngineLink,
-    pub(crate) threads: Vec<JoinHandle<()>>,
+    pub(crate) threads: Vec<JoinHandle<Result<(), StartError>>>,
     /// Set by the ends of hosted shards.
     pub(crate) hosted: Vec<Arc<Latch<StopReason>>>,
     pub(crate) driver_kind: DriverKind,
@@ -37,6 +38,8 @@ pub struct Engine {
     pub(crate) mailbox_capacity: u32,
     /// Hosted and simulated shards are turned by somebody else, so nothing here may wait for them.
     pub(crate) owns_threads: bool,
+    /// Looks for long turns; none in the simulator.
+    pub(crate) watchdog: Option<Watchdog>,
 }
 
 /// What one shard says when a draining engine asks.
@@ -142,6 +145,18 @@ impl Engine {
     #[must_use]
     pub fn dead_letters(&self) -> DeadLetters<'static> {
         DeadLetters(&self.link.dead_letters)
+    }
+
+    /// Turns that took longer than [`Config::long_turn`], and whose fault it was; readable after the engine's end too.
+    #[must_use]
+    pub fn long_turns(&self) -> LongTurns<'static> {
+        LongTurns(&self.link.long_turns)
+    }
+
+    pub(crate) fn watch(&mut self, long_turn: Option<Duration>) -> Result<(), StartError> {
+        let watchdog = long_turn.map(|long_turn| Watchdog::start(self.link, long_turn)).transpose();
+        self.watchdog = watchdog.map_err(StartError::Thread)?;
+        Ok(())
     }
 
     /// The counters of every shard, as of its last turn.

@@ -4,9 +4,11 @@
 //! away on shutdown.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use shardstage_codec::NodeId;
 
+use crate::blame::LongTurnOffice;
 use crate::cluster::placement::Placement;
 use crate::cluster::registry::Registry;
 use crate::dead_letter::DeadLetterOffice;
@@ -21,12 +23,20 @@ pub(crate) struct EngineLink {
     pub(crate) placement: Placement,
     pub(crate) registry: Registry,
     pub(crate) dead_letters: DeadLetterOffice,
+    pub(crate) long_turns: LongTurnOffice,
     pub(crate) peers: Peers,
 }
 
 impl EngineLink {
-    pub(crate) fn leak(shard_count: u16, me: NodeId, node_count: u32, registry: Registry) -> &'static Self {
-        let shards = (0..shard_count).map(|shard| ShardLink::new(shardstage_codec::ShardId::new(shard))).collect();
+    pub(crate) fn leak(
+        shard_count: u16,
+        me: NodeId,
+        node_count: u32,
+        registry: Registry,
+        long_turn: Option<Duration>,
+    ) -> &'static Self {
+        let shards =
+            (0..shard_count).map(|shard| ShardLink::new(shardstage_codec::ShardId::new(shard), long_turn)).collect();
         let link: &'static Self = Box::leak(Box::new(Self {
             shards,
             me,
@@ -34,6 +44,7 @@ impl EngineLink {
             placement: Placement::fixed(node_count),
             registry,
             dead_letters: DeadLetterOffice::new(),
+            long_turns: LongTurnOffice::new(),
             peers: Peers::default(),
         }));
         for shard in &link.shards {

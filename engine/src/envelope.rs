@@ -74,6 +74,8 @@ pub(crate) struct VTable {
     pub(crate) drop_message: unsafe fn(payload: *mut u8),
     /// The message type's name, for dead letters and blame.
     pub(crate) message_name: fn() -> &'static str,
+    /// The actor type's name, for blame.
+    pub(crate) actor_name: fn() -> &'static str,
     pub(crate) class: Class,
 }
 
@@ -117,24 +119,45 @@ pub(crate) enum Class {
     System,
 }
 
+/// An actor of this shard: index and generation in one word, because they are read as one wherever a reference is made of
+/// them, and a processor cannot forward two stores to one load.
+#[derive(Clone, Copy)]
+pub(crate) struct CellId(u64);
+
+impl CellId {
+    #[inline(always)]
+    pub(crate) fn new(index: u32, generation: u32) -> Self {
+        Self(u64::from(index) | u64::from(generation) << 32)
+    }
+
+    #[inline(always)]
+    pub(crate) fn index(self) -> u32 {
+        (self.0 & u64::from(u32::MAX)) as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
 /// Who runs, and what is known of the message that is about to be handled. One per activation.
 pub(crate) struct Delivery<'a> {
     pub(crate) shard: &'a ShardCell,
     cell: NonNull<Cell>,
-    pub(crate) index: u32,
-    pub(crate) generation: u32,
+    pub(crate) id: CellId,
     pub(crate) sender: Option<PackedAddress>,
     pub(crate) reply: Option<ReplyAddress>,
 }
 
 impl<'a> Delivery<'a> {
-    /// Deliveries to the actor in `cell`, whose index and generation these are.
+    /// Deliveries to the actor in `cell`, whose id this is.
     ///
     /// # Safety
     /// The cell stays where it is and occupied while the delivery is used.
     #[inline(always)]
-    pub(crate) unsafe fn new(shard: &'a ShardCell, cell: NonNull<Cell>, index: u32, generation: u32) -> Self {
-        Self { shard, cell, index, generation, sender: None, reply: None }
+    pub(crate) unsafe fn new(shard: &'a ShardCell, cell: NonNull<Cell>, id: CellId) -> Self {
+        Self { shard, cell, id, sender: None, reply: None }
     }
 
     /// The epoch under which the actor runs; `None` for one that is not virtual.
@@ -471,7 +494,7 @@ impl Drop for Envelope {
 /// # Safety
 /// `payload` was written by [`Envelope::new::<T>`](Envelope::new) and is not used afterwards.
 #[inline(always)]
-unsafe fn read_payload<T>(payload: *const u8) -> T {
+pub(crate) unsafe fn read_payload<T>(payload: *const u8) -> T {
     if const { is_inline::<T>() } {
         // SAFETY: the caller's contract.
         unsafe { payload.cast::<T>().read() }

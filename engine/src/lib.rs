@@ -11,6 +11,7 @@ mod actor;
 mod actor_ref;
 mod address;
 mod ask;
+mod blame;
 mod builder;
 mod cluster;
 mod config;
@@ -25,7 +26,7 @@ mod envelope;
 mod erased;
 mod error;
 mod gate;
-#[cfg(feature = "host-tokio")]
+#[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]
 pub mod host;
 mod key;
 mod latch;
@@ -63,6 +64,7 @@ pub use actor::{Actor, ArchivedHandler, AsyncHandler, BoxError, DeferredHandler,
 pub use actor_ref::{ActorId, ActorRef, Recipient};
 pub use address::{Address, ResolveError};
 pub use ask::Ask;
+pub use blame::{Culprit, LongTurn, LongTurns};
 pub use builder::EngineBuilder;
 pub use cluster::registry::TypeBuilder;
 pub use config::{Config, IdleStrategy};

@@ -176,3 +176,21 @@ pub const YIELD_QUANTUM_NS: u64 = 50_000;
 /// do; without this the first actors share the low 12 bits of their addresses with them, which the processor takes for the
 /// same memory when it forwards stores: an ask of a shard's first actors cost 145 ns instead of 94.
 pub const CELLS_SKIPPED: u32 = 17;
+
+/// How long a turn may take before it is counted and blamed: the better part of a 60 Hz tick. The watchdog looks twice in it, so
+/// it costs a busy engine 200 wakes a second.
+pub const LONG_TURN: Duration = Duration::from_millis(10);
+
+/// The shortest time that can be configured as long: a watchdog that looked more often would be in the way.
+pub const LONG_TURN_MIN: Duration = Duration::from_micros(100);
+
+/// Long turns kept for a reader; older ones are counted only.
+pub const LONG_TURNS_KEPT: usize = 256;
+
+/// Rounds without any turn after which the watchdog looks less often: a third of a second at the default.
+pub const WATCH_QUIET_ROUNDS: u32 = 64;
+
+/// How many periods of a quiet engine the watchdog sleeps at a time: 25 wakes a second at the default.
+pub const WATCH_QUIET_PERIODS: u32 = 8;
+
+const _: () = assert!(LONG_TURN.as_nanos() >= LONG_TURN_MIN.as_nanos());

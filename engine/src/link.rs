@@ -5,10 +5,12 @@
 
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crossbeam::queue::{ArrayQueue, SegQueue};
 use shardstage_codec::ShardId;
 
+use crate::blame::Blame;
 use crate::context_block::ContextPool;
 use crate::credit::{Credit, CreditKey, CreditTable};
 use crate::dead_letter::Reason;
@@ -57,10 +59,11 @@ pub(crate) struct ShardLink {
     /// Suspended actors of this shard that other threads have woken.
     pub(crate) wakes: WakeList<Sleeper>,
     pub(crate) counters: ShardCounters,
+    pub(crate) blame: Blame,
 }
 
 impl ShardLink {
-    pub(crate) fn new(shard: ShardId) -> Self {
+    pub(crate) fn new(shard: ShardId, long_turn: Option<Duration>) -> Self {
         Self {
             shard,
             engine: OnceLock::new(),
@@ -74,6 +77,7 @@ impl ShardLink {
             waiting: Waiters::default(),
             wakes: WakeList::new(),
             counters: ShardCounters::default(),
+            blame: Blame::new(long_turn),
         }
     }
 

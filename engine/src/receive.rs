@@ -66,6 +66,7 @@ where
             run: <A as sealed::Sealed<M, K>>::run,
             drop_message: drop_message::<M>,
             message_name: std::any::type_name::<M>,
+            actor_name: std::any::type_name::<A>,
             class: if <A as sealed::Sealed<M, K>>::OWNS_REPLY { Class::OwnsReply } else { Class::Plain },
         };
     }
@@ -74,7 +75,7 @@ where
 
 #[inline(always)]
 fn context<A: Actor>(delivery: &Delivery<'_>) -> Context<A> {
-    Context::new(Seat::new(delivery.shard, delivery.index, delivery.generation, delivery.sender))
+    Context::new(Seat::new(delivery.shard, delivery.id, delivery.sender))
 }
 
 impl<A: Handler<M>, M: Message> Receive<M, kind::Sync> for A {}
@@ -125,7 +126,7 @@ impl<A: AsyncHandler<M>, M: Message> sealed::Sealed<M, kind::Async> for A {
             reply.send(value);
         };
         // SAFETY: the future borrows this actor's state only.
-        unsafe { delivery.shard.start_future(delivery.index, delivery.generation, future) }
+        unsafe { delivery.shard.start_future(delivery.id.index(), delivery.id.generation(), future) }
     }
 }
 

@@ -5,45 +5,55 @@
 //! [`LIFO_BURST`] activations plus the queue before it.
 
 use std::collections::VecDeque;
+use std::ptr::NonNull;
 
 use crate::limits::{LIFO_BURST, LIFO_DEPTH};
+use crate::shard::Cell;
 
-/// Ready actors by cell index.
+/// An actor that is ready: its cell, which never moves, so that running it begins with a pointer instead of a lookup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ready {
+    pub(crate) cell: NonNull<Cell>,
+    pub(crate) index: u32,
+}
+
+/// Ready actors.
 pub(crate) struct RunQueue {
-    lifo: [u32; LIFO_DEPTH],
+    lifo: [Ready; LIFO_DEPTH],
     /// Entries of `lifo`.
     depth: usize,
     burst: u32,
-    fifo: VecDeque<u32>,
+    fifo: VecDeque<Ready>,
 }
 
 impl Default for RunQueue {
     fn default() -> Self {
-        Self { lifo: [0; LIFO_DEPTH], depth: 0, burst: 0, fifo: VecDeque::new() }
+        let none = Ready { cell: NonNull::dangling(), index: u32::MAX };
+        Self { lifo: [none; LIFO_DEPTH], depth: 0, burst: 0, fifo: VecDeque::new() }
     }
 }
 
 impl RunQueue {
     /// A newly ready actor.
     #[inline]
-    pub(crate) fn push(&mut self, index: u32) {
+    pub(crate) fn push(&mut self, ready: Ready) {
         if let Some(entry) = self.lifo.get_mut(self.depth) {
-            *entry = index;
+            *entry = ready;
             self.depth += 1;
         } else {
-            self.fifo.push_back(index);
+            self.fifo.push_back(ready);
         }
     }
 
     /// An actor that still has work after its share.
     #[inline]
-    pub(crate) fn push_back(&mut self, index: u32) {
-        self.fifo.push_back(index);
+    pub(crate) fn push_back(&mut self, ready: Ready) {
+        self.fifo.push_back(ready);
     }
 
     /// The next actor to run.
     #[inline(always)]
-    pub(crate) fn pop(&mut self) -> Option<u32> {
+    pub(crate) fn pop(&mut self) -> Option<Ready> {
         if self.burst < LIFO_BURST
             && let Some(last) = self.depth.checked_sub(1)
         {
@@ -55,7 +65,7 @@ impl RunQueue {
     }
 
     #[inline(never)]
-    fn pop_front(&mut self) -> Option<u32> {
+    fn pop_front(&mut self) -> Option<Ready> {
         self.fifo.extend(&self.lifo[..self.depth]);
         self.depth = 0;
         self.burst = 0;
@@ -71,18 +81,22 @@ impl RunQueue {
 mod tests {
     use super::*;
 
+    fn ready(index: u32) -> Ready {
+        Ready { cell: NonNull::dangling(), index }
+    }
+
     #[test]
     fn a_burst_ends_and_the_oldest_gets_its_turn() {
         let mut queue = RunQueue::default();
-        queue.push_back(7);
+        queue.push_back(ready(7));
         let mut served_after = 0;
-        queue.push(1);
-        while let Some(index) = queue.pop() {
-            if index == 7 {
+        queue.push(ready(1));
+        while let Some(next) = queue.pop() {
+            if next.index == 7 {
                 break;
             }
             served_after += 1;
-            queue.push(1);
+            queue.push(ready(1));
         }
         assert_eq!(served_after, LIFO_BURST);
     }
@@ -91,9 +105,10 @@ mod tests {
     fn newly_ready_actors_run_last_in_first_out() {
         let mut queue = RunQueue::default();
         for index in 0..3 {
-            queue.push(index);
+            queue.push(ready(index));
         }
-        assert_eq!([queue.pop(), queue.pop(), queue.pop(), queue.pop()], [Some(2), Some(1), Some(0), None]);
+        let order = std::array::from_fn(|_| queue.pop().map(|next| next.index));
+        assert_eq!(order, [Some(2), Some(1), Some(0), None]);
         assert!(queue.is_empty());
     }
 }

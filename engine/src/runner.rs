@@ -77,6 +77,8 @@ fn turn_until_stopped(shard: &mut Shard, driver: &mut dyn Driver, idle: IdleStra
             Wait::Now => {
                 idle_since_ns = None;
                 if may_yield {
+                    // Others run on the core now: their time is no turn's.
+                    shard.rest(driver.now_ns());
                     driver.yield_now();
                     yielded_ns = turn_ns;
                 }

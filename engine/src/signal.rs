@@ -25,6 +25,7 @@ static TERMINATED: VTable = VTable {
     run: unreachable_run,
     drop_message: drop_message::<Terminated>,
     message_name: || "Terminated",
+    actor_name: || "",
     class: Class::System,
 };
 
@@ -65,6 +66,7 @@ static REMOTE_SEND: VTable = VTable {
     run: unreachable_run,
     drop_message: drop_message::<RemoteSend>,
     message_name: || "RemoteSend",
+    actor_name: || "",
     class: Class::Plain,
 };
 

@@ -29,6 +29,11 @@ macro_rules! counters {
                 $(self.$name.store(stats.$name, Ordering::Relaxed);)*
             }
 
+            /// How many turns have ended.
+            pub(crate) fn turns(&self) -> u64 {
+                self.turns.load(Ordering::Relaxed)
+            }
+
             pub(crate) fn read(&self, shard: ShardId) -> ShardStats {
                 ShardStats { shard: shard.get(), $($name: self.$name.load(Ordering::Relaxed),)* }
             }
@@ -41,6 +46,8 @@ counters! {
     handled,
     /// Turns taken.
     turns,
+    /// Turns that took longer than [`Config::long_turn`](crate::Config::long_turn).
+    long_turns,
     /// Nanoseconds spent in turns that found work.
     busy_ns,
     /// Nanoseconds since the shard started.

@@ -171,6 +171,16 @@ fn then_await_wait_and_tokio_get_their_answers() {
     engine.shutdown().unwrap();
 }
 
+/// Asks again while the shard was so late that it dropped the message before work.
+fn assert_unknown(ask: impl Fn() -> Result<u64, AskError>) {
+    loop {
+        match ask() {
+            Err(AskError::Rejected(Rejected::Expired)) => {}
+            other => return assert_eq!(other, Err(AskError::Unknown(Unknown::Deadline))),
+        }
+    }
+}
+
 #[test]
 fn a_deadline_that_passes_is_unknown() {
     let engine = engine(2);
@@ -178,12 +188,11 @@ fn a_deadline_that_passes_is_unknown() {
     let short = Duration::from_millis(1);
     for shard in [0, 1] {
         let keeper = engine.spawn_on(shard, Keeper::default).unwrap();
-        let unknown = Err(AskError::Unknown(Unknown::Deadline));
-        assert_eq!(keeper.ask(Keep).deadline(short).wait(), unknown);
-        assert_eq!(on_tokio(async { keeper.ask(Keep).deadline(short).await }), unknown);
-        assert_eq!(asker.ask(AskKeeper { keeper, ttl: short }).wait(), Ok(unknown));
-        // Answers that come too late are dropped. On a busy machine a deadline may pass before its message is handled.
-        assert!(matches!(keeper.ask(AnswerAll(1)).wait(), Ok(0..=3)));
+        assert_unknown(|| keeper.ask(Keep).deadline(short).wait());
+        assert_unknown(|| on_tokio(async { keeper.ask(Keep).deadline(short).await }));
+        assert_unknown(|| asker.ask(AskKeeper { keeper, ttl: short }).wait().unwrap());
+        // Answers that come too late are dropped. A late shard keeps fewer: it drops what has expired before work.
+        assert!(keeper.ask(AnswerAll(1)).wait().unwrap() <= 3);
     }
     engine.shutdown().unwrap();
 }

@@ -7,7 +7,7 @@ mod support;
 
 use shardstage::Reason;
 use shardstage::prelude::*;
-use support::{Echo, Log, Ping, config};
+use support::{Echo, Log, Ping, config, start};
 
 type Entry = (u64, u64);
 
@@ -94,7 +94,7 @@ impl Handler<Push> for Pusher {
 fn run(capacity: u32, each: u64, panics: bool) -> (Vec<Vec<u64>>, u64) {
     let mut config = config(2);
     config.mailbox_capacity = capacity;
-    let engine = Engine::start(config).unwrap();
+    let engine = start(config);
     let log = Log::new();
     let echo = engine.spawn_on(1, Echo::default).unwrap();
     let for_factory = log.clone();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use shardstage::prelude::*;
 use shardstage::{AskError, BoxError};
-use support::{Echo, Ping, engine};
+use support::{Echo, Ping, engine, start};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Where {
@@ -207,7 +207,7 @@ fn a_panic_in_a_messages_drop_is_contained_wherever_it_is_dropped() {
     let mine = |number| Mine { room: [number; 6] };
     let mut config = support::config(1);
     config.mailbox_capacity = 2;
-    let engine = Engine::start(config).unwrap();
+    let engine = start(config);
     let echo = engine.spawn(Echo::default).unwrap();
     let sum = engine.spawn(|| Sum { total: 3 }).unwrap();
     // In the handler.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use shardstage::prelude::*;
 use shardstage::{Error, ShutdownError};
-use support::{Echo, Item, Log, Ping, block, config, engine};
+use support::{Echo, Item, Log, Ping, block, config, engine, start};
 
 /// Counts what it handled, outside of itself.
 struct Counting(Arc<AtomicU64>);
@@ -108,7 +108,7 @@ fn actors_that_never_end_are_stopped_and_reported() {
     for shards in [1, 2] {
         let mut config = config(shards);
         config.drain_time = Duration::from_millis(20);
-        let engine = Engine::start(config).unwrap();
+        let engine = start(config);
         let pair =
             [engine.spawn_on(0, Restless::default).unwrap(), engine.spawn_on(shards - 1, Restless::default).unwrap()];
         for _ in 0..10 {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use shardstage::prelude::*;
 use shardstage::{AskError, Message};
-use support::{Echo, block, config, engine, on_tokio};
+use support::{Echo, block, config, engine, on_tokio, start};
 
 /// Counts how many exist.
 struct Counted(Arc<AtomicI64>);
@@ -165,7 +165,7 @@ fn refused_bounced_expired_and_interrupted_values_are_dropped_once() {
     let count = Arc::new(AtomicI64::new(0));
     let mut config = config(2);
     config.mailbox_capacity = 2;
-    let engine = Engine::start(config).unwrap();
+    let engine = start(config);
     for shard in [0, 1] {
         let echo = engine.spawn_on(shard, Echo::default).unwrap();
         let relayer = engine.spawn_on(1 - shard, Relayer::default).unwrap();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use shardstage::prelude::*;
 use shardstage::sim::{SimOptions, SimWorld};
 use shardstage::{AskError, EngineBuilder, Error, NodeId, Reason, StartError};
-use support::{config, on_tokio};
+use support::{config, on_tokio, start_built};
 
 #[message(id = "hazard.add", reply = u64)]
 struct Add {
@@ -122,7 +122,7 @@ impl AsyncHandler<Use> for User {
 
 #[test]
 fn the_first_message_activates_and_the_key_is_one_actor() {
-    let engine = builder(2, LONG).start().unwrap();
+    let engine = start_built(builder(2, LONG)).unwrap();
     let users = [engine.spawn_on(0, User::default).unwrap(), engine.spawn_on(1, User::default).unwrap()];
     for number in 0..20 {
         let key = format!("first/{number}");
@@ -155,7 +155,7 @@ fn idle_actors_are_passivated_and_come_back() {
 #[test]
 fn no_message_is_lost_between_two_lives() {
     // So short that actors are passivated all the time while messages come.
-    let engine = builder(2, Duration::from_nanos(1)).start().unwrap();
+    let engine = start_built(builder(2, Duration::from_nanos(1))).unwrap();
     let users = [engine.spawn_on(0, User::default).unwrap(), engine.spawn_on(1, User::default).unwrap()];
     let mut sent = 0;
     while sent < 4000 || place("lives/").passivations.load(Ordering::Relaxed) < 20 {
@@ -197,7 +197,7 @@ fn each_type_has_its_own_mailbox_bound() {
 
 #[test]
 fn a_type_that_is_not_registered_has_no_handler() {
-    let engine = builder(1, LONG).start().unwrap();
+    let engine = start_built(builder(1, LONG)).unwrap();
     let nobody = engine.actor::<Unregistered>("x");
     assert!(matches!(nobody.tell(Add { amount: 1 }), Err(TellError::NoHandler(Add { amount: 1 }))));
     assert_eq!(nobody.ask(Add { amount: 1 }).wait(), Err(AskError::Rejected(Rejected::NoHandler)));

@@ -121,8 +121,13 @@ fn pairs(wanted: Option<&[u16]>, cores: usize) -> Vec<Work> {
 fn write(out: &Path, rows: &[Row], effort: Effort, machine: &Machine) -> Result<(), String> {
     let conditions = Conditions { rounds: effort.rounds, quick: effort.quick, machine };
     let caption = format!(
-        "{}, {} cores. Ours: median of {} processes; a peer: its best. Commit {}, {}.",
-        machine.cpu, machine.cores, effort.rounds, machine.commit, machine.date
+        "{}{}, {} cores. Ours: median of {} processes; a peer: its best. Commit {}, {}.",
+        if effort.quick { "A QUICK RUN, NOT FOR PUBLICATION. " } else { "" },
+        machine.cpu,
+        machine.cores,
+        effort.rounds,
+        machine.commit,
+        machine.date
     );
     let files =
         [("README.md", page(rows, &conditions)), ("messages.svg", svg(rows, &caption)), ("results.csv", csv(rows))];

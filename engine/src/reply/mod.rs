@@ -25,6 +25,12 @@ use crate::shard::{ShardCell, current, drop_contained};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReplyAddress(pub(crate) PackedAddress);
 
+/// The message by which an answer comes to its `then`; the closure waits in the slot.
+pub(crate) struct ThenReply<R> {
+    pub(crate) address: ReplyAddress,
+    pub(crate) value: Result<R, AskError>,
+}
+
 /// The type-dependent parts of a slot, as plain functions.
 #[derive(Clone, Copy)]
 pub(crate) struct ReplyOps {
@@ -110,16 +116,18 @@ pub(crate) fn complete<R: Send + 'static>(
     match &mut slot.waiter {
         Waiter::Then { deliver, index, generation } => {
             let (deliver, index, generation) = (*deliver, *index, *generation);
-            slot.set_ready(Erased::new(value));
+            slot.set_ready();
             core.push_reserved_with(index, generation, || {
-                // SAFETY: a `Then` waiter's vtable takes the reply address as its message.
-                unsafe { Envelope::new(index, generation, deliver, EpochTag::BY_GENERATION, Meta::None, address) }
+                let reply = ThenReply { address, value };
+                // SAFETY: a `Then` waiter's vtable takes a `ThenReply` of the ask's own reply type as its message.
+                unsafe { Envelope::new(index, generation, deliver, EpochTag::BY_GENERATION, Meta::None, reply) }
             });
             drop(core);
         }
         Waiter::Task { waker } => {
             let waker = waker.take();
-            slot.set_ready(Erased::new(value));
+            slot.value = Some(Erased::new(value));
+            slot.set_ready();
             drop(core);
             if let Some(waker) = waker {
                 waker.wake();
@@ -161,15 +169,17 @@ pub(crate) fn answer_with<R: Send + 'static>(
     reply: R,
 ) {
     if address.0.shard() == shard.link.shard().get() {
-        let mut core = shard.core.borrow_mut();
+        // SAFETY: until the end of this block, or of the function; the reply is moved, none of its code runs.
+        let mut core = unsafe { shard.core.quick() };
         if let Some(slot) = core.replies.waiting(address)
             && slot.group.is_none()
             && let Waiter::Then { deliver, index, generation } = slot.waiter
         {
-            slot.set_ready(Erased::new(Ok::<R, AskError>(reply)));
+            slot.set_ready();
             core.push_reserved_with(index, generation, || {
-                // SAFETY: a `Then` waiter's vtable takes the reply address as its message.
-                unsafe { Envelope::new(index, generation, deliver, EpochTag::BY_GENERATION, Meta::None, address) }
+                let reply = ThenReply { address, value: Ok::<R, AskError>(reply) };
+                // SAFETY: a `Then` waiter's vtable takes a `ThenReply` of the ask's own reply type as its message.
+                unsafe { Envelope::new(index, generation, deliver, EpochTag::BY_GENERATION, Meta::None, reply) }
             });
             return;
         }

@@ -26,23 +26,25 @@ pub(crate) enum Waiter {
     Remote,
 }
 
-/// One outstanding ask.
+/// One outstanding ask. What an ask within a shard touches stands first.
+#[repr(C, align(64))]
 pub(crate) struct ReplySlot {
     generation: u32,
     live: bool,
     ready: bool,
-    next_free: u32,
-    pub(crate) deadline_ns: u64,
-    pub(crate) ops: ReplyOps,
-    pub(crate) waiter: Waiter,
-    /// The peer that will answer, if it is another node.
-    pub(crate) peer: Option<NodeId>,
-    /// The group of a virtual target, for the epoch check.
-    pub(crate) group: Option<GroupId>,
     /// Incarnation of the asking actor, so that a rebuilt one does not get its predecessor's answers.
     pub(crate) incarnation: u16,
+    pub(crate) deadline_ns: u64,
+    pub(crate) waiter: Waiter,
+    /// The group of a virtual target, for the epoch check.
+    pub(crate) group: Option<GroupId>,
+    next_free: u32,
     pub(crate) closure: Option<Erased>,
+    pub(crate) ops: ReplyOps,
+    /// The answer for a task; an answer for a `then` travels in its message.
     pub(crate) value: Option<Erased>,
+    /// The peer that will answer, if it is another node.
+    pub(crate) peer: Option<NodeId>,
 }
 
 /// What a new slot starts with.
@@ -69,9 +71,8 @@ pub(crate) struct Then<F> {
 
 impl ReplySlot {
     #[inline(always)]
-    pub(crate) fn set_ready(&mut self, value: Erased) {
+    pub(crate) fn set_ready(&mut self) {
         debug_assert!(self.live && !self.ready);
-        self.value = Some(value);
         self.ready = true;
     }
 }

@@ -4,24 +4,23 @@
 //! says `scheduled`, so nothing can run it a second time. One of the few files with `unsafe`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::ptr::NonNull;
 use std::task::{Context as TaskContext, Poll, Waker};
 
 use super::actor_box::{ActorBox, BuildError};
-use super::cell::{Cell, Life};
+use super::cell::Life;
 use super::{ShardCell, drop_contained};
 use crate::actor::StopReason;
 use crate::context::Seat;
 use crate::context_block::Asker;
-use crate::envelope::{Class, Delivery, Envelope, Front, Meta, PackedAddress};
+use crate::envelope::{CellId, Class, Delivery, Envelope, Front, Meta, PackedAddress};
 use crate::error::{AskError, Panicked, Rejected};
 use crate::limits::ACTIVATION_BUDGET;
 use crate::reply::{self, ReplyAddress};
+use crate::run_queue::Ready;
 use crate::waker::ActorWaker;
 
 /// An actor's part of a turn.
 struct Share {
-    cell: NonNull<Cell>,
     generation: u32,
     /// The actor's state, which is in the cell.
     state: *mut u8,
@@ -50,12 +49,12 @@ struct Running {
 impl ShardCell {
     /// Runs one actor; returns how many messages it handled, or 1 for whatever else it did.
     #[inline]
-    pub(super) fn activate(&self, index: u32) -> u32 {
+    pub(super) fn activate(&self, ready: Ready) -> u32 {
         loop {
-            if let Some(share) = self.begin(index) {
-                return self.run(index, share);
+            if let Some(share) = self.begin(ready) {
+                return self.run(ready, share);
             }
-            if !self.look_after(index) {
+            if !self.look_after(ready.index) {
                 return 1;
             }
         }
@@ -63,33 +62,32 @@ impl ShardCell {
 
     /// Begins the share of an actor that has messages, and nothing else to do than to handle them.
     #[inline(always)]
-    fn begin(&self, index: u32) -> Option<Share> {
+    fn begin(&self, ready: Ready) -> Option<Share> {
         // SAFETY: until the end of this function; numbers and flags only.
         let mut core = unsafe { self.core.quick() };
-        let core = &mut *core;
-        let now_ms = core.now_ms();
-        let cell = core.cells.slot(index)?;
+        let Ready { mut cell, index } = ready;
+        // SAFETY: cells never move and live as long as the shard; nobody else has a reference into one now.
+        let cell = unsafe { cell.as_mut() };
         if !cell.takes_messages() || cell.len() == 0 {
             return None;
         }
         let state = cell.state.as_ref()?.state_ptr();
         if cell.epoch().is_some() {
-            cell.extra().active_ms = now_ms;
+            cell.extra().active_ms = core.now_ms();
         }
-        let (generation, messages) = (cell.generation, cell.len().min(ACTIVATION_BUDGET));
-        let cell = NonNull::from_mut(cell);
-        core.running = Some(core.address(index, generation));
-        Some(Share { cell, generation, state, messages })
+        core.running = Some(core.address(index, cell.generation));
+        Some(Share { generation: cell.generation, state, messages: cell.len().min(ACTIVATION_BUDGET) })
     }
 
     /// Handles the messages of a share. The state stays in its cell: whoever else looks at the cell meanwhile leaves the state
     /// of a running actor alone.
     #[inline(always)]
-    fn run(&self, index: u32, share: Share) -> u32 {
-        let Share { mut cell, generation, state, messages } = share;
+    fn run(&self, ready: Ready, share: Share) -> u32 {
+        let Ready { mut cell, index } = ready;
+        let Share { generation, state, messages } = share;
         // SAFETY: cells never move, and this one is occupied until `finish_stop`, which no handler reaches; the references into
         // it that are made here end before a handler runs.
-        let mut delivery = unsafe { Delivery::new(self, cell, index, generation) };
+        let mut delivery = unsafe { Delivery::new(self, cell, CellId::new(index, generation)) };
         let mut handled = 0;
         while handled < messages {
             // SAFETY: as above.
@@ -111,6 +109,7 @@ impl ShardCell {
             delivery.sender = sender;
             delivery.reply = reply;
             let vtable = envelope.vtable();
+            self.link.blame.runs(vtable);
             actor.mailbox.advance();
             let run = vtable.run;
             vtable.steer();
@@ -121,7 +120,7 @@ impl ShardCell {
                 return self.end_with_panic(index, reply, &*panic, handled);
             }
         }
-        self.end(cell, index, handled);
+        self.end(ready, handled);
         handled
     }
 
@@ -159,9 +158,9 @@ impl ShardCell {
 
     /// Ends a share: most actors go idle, or back to the queue.
     #[inline(always)]
-    fn end(&self, mut cell: NonNull<Cell>, index: u32, handled: u32) {
+    fn end(&self, mut ready: Ready, handled: u32) {
         // SAFETY: as in `run`.
-        let actor = unsafe { cell.as_mut() };
+        let actor = unsafe { ready.cell.as_mut() };
         {
             // SAFETY: until the end of this block; flags, queues and the memory of an empty backlog, no message is dropped.
             let mut core = unsafe { self.core.quick() };
@@ -170,7 +169,7 @@ impl ShardCell {
             if actor.is_plain() {
                 core.running = None;
                 if actor.len() > 0 {
-                    core.run_queue.push_back(index);
+                    core.run_queue.push_back(ready);
                 } else {
                     actor.scheduled = false;
                     actor.mailbox.rest(&mut core.pool);
@@ -178,7 +177,7 @@ impl ShardCell {
                 return;
             }
         }
-        let (state, running) = self.take_out(index);
+        let (state, running) = self.take_out(ready.index);
         self.put_back(state, running);
     }
 
@@ -285,16 +284,17 @@ impl ShardCell {
         let ready = if cell.conduct.suspended { cell.conduct.woken } else { cell.len() > 0 || cell.conduct.woken };
         cell.scheduled = ready;
         if ready {
-            core_ref.run_queue.push_back(running.index);
+            core_ref.run_queue.push_back(cell.ready(running.index));
         }
     }
 
     fn seat(&self, running: Running) -> Seat {
-        Seat::new(self, running.index, running.generation, None)
+        Seat::new(self, CellId::new(running.index, running.generation), None)
     }
 
     /// Builds the state for the first time; on failure the actor must be abandoned.
     fn build(&self, state: &mut ActorBox, running: Running) -> bool {
+        self.link.blame.runs_none();
         let result = state.build(self.seat(running));
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
@@ -349,6 +349,7 @@ impl ShardCell {
 
     /// Runs a hook and contains its panic.
     fn contain(&self, state: &mut ActorBox, running: Running, user_code: impl FnOnce(&mut ActorBox, &Self)) {
+        self.link.blame.runs_none();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| user_code(state, self))) {
             self.panicked(state, running, None, &*panic);
         }
@@ -401,6 +402,7 @@ impl ShardCell {
 
     /// Polls the suspended future of a running actor.
     fn poll_future(&self, state: &mut ActorBox, running: Running) {
+        self.link.blame.runs_none();
         let (mut slot, waker) = {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");

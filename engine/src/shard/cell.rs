@@ -17,7 +17,7 @@ use crate::error::Rejected;
 use crate::key::Key;
 use crate::latch::LatchGuard;
 use crate::limits::CELLS_SKIPPED;
-use crate::run_queue::RunQueue;
+use crate::run_queue::{Ready, RunQueue};
 
 use super::actor_box::ActorBox;
 use super::async_slot::AsyncSlot;
@@ -154,13 +154,19 @@ impl Cell {
         self.is_virtual.then_some(self.epoch)
     }
 
+    /// Its entry in the run queue.
+    #[inline(always)]
+    pub(crate) fn ready(&mut self, index: u32) -> Ready {
+        Ready { cell: NonNull::from_mut(self), index }
+    }
+
     /// A slot for one more message, which the caller writes at once; the actor is put into the run queue.
     #[inline(always)]
     pub(crate) fn claim(&mut self, index: u32, pool: &mut BacklogPool, run_queue: &mut RunQueue) -> NonNull<Envelope> {
         let slot = self.mailbox.claim(pool);
         if !self.scheduled && !self.conduct.suspended {
             self.scheduled = true;
-            run_queue.push(index);
+            run_queue.push(self.ready(index));
         }
         slot
     }

@@ -42,6 +42,7 @@ pub(crate) struct Spawn {
 pub(crate) struct Counters {
     pub(crate) handled: u64,
     pub(crate) turns: u64,
+    pub(crate) long_turns: u64,
     pub(crate) busy_ns: u64,
     pub(crate) parks: u64,
     pub(crate) panics: u64,
@@ -247,7 +248,7 @@ impl ShardCore {
             cell.conduct.woken = true;
             if !cell.scheduled {
                 cell.scheduled = true;
-                self.run_queue.push(index);
+                self.run_queue.push(cell.ready(index));
             }
         }
     }
@@ -277,12 +278,13 @@ impl ShardCore {
         let now_ms = self.now_ms();
         let cell = self.cells.slot(index).expect("just occupied");
         cell.scheduled = true;
+        let ready = cell.ready(index);
         if spawn.identity.is_some() {
             let extra = cell.extra();
             extra.identity = spawn.identity;
             extra.active_ms = now_ms;
         }
-        self.run_queue.push(index);
+        self.run_queue.push(ready);
     }
 
     /// The cell of a virtual actor of this shard, activated if it sleeps. Runs no user code: the factory runs in the actor's

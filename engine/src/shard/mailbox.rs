@@ -240,8 +240,13 @@ mod tests {
         unreachable!("not delivered in this test");
     }
 
-    static VTABLE: VTable =
-        VTable { run: never, drop_message: drop_message::<Box<u64>>, message_name: || "u64", class: Class::Plain };
+    static VTABLE: VTable = VTable {
+        run: never,
+        drop_message: drop_message::<Box<u64>>,
+        message_name: || "u64",
+        actor_name: || "",
+        class: Class::Plain,
+    };
 
     fn envelope(number: u64) -> Envelope {
         // SAFETY: the vtable drops a `Box<u64>`.

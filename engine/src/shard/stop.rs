@@ -8,6 +8,7 @@ use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
 use crate::context::Seat;
 use crate::dead_letter::Reason;
+use crate::envelope::CellId;
 
 impl ShardCell {
     /// Asks the actor to stop before its next message, for `reason`. Nothing happens if it is gone.
@@ -21,7 +22,7 @@ impl ShardCell {
         }
         if !cell.scheduled {
             cell.scheduled = true;
-            core.run_queue.push(index);
+            core.run_queue.push(cell.ready(index));
         }
     }
 
@@ -41,7 +42,7 @@ impl ShardCell {
         }
         if !cell.scheduled && !cell.conduct.suspended {
             cell.scheduled = true;
-            core.run_queue.push(index);
+            core.run_queue.push(cell.ready(index));
         }
     }
 
@@ -63,7 +64,7 @@ impl ShardCell {
             let extra = cell.extra();
             let reason = extra.stop_reason.get_or_insert(StopReason::Drained).clone();
             let slot = std::mem::take(&mut extra.async_slot);
-            (state.filter(|_| built), slot, Seat::new(self, index, generation, None), reason)
+            (state.filter(|_| built), slot, Seat::new(self, CellId::new(index, generation), None), reason)
         };
         // The suspended future borrows the state: it goes first.
         drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(slot))));

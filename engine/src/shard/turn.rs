@@ -59,6 +59,7 @@ pub(crate) struct Shard {
     started_ns: u64,
     last_turn_ns: u64,
     last_turn_was_busy: bool,
+    last_turn_handled: u32,
     completions: Vec<FileCompletion>,
     arrivals: Vec<crate::envelope::Envelope>,
     replies: Vec<CrossReply>,
@@ -93,6 +94,7 @@ impl Shard {
             started_ns: 0,
             last_turn_ns: 0,
             last_turn_was_busy: false,
+            last_turn_handled: 0,
             completions: Vec::new(),
             arrivals: Vec::with_capacity(RING_BATCH),
             replies: Vec::new(),
@@ -122,6 +124,8 @@ impl Shard {
                 moved = self.poll_transport(cell, driver);
                 busy |= moved;
                 let handled = self.run_actors(cell);
+                cell.link.blame.runs_none();
+                self.last_turn_handled = handled;
                 driver.charge_messages(handled);
                 busy |= handled > 0;
                 busy |= self.expire(cell, now_ns);
@@ -153,23 +157,29 @@ impl Shard {
     fn account(&mut self, now_ns: u64) {
         let mut core = self.cell.core.borrow_mut();
         if self.last_turn_was_busy {
-            core.counters.busy_ns += now_ns.saturating_sub(self.last_turn_ns);
+            crate::blame::end_turn(&mut core, now_ns.saturating_sub(self.last_turn_ns), self.last_turn_handled);
         }
         core.counters.turns += 1;
         core.now_ns = now_ns;
         self.last_turn_ns = now_ns;
+        self.last_turn_handled = 0;
         if self.started_ns == 0 {
             self.started_ns = now_ns;
         }
     }
 
+    /// Ends the busy time of the last turn: the thread does something else now.
+    pub(crate) fn rest(&mut self, now_ns: u64) {
+        if std::mem::take(&mut self.last_turn_was_busy) {
+            let mut core = self.cell.core.borrow_mut();
+            crate::blame::end_turn(&mut core, now_ns.saturating_sub(self.last_turn_ns), self.last_turn_handled);
+        }
+    }
+
     /// Ends the busy time of the last turn when the shard goes to sleep.
     pub(crate) fn parking(&mut self, now_ns: u64) {
-        let mut core = self.cell.core.borrow_mut();
-        if std::mem::take(&mut self.last_turn_was_busy) {
-            core.counters.busy_ns += now_ns.saturating_sub(self.last_turn_ns);
-        }
-        core.counters.parks += 1;
+        self.rest(now_ns);
+        self.cell.core.borrow_mut().counters.parks += 1;
     }
 
     fn complete(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) -> bool {
@@ -322,8 +332,8 @@ impl Shard {
         while handled < TURN_BUDGET {
             // SAFETY: taking a number out of a queue runs no code but the queue's.
             let next = unsafe { cell.core.quick() }.run_queue.pop();
-            let Some(index) = next else { break };
-            handled += cell.activate(index);
+            let Some(ready) = next else { break };
+            handled += cell.activate(ready);
         }
         handled
     }
@@ -377,6 +387,7 @@ impl Shard {
         let Counters {
             handled,
             turns,
+            long_turns,
             busy_ns,
             parks,
             panics,
@@ -392,6 +403,7 @@ impl Shard {
             shard: cell.link.shard().get(),
             handled,
             turns,
+            long_turns,
             busy_ns,
             elapsed_ns: now_ns - self.started_ns,
             parks,

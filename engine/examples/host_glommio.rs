@@ -1,0 +1,56 @@
+//! A shard inside a glommio executor: one thread runs actors, and tasks of the executor tell and ask them.
+//!
+//! `cargo run --example host_glommio --features host-glommio`
+
+use std::time::Duration;
+
+use shardstage::prelude::*;
+
+#[derive(Default)]
+struct Counter {
+    total: i64,
+}
+impl Actor for Counter {}
+
+#[message(reply = i64)]
+struct Add {
+    amount: i64,
+}
+
+impl Handler<Add> for Counter {
+    fn handle(&mut self, add: Add, _cx: &mut Context<Self>) -> i64 {
+        self.total += add.amount;
+        self.total
+    }
+}
+
+fn main() -> shardstage::Result<()> {
+    let mut config = Config::default();
+    config.shards = Some(1);
+    let (engine, mut shards) = Engine::builder().config(config).build_hosted()?;
+    let shard = shards.pop().expect("one was configured");
+    // Small rings: an executor has three of them, and locked memory is scarce.
+    let runtime = glommio::LocalExecutorBuilder::default()
+        .ring_depth(64)
+        .io_memory(64 * 1024)
+        .make()
+        .map_err(|error| shardstage::StartError::Driver(std::io::Error::other(error.to_string())))?;
+    let total = runtime.run(async move {
+        let hosted = glommio::spawn_local(shardstage::host::glommio::run(shard));
+        // The shard is open once it has had its first turn.
+        let counter = loop {
+            match engine.spawn(Counter::default) {
+                Ok(counter) => break counter,
+                Err(_) => glommio::timer::sleep(Duration::from_millis(1)).await,
+            }
+        };
+        counter.tell(Add { amount: 40 })?;
+        let total = counter.ask(Add { amount: 2 }).await?;
+        // On this thread nothing may wait for the shard by blocking, which `shutdown` does.
+        engine.begin_stop();
+        hosted.await?;
+        Ok::<_, shardstage::Error>(total)
+    })?;
+    assert_eq!(total, 42);
+    Ok(())
+}
