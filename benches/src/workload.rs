@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::limits::{ASKS_IN_FLIGHT, WRITERS};
+use crate::limits::{ASKS_IN_FLIGHT, REMOTE_ASKS_IN_FLIGHT, WRITERS};
 
 /// Where the two ends of a workload run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +30,13 @@ pub enum Work {
     LogAppend(u64),
     /// `n` asks of 64 bytes to another node, so many in flight.
     RemoteAsk(u64),
+    /// One producer tells one counting actor at another node `n` messages of 64 bytes; ends when the last is counted.
+    RemoteTell,
 }
 
 impl Work {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Tell(Place::SameShard),
         Self::Ask(Place::SameShard),
         Self::PingPong(Place::SameShard),
@@ -45,6 +47,8 @@ impl Work {
         Self::LogAppend(WRITERS),
         Self::RemoteAsk(1),
         Self::RemoteAsk(ASKS_IN_FLIGHT),
+        Self::RemoteAsk(REMOTE_ASKS_IN_FLIGHT),
+        Self::RemoteTell,
     ];
 
     /// How many operations `compare` runs at a time: enough that the first touch of fresh memory (milliseconds, whoever starts)
@@ -58,6 +62,7 @@ impl Work {
             Self::Ask(Place::OtherShard) => 200_000,
             Self::PingPong(Place::OtherShard) | Self::RemoteAsk(1) => 10_000,
             Self::RemoteAsk(_) => 100_000,
+            Self::RemoteTell => 1_000_000,
             Self::LogAppend(1) => 2_000,
             Self::LogAppend(_) => 30_000,
         }
@@ -69,6 +74,7 @@ impl fmt::Display for Work {
         let text = match self {
             Self::LogAppend(writers) => return f.pad(&format!("durable event, {writers} writer(s)")),
             Self::RemoteAsk(in_flight) => return f.pad(&format!("ask, other node, {in_flight} in flight")),
+            Self::RemoteTell => "tell, other node",
             Self::Tell(Place::SameShard) => "tell, same shard",
             Self::Tell(Place::OtherShard) => "tell, other shard",
             Self::Ask(Place::SameShard) => "ask, same shard, 1 in flight",
