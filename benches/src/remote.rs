@@ -119,11 +119,8 @@ fn start(index: usize, addresses: &[SocketAddr], idle: IdleStrategy, certificate
     config.idle = idle;
     // The shard's thread inherits the core of the thread that starts it.
     config.pin = false;
-    let builder = Engine::builder()
-        .config(config)
-        .cluster(cluster)
-        .transport(Quic::new(quic))
-        .register::<Mirror>(|mirror| {
+    let builder =
+        Engine::builder().config(config).cluster(cluster).transport(Quic::new(quic)).register::<Mirror>(|mirror| {
             mirror.accept::<Echo, _>().accept::<Where, _>().accept::<Word, _>().accept::<Counted, _>()
         });
     on_core(index, || builder.start().expect("the engine starts"))

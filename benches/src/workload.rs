@@ -61,7 +61,7 @@ impl Work {
             Self::Ask(Place::SameShard) | Self::PingPong(Place::SameShard) => 2_000_000,
             Self::Ask(Place::OtherShard) => 200_000,
             Self::PingPong(Place::OtherShard) | Self::RemoteAsk(1) => 10_000,
-            Self::RemoteAsk(_) => 100_000,
+            Self::RemoteAsk(_) => 200_000,
             Self::RemoteTell => 1_000_000,
             Self::LogAppend(1) => 2_000,
             Self::LogAppend(_) => 30_000,

@@ -71,7 +71,8 @@ impl<A: Actor> Context<A> {
     #[must_use]
     pub fn sender(&self) -> Option<ActorId> {
         let engine = self.shard_cell().link.engine();
-        self.seat.sender.map(|sender| ActorId::new(engine.link(sender.shard()), sender.index(), sender.generation()))
+        let sender = self.seat.sender.filter(|sender| sender.as_node().is_none());
+        sender.map(|sender| ActorId::new(engine.link(sender.shard()), sender.index(), sender.generation()))
     }
 
     /// The shard that this actor lives on.

@@ -93,7 +93,7 @@ fn tell_virtual_from_shard<M: Message>(
     message: M,
 ) -> Result<(), TellError<M>> {
     match place(id) {
-        Place::Node(peer) => send_frame(shard, id, peer, FrameKind::Tell, 0, Duration::ZERO, &message)
+        Place::Node(peer) => outbound::send_message(shard, id, peer, FrameKind::Tell, 0, Duration::ZERO, &message)
             .map_err(|reason| TellError::new(reason, message)),
         Place::Shard(to) if to == shard.link.shard().get() => {
             let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
@@ -281,7 +281,7 @@ fn ask_node<M: Message>(
 ) -> Result<ReplyAddress, (Rejected, NewSlot)> {
     slot.peer = Some(peer);
     let address = shard.core.borrow_mut().replies.insert(slot)?;
-    match send_frame(shard, id, peer, FrameKind::Ask, address.0.0, ttl, message) {
+    match outbound::send_message(shard, id, peer, FrameKind::Ask, address.0.0, ttl, message) {
         Ok(()) => Ok(address),
         Err(reason) => {
             let slot = shard.core.borrow_mut().replies.unsend(address);
@@ -331,23 +331,6 @@ fn encode<M: Message>(
 
 fn lane_of(id: &VirtualId) -> Lane {
     id.position.map_or(Lane::User, |position| id.engine.registry.types[position].lane)
-}
-
-fn send_frame<M: Message>(
-    shard: &ShardCell,
-    id: &VirtualId,
-    peer: NodeId,
-    kind: FrameKind,
-    correlation: u64,
-    ttl: Duration,
-    message: &M,
-) -> Result<(), Rejected> {
-    let mut scratch = std::mem::take(&mut shard.core.borrow_mut().scratch);
-    scratch.clear();
-    let sent = encode(&mut scratch, id, kind, correlation, ttl, shard.link.shard().get(), message)
-        .and_then(|()| outbound::send(shard, peer, lane_of(id), &scratch));
-    shard.core.borrow_mut().scratch = scratch;
-    sent
 }
 
 fn encode_outside<M: Message>(

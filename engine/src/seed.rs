@@ -9,6 +9,7 @@ use rtrb::Consumer;
 use shardstage_codec::{AlignedBytes, NodeId, ShardId};
 
 use crate::cluster::directory::Directory;
+use crate::cluster::routes::Routes;
 use crate::engine_link::EngineLink;
 use crate::envelope::Envelope;
 use crate::error::StartError;
@@ -113,6 +114,7 @@ impl ShardSeed {
             counters: Default::default(),
             graveyard: Vec::new(),
             frames: Default::default(),
+            routes: Routes::new(driver.random_u64()),
             scratch: AlignedBytes::new(),
             mailbox_capacity: blueprint.mailbox_capacity,
             random: Random::new(driver.random_u64()),

@@ -5,12 +5,15 @@
 //! Lengths from the peer are checked before they are used. Called on the shard's thread only.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{SendStream, WriteError};
+use shardstage::port::frame::{Frame, FrameBuffer};
 use shardstage::port::transport::{Lane, ReserveError};
-use shardstage_codec::AlignedBytes;
-use shardstage_codec::limits::{ALIGN_BYTES, HEADER_BYTES};
+use shardstage_codec::limits::ALIGN_BYTES;
+use shardstage_codec::short;
 
 use crate::limits::{
     COALESCE_BYTES, CONTROL_QUEUE_BYTES, KEEP_REASSEMBLY_BYTES, LANE_QUEUE_BYTES, PREAMBLE_BYTES, QUEUE_BLOCK_BYTES,
@@ -63,6 +66,11 @@ impl SendLane {
         Ok(&mut self.open[start..])
     }
 
+    /// Bytes that no stream took yet.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.queued == 0
     }
@@ -113,32 +121,33 @@ impl SendLane {
 pub(crate) enum FrameError {
     /// The stream does not begin with a lane's preamble.
     Preamble,
-    /// The length of a frame is impossible.
-    Length { len: usize, limit: usize },
+    /// No frame begins with these four bytes, or not one within the limit.
+    Length { first: u32, limit: usize },
 }
 
 impl std::fmt::Display for FrameError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Preamble => f.write_str("a stream does not begin with the preamble of a lane"),
-            Self::Length { len, limit } => {
-                write!(f, "a frame claims {len} bytes, allowed are {HEADER_BYTES} to {limit}")
+            Self::Length { first, limit } => {
+                write!(f, "no frame of up to {limit} bytes begins with {first:#010x}")
             }
         }
     }
 }
 
-/// Puts a stream's chunks together again, in one aligned buffer.
+/// Puts a stream's chunks together again, in one aligned buffer: the only copy between the datagram and a reader in place.
 #[derive(Debug)]
 pub(crate) struct ReceiveLane {
     lane: Option<Lane>,
-    buffer: AlignedBytes,
+    buffer: FrameBuffer,
     max_frame_bytes: usize,
 }
 
 impl ReceiveLane {
-    pub(crate) fn new(max_frame_bytes: usize) -> Self {
-        Self { lane: None, buffer: AlignedBytes::new(), max_frame_bytes }
+    /// `pinned` counts the received bytes that the engine keeps.
+    pub(crate) fn new(max_frame_bytes: usize, pinned: &Arc<AtomicUsize>) -> Self {
+        Self { lane: None, buffer: FrameBuffer::new(pinned), max_frame_bytes }
     }
 
     /// Bytes gathered and not delivered yet.
@@ -148,7 +157,7 @@ impl ReceiveLane {
 
     /// Takes a chunk.
     pub(crate) fn extend(&mut self, chunk: &[u8]) {
-        self.buffer.extend_from_slice(chunk);
+        self.buffer.bytes_mut().extend_from_slice(chunk);
     }
 
     /// How many bytes to read before the peer's greeting is known: the preamble; on the control lane the first frame.
@@ -176,7 +185,7 @@ impl ReceiveLane {
     }
 
     /// Delivers every whole frame and keeps the rest at the front of the buffer.
-    pub(crate) fn parse(&mut self, deliver: &mut impl FnMut(Lane, &[u8])) -> Result<(), FrameError> {
+    pub(crate) fn parse(&mut self, deliver: &mut impl FnMut(Lane, Frame<'_>)) -> Result<(), FrameError> {
         let mut at = 0;
         let lane = match self.lane {
             Some(lane) => lane,
@@ -187,8 +196,10 @@ impl ReceiveLane {
             }
         };
         while let Some(occupied) = self.occupied(at)? {
-            let Some(frame) = self.buffer.get(at..at + occupied) else { break };
-            deliver(lane, frame);
+            if self.buffer.len() < at + occupied {
+                break;
+            }
+            deliver(lane, self.buffer.frame(at..at + occupied));
             at += occupied;
         }
         self.consume(at);
@@ -197,24 +208,15 @@ impl ReceiveLane {
 
     /// Bytes that the frame at `at` occupies, once its length is there.
     fn occupied(&self, at: usize) -> Result<Option<usize>, FrameError> {
-        let Some(len) = self.buffer.get(at..).and_then(<[u8]>::first_chunk::<4>) else { return Ok(None) };
-        let len = u32::from_le_bytes(*len) as usize;
-        if !(HEADER_BYTES..=self.max_frame_bytes).contains(&len) {
-            return Err(FrameError::Length { len, limit: self.max_frame_bytes });
-        }
-        Ok(Some(len.next_multiple_of(ALIGN_BYTES)))
+        let Some(first) = self.buffer.get(at..).and_then(<[u8]>::first_chunk::<4>) else { return Ok(None) };
+        let len = short::unpadded_len(*first).filter(|len| *len <= self.max_frame_bytes);
+        let refused = || FrameError::Length { first: u32::from_le_bytes(*first), limit: self.max_frame_bytes };
+        Ok(Some(len.ok_or_else(refused)?.next_multiple_of(ALIGN_BYTES)))
     }
 
     fn consume(&mut self, at: usize) {
-        if at == 0 {
-            return;
-        }
-        let rest = self.buffer.len() - at;
-        self.buffer.copy_within(at.., 0);
-        self.buffer.resize(rest, 0);
-        if rest == 0 && self.buffer.capacity() > KEEP_REASSEMBLY_BYTES {
-            self.buffer = AlignedBytes::new();
-        }
+        self.buffer.restart(at);
+        self.buffer.shrink(KEEP_REASSEMBLY_BYTES);
     }
 }
 
@@ -240,9 +242,9 @@ mod tests {
         let mut stream = preamble(Lane::Bulk).to_vec();
         stream.extend(frames.concat());
         for cut in [1, 3, 15, 16, 17, 63, 64, 1200, 70_000, usize::MAX] {
-            let mut lane = ReceiveLane::new(1 << 20);
+            let mut lane = ReceiveLane::new(1 << 20, &Arc::default());
             let mut got = Vec::new();
-            let mut deliver = |lane, frame: &[u8]| {
+            let mut deliver = |lane, frame: Frame<'_>| {
                 assert_eq!(lane, Lane::Bulk);
                 assert_eq!(frame.as_ptr() as usize % ALIGN_BYTES, 0);
                 got.push(frame.to_vec());
@@ -258,12 +260,12 @@ mod tests {
     #[test]
     fn impossible_lengths_and_preambles_are_refused() {
         for len in [0, 63, 1025, u32::MAX] {
-            let mut lane = ReceiveLane::new(1024);
+            let mut lane = ReceiveLane::new(1024, &Arc::default());
             lane.extend(&preamble(Lane::User));
             lane.extend(&len.to_le_bytes());
-            assert_eq!(lane.parse(&mut |_, _| ()), Err(FrameError::Length { len: len as usize, limit: 1024 }));
+            assert_eq!(lane.parse(&mut |_, _| ()), Err(FrameError::Length { first: len, limit: 1024 }));
         }
-        let mut lane = ReceiveLane::new(1024);
+        let mut lane = ReceiveLane::new(1024, &Arc::default());
         lane.extend(&[7; 16]);
         assert_eq!(lane.parse(&mut |_, _| ()), Err(FrameError::Preamble));
     }

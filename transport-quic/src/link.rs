@@ -67,6 +67,11 @@ impl Link {
         self.lanes.iter().all(SendLane::is_empty)
     }
 
+    /// Bytes that wait for the streams.
+    pub(crate) fn queued(&self) -> usize {
+        self.lanes.iter().map(SendLane::queued).sum()
+    }
+
     /// A session is open.
     pub(crate) fn opened(&mut self, connection: usize) {
         self.connection = Some(connection);

@@ -5,3 +5,4 @@ pub(crate) mod inbound;
 pub(crate) mod outbound;
 pub(crate) mod placement;
 pub(crate) mod registry;
+pub(crate) mod routes;

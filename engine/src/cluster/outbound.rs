@@ -2,14 +2,20 @@
 //!
 //! Invariant: what `send` accepts is on the lane in call order; what it refuses was not sent at all.
 
+use std::time::Duration;
+
 use shardstage_codec::{
     self as codec, AlignedBytes, EncodeError, Epoch, FrameHeader, FrameKind, GroupId, MessageId, NodeId, ReplyStatus,
+    ShortHeader,
 };
 
+use super::routes::Form;
 use crate::error::{AskError, Panicked, Rejected, Unknown};
+use crate::message::Message;
 use crate::port::transport::{Lane, ReserveError};
 use crate::reply::RemoteAsker;
 use crate::shard::ShardCell;
+use crate::virtual_ref::VirtualId;
 
 /// An encoded frame that waits for the transport.
 pub(crate) struct PendingFrame {
@@ -52,6 +58,73 @@ pub(crate) fn encode_message<M>(
     codec::append_frame_with(out, frame, key, |out| encode(message, out)).map_err(|_| Rejected::TooLarge)
 }
 
+/// Sends a message to a virtual actor of another node, or says why not. Never allocates once the shard's scratch room has
+/// grown: what is sent to the same actor again and again has a number, and its frame 16 bytes of header.
+pub(crate) fn send_message<M: Message>(
+    shard: &ShardCell,
+    id: &VirtualId,
+    peer: NodeId,
+    kind: FrameKind,
+    correlation: u64,
+    ttl: Duration,
+    message: &M,
+) -> Result<(), Rejected> {
+    let ops = const { M::WIRE };
+    let ops = ops.as_ref().ok_or(Rejected::NoHandler)?;
+    let position = id.position.ok_or(Rejected::NoHandler)?;
+    let registered = &id.engine.registry.types[position];
+    let (group, lane) = (id.slot.group(), registered.lane);
+    let epoch = id.engine.placement.epoch(group);
+    let ttl_ns = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
+    let (mut scratch, form) = {
+        let mut core = shard.core.borrow_mut();
+        let form = core
+            .routes
+            .towards(peer, lane)
+            .map_or(Form::Full, |(routes, hash)| routes.find(hash, position, (ops.id, ops.version), &id.key, epoch));
+        (std::mem::take(&mut core.scratch), form)
+    };
+    scratch.clear();
+    let header = FrameHeader {
+        message_version: ops.version,
+        group,
+        message_id: ops.id,
+        actor_type: registered.id,
+        group_epoch: epoch,
+        shard: shard.link.shard(),
+        ..FrameHeader::new(kind)
+    };
+    let encoded = match form {
+        Form::Full => {
+            codec::append_frame_with(&mut scratch, FrameHeader { correlation, ttl_ns, ..header }, &id.key, |out| {
+                (ops.encode)(message, out)
+            })
+        }
+        Form::Known(route) | Form::Define(route) => {
+            let defined = if matches!(form, Form::Define(_)) {
+                let header = FrameHeader { kind: FrameKind::Route, correlation: u64::from(route), ..header };
+                codec::append_frame_bytes(&mut scratch, header, &id.key, &[])
+            } else {
+                Ok(0)
+            };
+            let short = match kind {
+                FrameKind::Ask => ShortHeader::Ask { route, ttl_ns, correlation },
+                _ => ShortHeader::Tell { route },
+            };
+            defined.and_then(|_| codec::append_short_with(&mut scratch, short, |out| (ops.encode)(message, out)))
+        }
+    };
+    let sent = encoded.map_err(|_| Rejected::TooLarge).and_then(|_| send(shard, peer, lane, &scratch));
+    let mut core = shard.core.borrow_mut();
+    core.scratch = scratch;
+    if let (Ok(()), Form::Define(route)) = (sent, form)
+        && let Some((routes, _)) = core.routes.towards(peer, lane)
+    {
+        routes.defined(route);
+    }
+    sent
+}
+
 /// Sends a whole frame to `peer`, or says why not.
 pub(crate) fn send(shard: &ShardCell, peer: NodeId, lane: Lane, frame: &[u8]) -> Result<(), Rejected> {
     let Ok(mut transport) = shard.transport.try_borrow_mut() else {
@@ -76,33 +149,42 @@ pub(crate) fn send(shard: &ShardCell, peer: NodeId, lane: Lane, frame: &[u8]) ->
 
 /// Sends the answer to a remote asker. If its node is gone the asker has learnt that by itself.
 pub(crate) fn send_reply<R>(shard: &ShardCell, asker: &RemoteAsker<R>, value: Result<R, AskError>) {
+    let wire = asker.wire;
     let header = FrameHeader {
-        message_id: asker.message.0,
-        message_version: asker.message.1,
+        message_id: wire.id,
+        message_version: wire.version,
         group: asker.group,
         group_epoch: asker.epoch,
         correlation: asker.correlation,
         shard: shard.link.shard(),
         ..FrameHeader::new(FrameKind::Reply)
     };
-    let mut out = AlignedBytes::new();
+    let mut out = std::mem::take(&mut shard.core.borrow_mut().scratch);
+    out.clear();
+    let failed = |out: &mut AlignedBytes, text: &[u8]| {
+        codec::append_frame_bytes(out, FrameHeader { status: ReplyStatus::Failed, ..header }, "", text)
+    };
     let written = match value {
         Ok(value) => {
-            codec::append_frame_with(&mut out, header, "", |out| (asker.encode)(&value, out)).or_else(|error| {
-                let header = FrameHeader { status: ReplyStatus::Failed, ..header };
-                codec::append_frame_bytes(&mut out, header, "", format!("the reply cannot be sent: {error}").as_bytes())
-            })
+            let short = ShortHeader::Reply { epoch: low_bits(asker.epoch), correlation: asker.correlation };
+            codec::append_short_with(&mut out, short, |out| (wire.encode)(&value, out))
+                .or_else(|error| failed(&mut out, format!("the reply cannot be sent: {error}").as_bytes()))
         }
         Err(AskError::Failed(Panicked(why))) => {
-            let header = FrameHeader { status: ReplyStatus::Failed, ..header };
-            let text = &why.as_bytes()[..why.len().min(codec::limits::USER_BYTES_MAX)];
-            codec::append_frame_bytes(&mut out, header, "", text)
+            failed(&mut out, &why.as_bytes()[..why.len().min(codec::limits::USER_BYTES_MAX)])
         }
         Err(error) => codec::append_frame_bytes(&mut out, FrameHeader { status: status_of(&error), ..header }, "", &[]),
     };
     written.expect("an empty reply or a bounded text fits a frame");
     // Control has room for it: the asker reserved it. If the session is gone, so is the asker's interest.
     let _ = send(shard, asker.peer, Lane::Control, &out);
+    shard.core.borrow_mut().scratch = out;
+}
+
+/// What a short reply carries of an epoch.
+#[expect(clippy::cast_possible_truncation, reason = "the low bits are what is compared")]
+pub(crate) fn low_bits(epoch: Epoch) -> u32 {
+    epoch.get() as u32
 }
 
 fn status_of(error: &AskError) -> ReplyStatus {
@@ -113,7 +195,9 @@ fn status_of(error: &AskError) -> ReplyStatus {
         AskError::Rejected(Rejected::NoHandler) => ReplyStatus::NoHandler,
         AskError::Rejected(Rejected::Unavailable | Rejected::TooLarge) => ReplyStatus::Unavailable,
         AskError::Failed(_) => ReplyStatus::Failed,
-        AskError::Unknown(Unknown::Deadline | Unknown::PeerLost | Unknown::Fenced) => ReplyStatus::Fenced,
+        AskError::Unknown(Unknown::Deadline) => ReplyStatus::Deadline,
+        AskError::Unknown(Unknown::PeerLost) => ReplyStatus::PeerLost,
+        AskError::Unknown(Unknown::Fenced) => ReplyStatus::Fenced,
     }
 }
 
@@ -128,5 +212,7 @@ pub(crate) fn error_of(status: ReplyStatus, text: &[u8]) -> Option<AskError> {
         ReplyStatus::Unavailable => AskError::Rejected(Rejected::Unavailable),
         ReplyStatus::Failed => AskError::Failed(Panicked(String::from_utf8_lossy(text).into())),
         ReplyStatus::Fenced => AskError::Unknown(Unknown::Fenced),
+        ReplyStatus::Deadline => AskError::Unknown(Unknown::Deadline),
+        ReplyStatus::PeerLost => AskError::Unknown(Unknown::PeerLost),
     })
 }

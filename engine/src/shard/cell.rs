@@ -114,7 +114,7 @@ impl Cell {
     /// Whether a user's message may enter.
     #[inline]
     pub(crate) fn admit(&self, epoch: EpochTag) -> Result<(), Rejected> {
-        if !matches!(self.life, Life::Live | Life::New) {
+        if !self.admits() {
             return Err(Rejected::Closed);
         }
         if epoch != self.epoch && epoch != EpochTag::BY_GENERATION {
@@ -124,6 +124,12 @@ impl Cell {
             return Err(Rejected::Full);
         }
         Ok(())
+    }
+
+    /// Whether it takes messages, given room.
+    #[inline]
+    pub(crate) fn admits(&self) -> bool {
+        matches!(self.life, Life::Live | Life::New)
     }
 
     /// Whether a future or a suspension keeps the actor from its messages.

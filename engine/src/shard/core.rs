@@ -69,6 +69,8 @@ pub(crate) struct ShardCore {
     pub(crate) graveyard: Vec<DeadLetterDraft>,
     /// Encoded frames that could not be reserved inside the transport's own poll.
     pub(crate) frames: VecDeque<crate::cluster::outbound::PendingFrame>,
+    /// Numbers that stand for receivers at other nodes, and for ours at them.
+    pub(crate) routes: crate::cluster::routes::Routes,
     /// Reused room for encoding.
     pub(crate) scratch: shardstage_codec::AlignedBytes,
     pub(crate) mailbox_capacity: u32,
@@ -134,7 +136,7 @@ impl ShardCore {
         }
     }
 
-    fn mark_short(&mut self, index: u32, generation: u32) {
+    pub(crate) fn mark_short(&mut self, index: u32, generation: u32) {
         let cell = self.cells.get(index, generation).expect("full, so alive");
         if !cell.short {
             cell.short = self.link.short.mark(index, generation);

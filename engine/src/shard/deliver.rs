@@ -104,7 +104,10 @@ impl ShardCell {
         let mut sender = None;
         match envelope.take_meta() {
             Meta::None => {}
-            Meta::Sender(address) => sender = Some(address),
+            Meta::Sender(address) => match address.as_node() {
+                Some(peer) => self.bounce(peer, reason),
+                None => sender = Some(address),
+            },
             Meta::Reply(address) => reply::answer_failure(self, address, rejected),
             Meta::Context(context) => {
                 sender = context.sender;

@@ -315,7 +315,8 @@ impl Shard {
         if self.phase == Phase::Running
             && let Some(transport) = cell.transport.borrow_mut().as_mut()
         {
-            transport.flush(driver);
+            let goes_on = !cell.core.borrow().run_queue.is_empty();
+            if goes_on { transport.flush_soon(driver) } else { transport.flush(driver) }
         }
         let sent = cell.core.borrow_mut().mesh.flush();
         cell.core.borrow_mut().counters.ring_sent += sent;
