@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod fan_out;
 pub mod frame;
 pub mod hello;
 pub mod ids;

@@ -16,6 +16,7 @@ use crate::ask::{Question, Target};
 use crate::envelope::{Class, Delivery, Envelope, EpochTag, Meta, PackedAddress, VTable};
 use crate::erased::Erased;
 use crate::error::{AskError, SpawnError};
+use crate::fan_out::{Audience, FanOut, FanOutTarget};
 use crate::key::Key;
 use crate::limits::ASK_DEADLINE;
 use crate::message::{Message, WireMessage};
@@ -282,6 +283,15 @@ impl<A: Actor> Context<A> {
     {
         let (target, vtable) = target.target();
         PendingAsk { question: Question { target, vtable, message, ttl: ASK_DEADLINE }, cx: self }
+    }
+
+    /// Sends one message to every receiver in `audience`; never blocks. For each other node it is encoded once, for each shard
+    /// with receivers allocated once. Between this actor and one receiver it keeps its place among single messages.
+    pub fn tell_many<T, M, K>(&mut self, audience: &mut Audience<T>, message: M) -> FanOut
+    where
+        T: FanOutTarget<M, K>,
+    {
+        crate::fan_out::tell_many(audience, message)
     }
 
     /// Calls `f` with this shard's service of type `S`, such as the event log; `None` when there is none, or when it is the one

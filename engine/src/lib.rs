@@ -23,6 +23,7 @@ mod engine_link;
 mod envelope;
 mod erased;
 mod error;
+mod fan_out;
 #[cfg(feature = "host-tokio")]
 pub mod host;
 mod key;
@@ -61,6 +62,7 @@ pub use engine::Engine;
 pub use error::{
     AskError, Error, Panicked, Rejected, Result, ShutdownError, SpawnError, StartError, TellError, Unknown,
 };
+pub use fan_out::{Audience, AudienceMember, FanOut, FanOutTarget, Shared};
 pub use key::Key;
 pub use latch::Happening;
 pub use message::{Message, WireMessage, WireOps};

@@ -170,3 +170,10 @@ pub const ROUTED_BYTES: usize = 16 * 1024;
 const _: () = assert!(ROUTES_REMEMBERED.is_power_of_two());
 
 const _: () = assert!(HOT_RECHECK_NS < HOT_NS);
+
+/// Receivers at one other node that one message to many may name, receivers: half of what a lane has numbers for, so that
+/// giving the last of them a number never takes it from the first.
+pub const FAN_OUT_NUMBERED: usize = shardstage_codec::limits::ROUTES_MAX as usize / 2;
+
+/// Numbers defined with one reservation on a lane, frames of about 100 bytes.
+pub const DEFINED_AT_ONCE: usize = 256;

@@ -12,6 +12,7 @@ use crate::context::{Context, Seat};
 use crate::dead_letter::{DeadLetter, MessageName, Reason};
 use crate::envelope::{Class, Delivery, Envelope, EpochTag, Meta, VTable, drop_message};
 use crate::error::{AskError, Panicked, Rejected};
+use crate::fan_out::Shared;
 use crate::message::{Message, WireMessage};
 use crate::port::frame::{Frame, SharedBytes};
 use crate::reply::{self, Reply};
@@ -30,6 +31,9 @@ pub mod kind {
     /// [`ArchivedHandler`](crate::ArchivedHandler).
     #[derive(Debug)]
     pub enum Archived {}
+    /// [`Handler`](crate::Handler) of a message of which each of many receivers gets its own copy.
+    #[derive(Debug)]
+    pub enum Copied {}
 }
 
 mod sealed {
@@ -121,6 +125,19 @@ impl<A: Handler<M>, M: Message> sealed::Sealed<M, kind::Sync> for A {
         if let Some(address) = delivery.reply {
             reply::answer_with(delivery.shard, address, delivery.epoch, value);
         }
+    }
+}
+
+impl<A: Handler<M>, M: Message + Sync + Clone> Receive<Shared<M>, kind::Copied> for A {}
+
+impl<A: Handler<M>, M: Message + Sync + Clone> sealed::Sealed<Shared<M>, kind::Copied> for A {
+    unsafe fn run(mut delivery: Delivery<'_>) {
+        // SAFETY: the caller's contract.
+        let message = unsafe { delivery.take::<Shared<M>>() };
+        // SAFETY: the caller's contract.
+        let actor = unsafe { &mut *delivery.state.cast::<A>() };
+        let copy = M::clone(&message);
+        actor.handle(copy, &mut context(&delivery));
     }
 }
 

@@ -47,7 +47,13 @@ fn deadline_ns(now_ns: u64, ttl: Duration) -> u64 {
 
 /// Wraps a message whose type the vtable was made for.
 #[inline(always)]
-fn wrap<M: Message>(cell: (u32, u32), vtable: &'static VTable, epoch: EpochTag, meta: Meta, message: M) -> Envelope {
+pub(crate) fn wrap<M: Message>(
+    cell: (u32, u32),
+    vtable: &'static VTable,
+    epoch: EpochTag,
+    meta: Meta,
+    message: M,
+) -> Envelope {
     // SAFETY: a vtable reaches this file only together with the message type for which its reference was made.
     unsafe { Envelope::new(cell.0, cell.1, vtable, epoch, meta, message) }
 }

@@ -3,6 +3,8 @@
 //! Invariant: a frame is untrusted until checked, in this order: lengths, kind, epoch and owner, type, message, payload. A
 //! refused ask is answered, a refused tell is bounced and counted; nothing is lost in silence.
 
+use std::sync::Arc;
+
 use shardstage_codec::{FrameHeader, FrameKind, NodeId, ReplyStatus, ShortHeader, Slot, is_short};
 
 use super::outbound::{self, low_bits};
@@ -13,6 +15,7 @@ use crate::context_block::{Asker, ContextBlock, VirtualTarget};
 use crate::dead_letter::{DeadLetter, MessageName, Reason};
 use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress};
 use crate::error::{AskError, Rejected, Unknown};
+use crate::fan_out::Members;
 use crate::key::Key;
 use crate::port::frame::Frame;
 use crate::port::transport::{Lane, PeerDown, Source, TransportEvents};
@@ -39,7 +42,8 @@ impl TransportEvents for Inbound<'_> {
                 Err(_) => self.malformed(),
             },
             FrameKind::Bounce => self.bounce(&header),
-            FrameKind::Hello | FrameKind::FanOut | FrameKind::Room => self.malformed(),
+            FrameKind::FanOut => self.fan_out(from, lane, &header, &frame),
+            FrameKind::Hello | FrameKind::Room => self.malformed(),
         }
     }
 
@@ -145,6 +149,77 @@ impl Inbound<'_> {
         }
     }
 
+    /// One message for many: rebuilt once, shared by the receivers of each shard.
+    fn fan_out(&mut self, from: Source, lane: Lane, header: &FrameHeader, frame: &[u8]) {
+        let shard = self.shard;
+        let engine = shard.link.engine();
+        let Some((numbers, archive)) =
+            header.payload(frame).ok().and_then(|payload| shardstage_codec::fan_out::decode(payload).ok())
+        else {
+            return self.malformed();
+        };
+        let id = (header.message_id, header.message_version);
+        let shared = engine
+            .registry
+            .by_id(header.actor_type)
+            .and_then(|position| engine.registry.types[position].shared.get(&id));
+        let source = shared
+            .ok_or(ReplyStatus::NoHandler)
+            .and_then(|shared| (shared.decode)(archive).map_err(|_| ReplyStatus::NoHandler));
+        // Taken out, so that cells can be looked up meanwhile; nothing below reads a route otherwise.
+        let mut routes = shard.core.borrow_mut().routes.from(from, lane).map(std::mem::take).unwrap_or_default();
+        let arrival = Arrival { peer: from.peer, ask: None, ttl_ns: 0 };
+        let batch = source.as_ref().map(|source| source.open());
+        let meta = PackedAddress::node(from.peer);
+        let mut elsewhere: Vec<(u16, Members)> = Vec::new();
+        let mut is_shared = false;
+        for number in numbers {
+            let fits = |route: &&mut InRoute| {
+                (route.header.message_id, route.header.message_version) == id
+                    && route.header.actor_type == header.actor_type
+            };
+            let Some(InRoute { receiver, header, key }) = routes.get_mut(usize::from(number)).filter(fits) else {
+                self.malformed();
+                continue;
+            };
+            let outcome = match &batch {
+                Err(status) => Err(**status),
+                Ok(batch) => self.current(header).and_then(|()| {
+                    if receiver.shard != shard.link.shard().get() {
+                        let place = elsewhere.iter().position(|(shard, _)| *shard == receiver.shard);
+                        let place = place.unwrap_or_else(|| {
+                            elsewhere.push((receiver.shard, Members::default()));
+                            elsewhere.len() - 1
+                        });
+                        elsewhere[place].1.push_virtual(receiver.position, header.actor_type, key.clone());
+                        return Ok(());
+                    }
+                    let epoch = EpochTag::of(header.group_epoch);
+                    let mut core = shard.core.borrow_mut();
+                    core.counters.fan_out_shared += u64::from(!std::mem::replace(&mut is_shared, true));
+                    let cell = core.locate(receiver, &KeyText::Known(key), epoch).map_err(status_of)?;
+                    core.admit_remote(cell.0, cell.1, epoch).map_err(status_of)?;
+                    core.enqueue_with(cell.0, || batch.envelope(cell, epoch, Meta::Sender(meta)));
+                    Ok(())
+                }),
+            };
+            if let Err(status) = outcome {
+                let header = *header;
+                self.refuse(arrival, &header, status);
+            }
+        }
+        if let Some(place) = shard.core.borrow_mut().routes.from(from, lane) {
+            *place = routes;
+        }
+        for (to, members) in elsewhere {
+            let source = source.as_ref().expect("nobody is elsewhere otherwise");
+            let receivers = members.len();
+            if let Err(reason) = shard.pass_on(to, source, &Arc::new(members), Some(from.peer)) {
+                (0..receivers).for_each(|_| self.refuse(arrival, header, status_of(reason)));
+            }
+        }
+    }
+
     /// Who gets messages with this header: what does not change until the next definition.
     fn resolve(&self, header: &FrameHeader, frame: &[u8]) -> Result<Receiver, ReplyStatus> {
         let engine = self.shard.link.engine();
@@ -164,6 +239,12 @@ impl Inbound<'_> {
 
     /// What may change from message to message: epoch and owner. Then whether the message is taken at all.
     fn check(&self, receiver: &Receiver, header: &FrameHeader) -> Result<&'static InboundMessage, ReplyStatus> {
+        self.current(header)?;
+        receiver.message
+    }
+
+    /// Whether this node owns the group under the epoch that the header says.
+    fn current(&self, header: &FrameHeader) -> Result<(), ReplyStatus> {
         let engine = self.shard.link.engine();
         let epoch = engine.placement.epoch(header.group);
         if header.group_epoch != epoch {
@@ -173,7 +254,7 @@ impl Inbound<'_> {
         if engine.placement.owner(header.group) != engine.me() {
             return Err(ReplyStatus::Unavailable);
         }
-        receiver.message
+        Ok(())
     }
 
     /// Puts a message into its mailbox, or on its way to the shard where that is.
@@ -347,6 +428,7 @@ impl Inbound<'_> {
 #[derive(Clone, Copy)]
 enum KeyText<'a> {
     Borrowed(&'a str),
+    Known(&'a Key),
     Route(Source, Lane, usize),
 }
 
@@ -355,6 +437,7 @@ impl KeyText<'_> {
     fn owned(&self, core: &mut ShardCore) -> Key {
         match *self {
             Self::Borrowed(text) => Key::from(text),
+            Self::Known(key) => key.clone(),
             Self::Route(from, lane, number) => {
                 let routes = core.routes.from(from, lane).expect("the message came by this route");
                 routes[number].key.clone()

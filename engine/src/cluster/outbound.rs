@@ -11,6 +11,8 @@ use shardstage_codec::{
 
 use super::routes::Form;
 use crate::error::{AskError, Panicked, Rejected, Unknown};
+use crate::fan_out::{Members, Numbers, Source};
+use crate::limits::{DEFINED_AT_ONCE, FAN_OUT_NUMBERED};
 use crate::message::Message;
 use crate::port::transport::{Lane, ReserveError};
 use crate::reply::RemoteAsker;
@@ -123,6 +125,117 @@ pub(crate) fn send_message<M: Message>(
         routes.defined(route);
     }
     sent
+}
+
+/// Sends one message to many virtual actors of one type at `peer`, or says why none was sent: one frame with the numbers of
+/// the receivers, and the message once. `numbers` keeps the numbers from one message to the next.
+pub(crate) fn send_fan_out(
+    shard: &ShardCell,
+    source: &dyn Source,
+    peer: NodeId,
+    members: &Members,
+    numbers: &mut Numbers,
+) -> Result<(), Rejected> {
+    let message = source.wire().ok_or(Rejected::NoHandler)?;
+    let position = members.position().ok_or(Rejected::NoHandler)?;
+    let engine = shard.link.engine();
+    let registered = &engine.registry.types[position];
+    let lane = registered.lane;
+    number_members(shard, peer, lane, position, message, members, numbers)?;
+    let mut scratch = std::mem::take(&mut shard.core.borrow_mut().scratch);
+    scratch.clear();
+    let header = FrameHeader {
+        message_id: message.0,
+        message_version: message.1,
+        actor_type: registered.id,
+        shard: shard.link.shard(),
+        ..FrameHeader::new(FrameKind::FanOut)
+    };
+    let encoded = codec::append_frame_with(&mut scratch, header, "", |out| {
+        let list = codec::fan_out::append_receivers(out, &numbers.numbers);
+        let len = list + source.encode(out)?;
+        let limit = codec::limits::PAYLOAD_BYTES_MAX;
+        if len > limit { Err(EncodeError::TooLarge { limit }) } else { Ok(len) }
+    });
+    let sent = encoded.map_err(|_| Rejected::TooLarge).and_then(|_| send(shard, peer, lane, &scratch));
+    shard.core.borrow_mut().scratch = scratch;
+    sent
+}
+
+/// Makes sure that every receiver has a number, and that the peer knows it.
+fn number_members(
+    shard: &ShardCell,
+    peer: NodeId,
+    lane: Lane,
+    position: usize,
+    message: (MessageId, u16),
+    members: &Members,
+    numbers: &mut Numbers,
+) -> Result<(), Rejected> {
+    if members.len() > FAN_OUT_NUMBERED {
+        return Err(Rejected::TooLarge);
+    }
+    let engine = shard.link.engine();
+    let placed = engine.placement.version();
+    // The second pass finds what the first has defined, unless that has driven out numbers of its own.
+    for _ in 0..2 {
+        let mut core = shard.core.borrow_mut();
+        let (routes, hash) = core.routes.towards(peer, lane).ok_or(Rejected::NoHandler)?;
+        let version = routes.version();
+        let is_known = numbers.shard.is_some_and(|known| std::ptr::eq(known, shard.link))
+            && numbers.version == version
+            && numbers.placed == placed
+            && numbers.message == Some(message);
+        if is_known {
+            return Ok(());
+        }
+        numbers.shard = None;
+        numbers.numbers.clear();
+        let mut fresh = Vec::new();
+        for (key, slot) in members.keys() {
+            let epoch = engine.placement.epoch(slot.group());
+            let (number, define) = routes.assign(hash, position, message, key, epoch);
+            numbers.numbers.push(number);
+            if define {
+                fresh.push((number, key, slot, epoch));
+            }
+        }
+        let version = routes.version();
+        drop(core);
+        for batch in fresh.chunks(DEFINED_AT_ONCE) {
+            let mut frames = AlignedBytes::new();
+            for (number, key, slot, epoch) in batch {
+                let header = FrameHeader {
+                    message_version: message.1,
+                    group: slot.group(),
+                    message_id: message.0,
+                    actor_type: engine.registry.types[position].id,
+                    group_epoch: *epoch,
+                    correlation: u64::from(*number),
+                    shard: shard.link.shard(),
+                    ..FrameHeader::new(FrameKind::Route)
+                };
+                codec::append_frame_bytes(&mut frames, header, key, &[]).map_err(|_| Rejected::TooLarge)?;
+            }
+            send(shard, peer, lane, &frames)?;
+            let mut core = shard.core.borrow_mut();
+            let (routes, _) = core.routes.towards(peer, lane).ok_or(Rejected::NoHandler)?;
+            batch.iter().for_each(|(number, ..)| routes.defined(*number));
+        }
+        (numbers.version, numbers.placed) = (version, placed);
+        (numbers.shard, numbers.message) = (Some(shard.link), Some(message));
+        let evicted = {
+            let mut distinct = numbers.numbers.clone();
+            distinct.sort_unstable();
+            distinct.dedup();
+            distinct.len() != numbers.numbers.len()
+        };
+        if !evicted {
+            return Ok(());
+        }
+        numbers.shard = None;
+    }
+    Err(Rejected::Full)
 }
 
 /// Sends a whole frame to `peer`, or says why not.

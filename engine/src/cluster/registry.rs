@@ -5,6 +5,7 @@
 use std::any::TypeId;
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
@@ -13,6 +14,7 @@ use shardstage_codec::{ActorTypeId, DecodeError, GroupId, MessageId, NodeId, Wir
 use crate::actor::VirtualActor;
 use crate::envelope::{Envelope, EpochTag};
 use crate::error::Rejected;
+use crate::fan_out::{Shared, Source};
 use crate::key::Key;
 use crate::limits::VIRTUAL_IDLE;
 use crate::message::WireMessage;
@@ -29,6 +31,13 @@ pub(crate) struct InboundMessage {
     pub(crate) wrap: fn(Frame<'_>, &[u8], EpochTag) -> Result<Envelope, DecodeError>,
     /// Opens a slot whose answer goes to another node.
     pub(crate) open_slot: fn(&ShardCell, RemoteAsk) -> Result<ReplyAddress, Rejected>,
+}
+
+/// What the inbound path needs of a message for many.
+pub(crate) struct SharedMessage {
+    pub(crate) schema: SchemaLine,
+    /// Rebuilds it, once for the node.
+    pub(crate) decode: fn(&[u8]) -> Result<Arc<dyn Source>, DecodeError>,
 }
 
 /// Where the answer to a remote ask goes.
@@ -50,6 +59,8 @@ pub(crate) struct RegisteredType {
     pub(crate) mailbox_capacity: Option<u32>,
     pub(crate) lane: Lane,
     pub(crate) messages: HashMap<(MessageId, u16), InboundMessage, FixedState>,
+    /// Messages that it takes as one of many receivers.
+    pub(crate) shared: HashMap<(MessageId, u16), SharedMessage, FixedState>,
 }
 
 /// All registered types.
@@ -72,8 +83,11 @@ impl Registry {
         let mut lines: Vec<SchemaLine> = self
             .types
             .iter()
-            .flat_map(|registered| registered.messages.values())
-            .map(|message| message.schema.clone())
+            .flat_map(|registered| {
+                let single = registered.messages.values().map(|message| &message.schema);
+                single.chain(registered.shared.values().map(|message| &message.schema))
+            })
+            .cloned()
             .collect();
         lines.sort_by_key(|line| (line.id, line.version));
         lines.dedup();
@@ -106,6 +120,7 @@ impl<A: VirtualActor> TypeBuilder<A> {
             mailbox_capacity: None,
             lane: Lane::User,
             messages: HashMap::with_hasher(FixedState::default()),
+            shared: HashMap::with_hasher(FixedState::default()),
         };
         Self { registered, _actor: PhantomData }
     }
@@ -143,6 +158,21 @@ impl<A: VirtualActor> TypeBuilder<A> {
             },
         };
         self.registered.messages.insert((M::ID, M::VERSION), message);
+        self
+    }
+
+    /// Accepts messages of type `M` that another node sends to many receivers at once; see [`Audience`](crate::Audience). The
+    /// actor handles `Shared<M>`, or `M` where that is `Clone`.
+    #[must_use]
+    pub fn accept_shared<M, K>(mut self) -> Self
+    where
+        M: WireMessage + Sync,
+        A: Receive<Shared<M>, K>,
+        K: 'static,
+    {
+        let schema = SchemaLine { id: M::ID, version: M::VERSION, fingerprint: M::FINGERPRINT, name: M::NAME };
+        let message = SharedMessage { schema, decode: crate::fan_out::decode::<A, M, K> };
+        self.registered.shared.insert((M::ID, M::VERSION), message);
         self
     }
 

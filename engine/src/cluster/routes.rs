@@ -95,6 +95,8 @@ pub(crate) struct OutRoutes {
     last: usize,
     /// Where the search for a number to be given again goes on.
     hand: usize,
+    /// Rises whenever a number comes to mean something else.
+    version: u64,
 }
 
 /// One message type of one actor type.
@@ -115,7 +117,7 @@ struct OutRoute {
 
 impl OutRoutes {
     fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self { version: self.version + 1, ..Self::default() };
     }
 
     /// How to write the header of a message to `key`, an actor of the registered type at `position`.
@@ -164,6 +166,7 @@ impl OutRoutes {
         if entry.epoch != epoch {
             entry.epoch = epoch;
             entry.defined = false;
+            self.version += 1;
         }
         if entry.defined { Form::Known(found) } else { Form::Define(found) }
     }
@@ -181,12 +184,18 @@ impl OutRoutes {
         if std::mem::replace(&mut self.seen[place], seen) != seen {
             return Form::Full;
         }
+        self.give(class, key, epoch)
+    }
+
+    /// Gives a number.
+    fn give(&mut self, class: usize, key: &Key, epoch: Epoch) -> Form {
         let entry = OutRoute { class, key: key.clone(), epoch, defined: false, used: true };
         let at = if self.entries.len() < usize::from(ROUTES_MAX) {
             self.entries.push(entry);
             self.entries.len() - 1
         } else {
             let at = self.victim();
+            self.version += 1;
             let old = std::mem::replace(&mut self.entries[at], entry);
             self.classes[old.class].numbers.remove(old.key.as_str());
             at
@@ -194,6 +203,35 @@ impl OutRoutes {
         self.classes[class].numbers.insert(key.clone(), number(at));
         self.last = at;
         Form::Define(number(at))
+    }
+
+    /// A number for a receiver that a message for many goes to, whether or not it was sent anything before; and whether it
+    /// has to be defined first.
+    pub(crate) fn assign(
+        &mut self,
+        hash: &FixedState,
+        position: usize,
+        message: (MessageId, u16),
+        key: &Key,
+        epoch: Epoch,
+    ) -> (u16, bool) {
+        match self.search(hash, position, message, key, epoch) {
+            Form::Known(number) => (number, false),
+            Form::Define(number) => (number, true),
+            Form::Full => {
+                let class =
+                    self.classes.iter().position(|class| class.position == position && class.message == message);
+                match self.give(class.expect("searched for just now"), key, epoch) {
+                    Form::Known(number) | Form::Define(number) => (number, true),
+                    Form::Full => unreachable!("a number was given"),
+                }
+            }
+        }
+    }
+
+    /// As long as it stays the same, numbers mean what they meant.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     /// The next number that was not used since the hand passed.

@@ -164,7 +164,8 @@ impl<B: Backend> Driver for RealDriver<B> {
     fn bind(&mut self, address: SocketAddr) -> io::Result<(SocketId, SocketAddr)> {
         let udp = UdpSocket::bind(address)?;
         let bound = udp.local_address()?;
-        let socket = Socket { udp, readable: true, blocked: false, armed: Interest::default(), tried_ns: 0, hot_until_ns: 0 };
+        let socket =
+            Socket { udp, readable: true, blocked: false, armed: Interest::default(), tried_ns: 0, hot_until_ns: 0 };
         let key = self.sockets.insert(socket).map_err(|_| io::Error::other("the driver's socket table is full"))?;
         let entry = self.sockets.get(key).expect("it was just inserted");
         if let Err(error) = self.backend.attach(key, &entry.udp) {

@@ -49,6 +49,8 @@ pub(crate) struct Counters {
     pub(crate) ring_received: u64,
     pub(crate) frames_sent: u64,
     pub(crate) frames_received: u64,
+    pub(crate) fan_out_encoded: u64,
+    pub(crate) fan_out_shared: u64,
     pub(crate) fenced: u64,
     pub(crate) missed_ticks: u64,
 }

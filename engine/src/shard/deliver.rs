@@ -8,13 +8,17 @@ use crate::dead_letter::{DeadLetter, MessageName, Reason};
 use crate::envelope::{Class, Envelope, Meta, PackedAddress};
 use crate::error::{AskError, Panicked, Rejected};
 use crate::reply;
-use crate::signal::RemoteSend;
+use crate::signal::{Parcel, RemoteSend};
 
 impl ShardCell {
     /// Delivers a message that arrived.
     pub(crate) fn deliver(&self, envelope: Envelope) {
         let mut envelope = match RemoteSend::from_envelope(envelope) {
             Ok(send) => return self.remote_send(send),
+            Err(envelope) => envelope,
+        };
+        envelope = match Parcel::from_envelope(envelope) {
+            Ok(parcel) => return self.open_parcel(parcel),
             Err(envelope) => envelope,
         };
         if envelope.has_context() {

@@ -357,6 +357,8 @@ impl Shard {
             ring_received,
             frames_sent,
             frames_received,
+            fan_out_encoded,
+            fan_out_shared,
             fenced,
             missed_ticks,
         } = core.counters;
@@ -373,6 +375,8 @@ impl Shard {
             ring_received,
             frames_sent,
             frames_received,
+            fan_out_encoded,
+            fan_out_shared,
             fenced,
             missed_ticks,
             actors: u64::from(core.cells.live()),
