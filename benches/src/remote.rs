@@ -2,18 +2,20 @@
 //!
 //! Messages and replies are 64 bytes. Node 0 runs on core 0 and node 1 on core 1; so do the two ends of the echo.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use shardstage::NodeId;
 use shardstage::port::transport::{ClusterConfig, NodeInfo};
 use shardstage::prelude::*;
+use shardstage::{Audience, NodeId, Shared};
 use shardstage_quic::{Quic, QuicConfig};
 
-use crate::limits::{ASKS_IN_FLIGHT, ECHO_BYTES, PEER_UP, REMOTE_ASKS_IN_FLIGHT as WIDE, WINDOW, YIELD_EVERY};
+use crate::limits::{ASKS_IN_FLIGHT, ECHO_BYTES, PEER_UP, REMOTE_ASKS_IN_FLIGHT as WIDE, VIEWERS, WINDOW, YIELD_EVERY};
 use crate::ours::{Clock, PARKED, SPINNING};
 use crate::place::{on_core, pin};
 use crate::workload::{Entry, Role, Work};
@@ -30,6 +32,9 @@ pub const ENTRIES: &[Entry] = &[
     entry(Work::RemoteAsk(WIDE), PARKED, Role::Ours, |n| ask(IdleStrategy::Park, WIDE, n)),
     entry(Work::RemoteAsk(WIDE), SPINNING, Role::Ours, |n| ask(IdleStrategy::Spin, WIDE, n)),
     entry(Work::RemoteAsk(WIDE), "raw UDP, polling", Role::Limit, |n| udp_echo(false, WIDE, n)),
+    entry(Work::FanOut, SPINNING, Role::Ours, |n| fan_out(true, n)),
+    entry(Work::FanOut, "shardstage, 10,000 tells", Role::Peer, |n| fan_out(false, n)),
+    entry(Work::FanOut, "10,000 queues, no actors", Role::Limit, bare_fan_out),
     entry(Work::RemoteTell, PARKED, Role::Ours, |n| tell(IdleStrategy::Park, n)),
     entry(Work::RemoteTell, SPINNING, Role::Ours, |n| tell(IdleStrategy::Spin, n)),
     entry(Work::RemoteTell, "raw UDP, a datagram each", Role::Limit, udp_one_way),
@@ -58,13 +63,19 @@ mod wire {
         pub words: u64,
     }
 
+    /// Says what moved.
+    #[shardstage::message(id = "bench.moved")]
+    pub struct Moved {
+        pub words: [u64; 8],
+    }
+
     /// Asks for the thread that the actor runs on.
     #[shardstage::message(id = "bench.where", reply = String)]
     pub struct Where {
         pub nothing: u8,
     }
 }
-use wire::{Counted, Echo, Where, Word};
+use wire::{Counted, Echo, Moved, Where, Word};
 
 #[derive(Default)]
 struct Mirror {
@@ -101,6 +112,18 @@ impl Handler<Echo> for Mirror {
     }
 }
 
+impl Handler<Moved> for Mirror {
+    fn handle(&mut self, moved: Moved, _cx: &mut Context<Self>) {
+        self.counted += u64::from(moved.words[0] == moved.words[7]);
+    }
+}
+
+impl Handler<Shared<Moved>> for Mirror {
+    fn handle(&mut self, moved: Shared<Moved>, _cx: &mut Context<Self>) {
+        self.counted += u64::from(moved.words[0] == moved.words[7]);
+    }
+}
+
 impl Handler<Where> for Mirror {
     fn handle(&mut self, _: Where, _cx: &mut Context<Self>) -> String {
         format!("{:?}", thread::current().id())
@@ -121,7 +144,8 @@ fn start(index: usize, addresses: &[SocketAddr], idle: IdleStrategy, certificate
     config.pin = false;
     let builder =
         Engine::builder().config(config).cluster(cluster).transport(Quic::new(quic)).register::<Mirror>(|mirror| {
-            mirror.accept::<Echo, _>().accept::<Where, _>().accept::<Word, _>().accept::<Counted, _>()
+            let mirror = mirror.accept::<Echo, _>().accept::<Where, _>().accept::<Word, _>().accept::<Counted, _>();
+            mirror.accept::<Moved, _>().accept_shared::<Moved, _>()
         });
     on_core(index, || builder.start().expect("the engine starts"))
 }
@@ -239,6 +263,97 @@ fn ask(idle: IdleStrategy, in_flight: u64, n: u64) -> Duration {
     });
     asker.expect("the engine runs").tell(Begin).expect("its mailbox is empty");
     clock.elapsed()
+}
+
+/// Sends a message to all viewers, waits until the last viewer of each node has handled it, and goes on.
+struct Announcer {
+    viewers: Vec<VirtualRef<Mirror>>,
+    audience: Audience<VirtualRef<Mirror>>,
+    /// The last viewer of each node.
+    last: [VirtualRef<Mirror>; 2],
+    at_once: bool,
+    unheard: usize,
+    sent: u64,
+    n: u64,
+    begin: Sender<Instant>,
+    end: Sender<Instant>,
+}
+
+impl Actor for Announcer {}
+
+impl Announcer {
+    fn announce(&mut self, cx: &mut Context<Self>) {
+        self.sent += 1;
+        let words = [self.sent; 8];
+        if self.at_once {
+            let sent = cx.tell_many(&mut self.audience, Moved { words });
+            assert_eq!(sent.accepted, self.viewers.len(), "nobody is full");
+        } else {
+            for viewer in &self.viewers {
+                viewer.tell(Moved { words }).expect("nobody is full");
+            }
+        }
+        self.unheard = self.last.len();
+        for viewer in &self.last {
+            cx.ask(viewer, Counted { words: self.sent }).then(|this, counted, cx| {
+                counted.expect("it answers");
+                this.unheard -= 1;
+                if this.unheard > 0 {
+                } else if this.sent == this.n {
+                    let _gone = this.end.send(Instant::now());
+                } else {
+                    this.announce(cx);
+                }
+            });
+        }
+    }
+}
+
+impl Handler<Begin> for Announcer {
+    fn handle(&mut self, _: Begin, cx: &mut Context<Self>) {
+        let _gone = self.begin.send(Instant::now());
+        self.announce(cx);
+    }
+}
+
+fn fan_out(at_once: bool, n: u64) -> Duration {
+    let (engines, _mirror, _certificates) = two_nodes(IdleStrategy::Spin);
+    let viewers: Vec<_> = (0..VIEWERS).map(|number| engines[0].actor::<Mirror>(format!("viewer-{number}"))).collect();
+    let node = |viewer: &VirtualRef<Mirror>| u32::from(viewer.slot().group().get()) % 2;
+    let last =
+        [0, 1].map(|wanted| viewers.iter().rfind(|viewer| node(viewer) == wanted).expect("half of them").clone());
+    let (clock, begin, end) = Clock::new();
+    let announcer = engines[0].spawn_once(move || Announcer {
+        audience: viewers.iter().cloned().collect(),
+        viewers,
+        last,
+        at_once,
+        unheard: 0,
+        sent: 0,
+        n,
+        begin,
+        end,
+    });
+    announcer.expect("the engine runs").tell(Begin).expect("its mailbox is empty");
+    clock.elapsed()
+}
+
+/// What is left of it without nodes and actors: a count of an `Arc` into each queue, and out of it again.
+fn bare_fan_out(n: u64) -> Duration {
+    on_core(0, || {
+        let mut queues: Vec<VecDeque<Arc<[u64; 8]>>> = (0..VIEWERS).map(|_| VecDeque::with_capacity(4)).collect();
+        let start = Instant::now();
+        let mut sum = 0;
+        for number in 0..n {
+            let message = Arc::new([number; 8]);
+            queues.iter_mut().for_each(|queue| queue.push_back(Arc::clone(&message)));
+            for queue in &mut queues {
+                sum += queue.pop_front().map_or(0, |message| message[7]);
+            }
+        }
+        std::hint::black_box(sum);
+        start.elapsed()
+    })
 }
 
 /// Two engines that have met, and a mirror that lives on the second.

@@ -32,11 +32,13 @@ pub enum Work {
     RemoteAsk(u64),
     /// One producer tells one counting actor at another node `n` messages of 64 bytes; ends when the last is counted.
     RemoteTell,
+    /// One actor sends `n` messages of 64 bytes to each of [`VIEWERS`] actors on two nodes, one at a time.
+    FanOut,
 }
 
 impl Work {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Tell(Place::SameShard),
         Self::Ask(Place::SameShard),
         Self::PingPong(Place::SameShard),
@@ -49,6 +51,7 @@ impl Work {
         Self::RemoteAsk(ASKS_IN_FLIGHT),
         Self::RemoteAsk(REMOTE_ASKS_IN_FLIGHT),
         Self::RemoteTell,
+        Self::FanOut,
     ];
 
     /// How many operations `compare` runs at a time: enough that the first touch of fresh memory (milliseconds, whoever starts)
@@ -63,6 +66,7 @@ impl Work {
             Self::PingPong(Place::OtherShard) | Self::RemoteAsk(1) => 10_000,
             Self::RemoteAsk(_) => 200_000,
             Self::RemoteTell => 1_000_000,
+            Self::FanOut => 200,
             Self::LogAppend(1) => 2_000,
             Self::LogAppend(_) => 30_000,
         }
@@ -75,6 +79,7 @@ impl fmt::Display for Work {
             Self::LogAppend(writers) => return f.pad(&format!("durable event, {writers} writer(s)")),
             Self::RemoteAsk(in_flight) => return f.pad(&format!("ask, other node, {in_flight} in flight")),
             Self::RemoteTell => "tell, other node",
+            Self::FanOut => "one message to 10,000 actors on two nodes",
             Self::Tell(Place::SameShard) => "tell, same shard",
             Self::Tell(Place::OtherShard) => "tell, other shard",
             Self::Ask(Place::SameShard) => "ask, same shard, 1 in flight",

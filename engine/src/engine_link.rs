@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use shardstage_codec::NodeId;
 
+use crate::cluster::credit::NoRoom;
 use crate::cluster::placement::Placement;
 use crate::cluster::registry::Registry;
 use crate::dead_letter::DeadLetterOffice;
@@ -22,6 +23,8 @@ pub(crate) struct EngineLink {
     pub(crate) registry: Registry,
     pub(crate) dead_letters: DeadLetterOffice,
     pub(crate) peers: Peers,
+    /// Receivers without room, by node.
+    no_room: Box<[NoRoom]>,
 }
 
 impl EngineLink {
@@ -35,6 +38,7 @@ impl EngineLink {
             registry,
             dead_letters: DeadLetterOffice::new(),
             peers: Peers::default(),
+            no_room: (0..node_count).map(|_| NoRoom::new()).collect(),
         }));
         for shard in &link.shards {
             shard.set_engine(link);
@@ -48,6 +52,11 @@ impl EngineLink {
 
     pub(crate) fn links(&'static self) -> &'static [ShardLink] {
         &self.shards
+    }
+
+    /// Receivers at this node that have no room; `None` for a node that is not in the list.
+    pub(crate) fn no_room(&self, node: NodeId) -> Option<&NoRoom> {
+        self.no_room.get(node.get() as usize)
     }
 
     pub(crate) fn me(&self) -> NodeId {

@@ -177,3 +177,7 @@ pub const FAN_OUT_NUMBERED: usize = shardstage_codec::limits::ROUTES_MAX as usiz
 
 /// Numbers defined with one reservation on a lane, frames of about 100 bytes.
 pub const DEFINED_AT_ONCE: usize = 256;
+
+/// Receivers of one shard that may be named to other nodes as having no room, pairs of receiver and node; beyond it they are
+/// refused message by message.
+pub const OWED_ROOM: usize = 256;

@@ -346,6 +346,10 @@ fn encode_outside<M: Message>(
     ttl: Duration,
     message: &M,
 ) -> Result<RemoteSend, Rejected> {
+    let registered = id.position.map(|position| &id.engine.registry.types[position]);
+    if registered.is_some_and(|registered| outbound::has_no_room(id.engine, peer, registered.id, &id.key)) {
+        return Err(Rejected::Full);
+    }
     let shard = shard_of(id.slot, id.engine.shard_count());
     let mut frame = AlignedBytes::new();
     encode(&mut frame, id, kind, 0, ttl, shard, message)?;

@@ -114,6 +114,7 @@ impl ShardSeed {
             counters: Default::default(),
             graveyard: Vec::new(),
             frames: Default::default(),
+            owed_room: Default::default(),
             routes: Routes::new(driver.random_u64()),
             scratch: AlignedBytes::new(),
             mailbox_capacity: blueprint.mailbox_capacity,

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use shardstage_codec::{FrameHeader, FrameKind, NodeId, ReplyStatus, ShortHeader, Slot, is_short};
+use shardstage_codec::{ActorTypeId, FrameHeader, FrameKind, NodeId, ReplyStatus, ShortHeader, Slot, is_short};
 
 use super::outbound::{self, low_bits};
 use super::placement::shard_of;
@@ -38,22 +38,29 @@ impl TransportEvents for Inbound<'_> {
             FrameKind::Tell | FrameKind::Ask => self.full(from.peer, &header, frame),
             FrameKind::Route => self.define(from, lane, &header, &frame),
             FrameKind::Reply => match header.payload(&frame) {
-                Ok(payload) => self.reply(&header, payload),
+                Ok(payload) => {
+                    self.note_room(from.peer, &header, &frame);
+                    self.reply(&header, payload);
+                }
                 Err(_) => self.malformed(),
             },
-            FrameKind::Bounce => self.bounce(&header),
+            FrameKind::Bounce => {
+                self.note_room(from.peer, &header, &frame);
+                self.bounce(&header);
+            }
+            FrameKind::Room => self.note_room(from.peer, &header, &frame),
             FrameKind::FanOut => self.fan_out(from, lane, &header, &frame),
-            FrameKind::Hello | FrameKind::Room => self.malformed(),
+            FrameKind::Hello => self.malformed(),
         }
     }
 
     fn peer_up(&mut self, peer: NodeId, _session: u64) {
-        self.shard.core.borrow_mut().routes.forget(peer);
+        self.forget(peer);
         self.shard.link.engine().peers.up(peer, self.shard.link.shard());
     }
 
     fn peer_down(&mut self, peer: NodeId, reason: &PeerDown) {
-        self.shard.core.borrow_mut().routes.forget(peer);
+        self.forget(peer);
         self.shard.link.engine().peers.down(peer, self.shard.link.shard(), reason);
         let mut waiting = Vec::new();
         self.shard.core.borrow().replies.of_peer(peer, &mut waiting);
@@ -73,6 +80,26 @@ struct Arrival {
 }
 
 impl Inbound<'_> {
+    /// What was agreed in a session ends with it.
+    fn forget(&self, peer: NodeId) {
+        let mut core = self.shard.core.borrow_mut();
+        core.routes.forget(peer);
+        core.owed_room.forget(peer);
+        if let Some(table) = self.shard.link.engine().no_room(peer) {
+            table.forget();
+        }
+    }
+
+    /// The peer has named an actor that has no room, or has it again.
+    fn note_room(&self, peer: NodeId, header: &FrameHeader, frame: &[u8]) {
+        let (Ok(key), Some(table)) = (header.key(frame), self.shard.link.engine().no_room(peer)) else { return };
+        match (header.kind, header.status) {
+            (FrameKind::Room, _) => table.clear(header.actor_type, key),
+            (_, ReplyStatus::Full) if !key.is_empty() => table.mark(header.actor_type, key),
+            _ => {}
+        }
+    }
+
     fn malformed(&self) {
         self.shard.link.engine().dead_letters.count(Reason::Malformed);
     }
@@ -81,16 +108,19 @@ impl Inbound<'_> {
     fn full(&mut self, peer: NodeId, header: &FrameHeader, frame: Frame<'_>) {
         let ask = (header.kind == FrameKind::Ask).then_some(header.correlation);
         let arrival = Arrival { peer, ask, ttl_ns: header.ttl_ns };
+        let mut refused = (0, 0);
         let accepted = self.resolve(header, &frame).and_then(|mut receiver| {
             let payload = header.payload(&frame).map_err(|_| ReplyStatus::NoHandler)?;
             let message = self.check(&receiver, header)?;
             let key = header.key(&frame).map_err(|_| ReplyStatus::NoHandler)?;
             let wrapped = (message.wrap)(frame, payload, EpochTag::of(header.group_epoch));
             let envelope = wrapped.map_err(|_| ReplyStatus::NoHandler)?;
-            self.deliver(&mut receiver, header, KeyText::Borrowed(key), arrival, message, envelope)
+            let delivered = self.deliver(&mut receiver, header, KeyText::Borrowed(key), arrival, message, envelope);
+            refused = receiver.refused;
+            delivered
         });
         if let Err(status) = accepted {
-            self.refuse(arrival, header, status);
+            self.refuse(arrival, header, refused, status);
         }
     }
 
@@ -103,6 +133,7 @@ impl Inbound<'_> {
             position: 0,
             shard: self.shard.link.shard().get(),
             cell: (0, 0),
+            refused: (0, 0),
         });
         let mut core = self.shard.core.borrow_mut();
         let Some(routes) = core.routes.from(from, lane).filter(|routes| number <= routes.len()) else {
@@ -145,7 +176,7 @@ impl Inbound<'_> {
             }
         }
         if let Err(status) = accepted {
-            self.refuse(arrival, &header, status);
+            self.refuse(arrival, &header, receiver.refused, status);
         }
     }
 
@@ -198,14 +229,17 @@ impl Inbound<'_> {
                     let mut core = shard.core.borrow_mut();
                     core.counters.fan_out_shared += u64::from(!std::mem::replace(&mut is_shared, true));
                     let cell = core.locate(receiver, &KeyText::Known(key), epoch).map_err(status_of)?;
-                    core.admit_remote(cell.0, cell.1, epoch).map_err(status_of)?;
+                    core.admit_remote(cell.0, cell.1, epoch).map_err(|reason| {
+                        receiver.refused = cell;
+                        status_of(reason)
+                    })?;
                     core.enqueue_with(cell.0, || batch.envelope(cell, epoch, Meta::Sender(meta)));
                     Ok(())
                 }),
             };
             if let Err(status) = outcome {
-                let header = *header;
-                self.refuse(arrival, &header, status);
+                let (header, refused) = (*header, std::mem::take(&mut receiver.refused));
+                self.refuse(arrival, &header, refused, status);
             }
         }
         if let Some(place) = shard.core.borrow_mut().routes.from(from, lane) {
@@ -215,7 +249,7 @@ impl Inbound<'_> {
             let source = source.as_ref().expect("nobody is elsewhere otherwise");
             let receivers = members.len();
             if let Err(reason) = shard.pass_on(to, source, &Arc::new(members), Some(from.peer)) {
-                (0..receivers).for_each(|_| self.refuse(arrival, header, status_of(reason)));
+                (0..receivers).for_each(|_| self.refuse(arrival, header, (0, 0), status_of(reason)));
             }
         }
     }
@@ -234,7 +268,7 @@ impl Inbound<'_> {
             engine.registry.types[position].messages.get(&(header.message_id, header.message_version))
         });
         let message = message.ok_or(ReplyStatus::NoHandler);
-        Ok(Receiver { message, position: position.unwrap_or(0), shard, cell: (0, 0) })
+        Ok(Receiver { message, position: position.unwrap_or(0), shard, cell: (0, 0), refused: (0, 0) })
     }
 
     /// What may change from message to message: epoch and owner. Then whether the message is taken at all.
@@ -276,6 +310,7 @@ impl Inbound<'_> {
         let mut core = shard.core.borrow_mut();
         let (index, generation) = core.locate(receiver, &key, epoch).map_err(status_of)?;
         if let Err(reason) = core.admit_remote(index, generation, epoch) {
+            receiver.refused = (index, generation);
             return Err(status_of(reason));
         }
         envelope.index = index;
@@ -338,8 +373,8 @@ impl Inbound<'_> {
         Ok(())
     }
 
-    /// Answers a refused ask, bounces a refused tell.
-    fn refuse(&mut self, arrival: Arrival, header: &FrameHeader, status: ReplyStatus) {
+    /// Answers a refused ask, bounces a refused tell; names the receiver in `cell` if that had no room.
+    fn refuse(&mut self, arrival: Arrival, header: &FrameHeader, cell: (u32, u32), status: ReplyStatus) {
         let engine = self.shard.link.engine();
         engine.dead_letters.record(DeadLetter {
             receiver: None,
@@ -358,8 +393,8 @@ impl Inbound<'_> {
             shard: self.shard.link.shard(),
             ..FrameHeader::new(kind)
         };
-        let mut out = shardstage_codec::AlignedBytes::new();
-        shardstage_codec::append_frame_bytes(&mut out, answer, "", &[]).expect("an empty frame fits");
+        let named = if status == ReplyStatus::Full { self.shard.name_to(arrival.peer, cell) } else { None };
+        let out = outbound::refusal(answer, named.as_ref().map(|(actor_type, key)| (*actor_type, key)));
         // A session that is gone has told the sender already.
         let _ = outbound::send(self.shard, arrival.peer, Lane::Control, &out);
     }
@@ -421,6 +456,18 @@ impl Inbound<'_> {
     /// One of our tells was refused over there: the dead letters name it.
     fn bounce(&mut self, header: &FrameHeader) {
         self.shard.link.engine().dead_letters.bounced(header);
+    }
+}
+
+impl ShardCell {
+    /// The virtual actor in a cell that has no room, to be named to a peer that is then owed word of room; `None` if it cannot
+    /// be, or was not full.
+    pub(crate) fn name_to(&self, peer: NodeId, cell: (u32, u32)) -> Option<(ActorTypeId, Key)> {
+        let mut core = self.core.borrow_mut();
+        let full = core.cells.get(cell.0, cell.1).filter(|full| full.short)?;
+        let (position, key) = full.extra.as_ref()?.identity.clone()?;
+        let actor_type = self.link.engine().registry.types[position].id;
+        core.owed_room.note(cell, peer, actor_type, &key).then_some((actor_type, key))
     }
 }
 

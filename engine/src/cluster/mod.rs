@@ -1,5 +1,6 @@
 //! Virtual actors over a fixed list of nodes: who owns a key, which actor it is, and how messages cross to other nodes.
 
+pub(crate) mod credit;
 pub(crate) mod directory;
 pub(crate) mod inbound;
 pub(crate) mod outbound;

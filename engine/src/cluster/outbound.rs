@@ -5,13 +5,15 @@
 use std::time::Duration;
 
 use shardstage_codec::{
-    self as codec, AlignedBytes, EncodeError, Epoch, FrameHeader, FrameKind, GroupId, MessageId, NodeId, ReplyStatus,
-    ShortHeader,
+    self as codec, ActorTypeId, AlignedBytes, EncodeError, Epoch, FrameHeader, FrameKind, GroupId, MessageId, NodeId,
+    ReplyStatus, ShortHeader,
 };
 
 use super::routes::Form;
+use crate::engine_link::EngineLink;
 use crate::error::{AskError, Panicked, Rejected, Unknown};
 use crate::fan_out::{Members, Numbers, Source};
+use crate::key::Key;
 use crate::limits::{DEFINED_AT_ONCE, FAN_OUT_NUMBERED};
 use crate::message::Message;
 use crate::port::transport::{Lane, ReserveError};
@@ -75,6 +77,9 @@ pub(crate) fn send_message<M: Message>(
     let ops = ops.as_ref().ok_or(Rejected::NoHandler)?;
     let position = id.position.ok_or(Rejected::NoHandler)?;
     let registered = &id.engine.registry.types[position];
+    if has_no_room(id.engine, peer, registered.id, &id.key) {
+        return Err(Rejected::Full);
+    }
     let (group, lane) = (id.slot.group(), registered.lane);
     let epoch = id.engine.placement.epoch(group);
     let ttl_ns = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
@@ -125,6 +130,43 @@ pub(crate) fn send_message<M: Message>(
         routes.defined(route);
     }
     sent
+}
+
+/// Whether an actor at another node is known to have no room.
+#[inline]
+pub(crate) fn has_no_room(engine: &EngineLink, peer: NodeId, actor_type: ActorTypeId, key: &str) -> bool {
+    engine.no_room(peer).is_some_and(|table| table.contains(actor_type, key))
+}
+
+/// Tells other nodes which receivers have room again.
+pub(crate) fn send_due_room(shard: &ShardCell) {
+    if shard.core.borrow().owed_room.due.is_empty() {
+        return;
+    }
+    let due = std::mem::take(&mut shard.core.borrow_mut().owed_room.due);
+    for owed in due {
+        let group = codec::slot_of(owed.actor_type, &owed.key).group();
+        let header = FrameHeader {
+            group,
+            actor_type: owed.actor_type,
+            group_epoch: shard.link.engine().placement.epoch(group),
+            shard: shard.link.shard(),
+            ..FrameHeader::new(FrameKind::Room)
+        };
+        let mut out = AlignedBytes::new();
+        codec::append_frame_bytes(&mut out, header, &owed.key, &[]).expect("a frame with nothing but a key fits");
+        // A session that is gone has taken the mark with it.
+        let _ = send(shard, owed.peer, Lane::Control, &out);
+    }
+}
+
+/// The frame that refuses a message: the answer to an ask, or what brings a tell back. Names the receiver if that is `known`.
+pub(crate) fn refusal(header: FrameHeader, known: Option<(ActorTypeId, &Key)>) -> AlignedBytes {
+    let mut out = AlignedBytes::new();
+    let (actor_type, key) = known.map_or((ActorTypeId::new(0), ""), |(actor_type, key)| (actor_type, key.as_str()));
+    codec::append_frame_bytes(&mut out, FrameHeader { actor_type, ..header }, key, &[])
+        .expect("a frame with nothing but a key fits");
+    out
 }
 
 /// Sends one message to many virtual actors of one type at `peer`, or says why none was sent: one frame with the numbers of

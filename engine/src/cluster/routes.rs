@@ -281,6 +281,8 @@ pub(crate) struct Receiver {
     pub(crate) shard: u16,
     /// Its cell when it was last found, if that is on this shard.
     pub(crate) cell: (u32, u32),
+    /// The cell that refused the last message, if one did.
+    pub(crate) refused: (u32, u32),
 }
 
 #[cfg(test)]

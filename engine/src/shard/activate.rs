@@ -173,6 +173,7 @@ impl ShardCell {
         if cell.short && cell.len() * 2 <= cell.capacity + 1 {
             cell.short = false;
             core.link.short.clear(running.index, running.generation);
+            core.owed_room.has_room(running.index, running.generation);
         }
         core.counters.handled += 1;
         // SAFETY: the slot is valid until the mailbox is used again, which nobody does while the core is borrowed here.

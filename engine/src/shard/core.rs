@@ -71,6 +71,8 @@ pub(crate) struct ShardCore {
     pub(crate) graveyard: Vec<DeadLetterDraft>,
     /// Encoded frames that could not be reserved inside the transport's own poll.
     pub(crate) frames: VecDeque<crate::cluster::outbound::PendingFrame>,
+    /// Word of room that is owed to other nodes.
+    pub(crate) owed_room: crate::cluster::credit::OwedRoom,
     /// Numbers that stand for receivers at other nodes, and for ours at them.
     pub(crate) routes: crate::cluster::routes::Routes,
     /// Reused room for encoding.

@@ -88,6 +88,7 @@ impl ShardCell {
             }
             if cell.short {
                 core.link.short.clear(index, generation);
+                core.owed_room.has_room(index, generation);
             }
             let extra = cell.extra.take();
             let give_out = core.cells.release(index);

@@ -306,6 +306,7 @@ impl Shard {
                 service.borrow_mut().flush(&mut cx);
             }
         }
+        crate::cluster::outbound::send_due_room(cell);
         loop {
             let Some(frame) = cell.core.borrow_mut().frames.pop_front() else { break };
             if let Err(reason) = crate::cluster::outbound::send(cell, frame.peer, frame.lane, &frame.bytes) {
