@@ -34,7 +34,12 @@ use crate::virtual_ref::VirtualRef;
 /// A message that many actors were sent at once: cheap to clone, read through `Deref`.
 ///
 /// Receivers implement `Handler<Shared<M>>`, or `Handler<M>` where `M: Clone` and each may have its own copy.
-pub struct Shared<M>(Arc<Arc<M>>);
+pub struct Shared<M>(Arc<OnThisShard<M>>);
+
+/// The counts that clones of a [`Shared`] change are the shard's own; the message itself is the node's.
+struct OnThisShard<M> {
+    message: Arc<M>,
+}
 
 impl<M> Shared<M> {
     /// Shares `message`.
@@ -43,9 +48,8 @@ impl<M> Shared<M> {
         Self::on_this_shard(&Arc::new(message))
     }
 
-    /// The counts that clones change are the shard's own; the message itself is the node's.
     fn on_this_shard(message: &Arc<M>) -> Self {
-        Self(Arc::new(Arc::clone(message)))
+        Self(Arc::new(OnThisShard { message: Arc::clone(message) }))
     }
 }
 
@@ -59,7 +63,7 @@ impl<M> Deref for Shared<M> {
     type Target = M;
 
     fn deref(&self) -> &M {
-        &self.0
+        &self.0.message
     }
 }
 

@@ -134,7 +134,7 @@ impl Transport for ScriptedTransport {
 fn key() -> String {
     let lives_there = |key: &String| {
         let slot = slot_of(ActorTypeId::of(Reader::TYPE), key);
-        slot.group().get() % 2 == 0 && slot.get() % 2 == 0
+        slot.group().get().is_multiple_of(2) && slot.get().is_multiple_of(2)
     };
     (0..).map(|number| format!("reader-{number}")).find(lives_there).expect("a quarter of all keys live there")
 }

@@ -190,8 +190,8 @@ impl Conn {
             }
             match lane.write_to(&mut self.quic.send_stream(id), now_ns) {
                 Ok(_) | Err(WriteError::Blocked) => {}
-                // The connection is closing; its end is reported with the reason.
-                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => lane.clear(),
+                // The connection is closing; its end is reported with the reason, and what was not sent with it.
+                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {}
             }
         }
     }

@@ -40,6 +40,9 @@ pub(crate) struct SendLane {
     blocks: VecDeque<Bytes>,
     open: BytesMut,
     queued: usize,
+    /// Bytes of each reservation that no stream has taken wholly, and how many of the first one it has.
+    reserved: VecDeque<u32>,
+    taken: usize,
     capacity: usize,
     /// When the last small write went out.
     small_write_ns: u64,
@@ -48,7 +51,8 @@ pub(crate) struct SendLane {
 impl SendLane {
     pub(crate) fn new(lane: Lane) -> Self {
         let capacity = if lane == Lane::Control { CONTROL_QUEUE_BYTES } else { LANE_QUEUE_BYTES };
-        Self { blocks: VecDeque::new(), open: BytesMut::new(), queued: 0, capacity, small_write_ns: 0 }
+        let (blocks, open) = (VecDeque::new(), BytesMut::new());
+        Self { blocks, open, queued: 0, reserved: VecDeque::new(), taken: 0, capacity, small_write_ns: 0 }
     }
 
     /// Zeroed room for one frame.
@@ -63,6 +67,7 @@ impl SendLane {
         let start = self.open.len();
         self.open.resize(start + len, 0);
         self.queued += len;
+        self.reserved.push_back(u32::try_from(len).expect("a reservation is far below 4 GiB"));
         Ok(&mut self.open[start..])
     }
 
@@ -75,9 +80,22 @@ impl SendLane {
         self.queued == 0
     }
 
-    /// Forgets everything that no stream took yet.
-    pub(crate) fn clear(&mut self) {
-        self.blocks.clear();
+    /// Forgets everything that no stream took yet; `unsent` gets each frame of which it took nothing.
+    pub(crate) fn clear(&mut self, mut unsent: impl FnMut(&[u8])) {
+        self.close_block();
+        // A frame of which the stream has a part may have arrived; the others surely have not.
+        let mut skip = if self.taken == 0 { 0 } else { self.reserved[0] as usize - self.taken };
+        for block in self.blocks.drain(..) {
+            // A reservation lies in one block.
+            let mut rest = &block[std::mem::take(&mut skip)..];
+            while let Some(len) = rest.first_chunk().and_then(|first| short::unpadded_len(*first)) {
+                let (frame, after) = rest.split_at(len.next_multiple_of(ALIGN_BYTES).min(rest.len()));
+                unsent(frame);
+                rest = after;
+            }
+        }
+        self.reserved.clear();
+        self.taken = 0;
         self.open = BytesMut::new();
         self.queued = 0;
         self.small_write_ns = 0;
@@ -103,9 +121,19 @@ impl SendLane {
                 Err(error) => return Err(error),
             };
             self.blocks.drain(..written.chunks);
-            self.queued -= written.bytes;
+            self.note_taken(written.bytes);
         }
         Ok(self.queued != before)
+    }
+
+    /// The stream has taken so many bytes.
+    fn note_taken(&mut self, bytes: usize) {
+        self.queued -= bytes;
+        self.taken += bytes;
+        while let Some(first) = self.reserved.front().filter(|first| **first as usize <= self.taken) {
+            self.taken -= *first as usize;
+            self.reserved.pop_front();
+        }
     }
 
     /// Ends the block that is being filled; the rest of its memory serves the next one.
@@ -277,7 +305,33 @@ mod tests {
         let count = |lane: &mut SendLane| (0..).take_while(|_| lane.reserve(1024).is_ok()).count() * 1024;
         assert_eq!(count(&mut user), LANE_QUEUE_BYTES);
         assert_eq!(count(&mut control), CONTROL_QUEUE_BYTES);
-        user.clear();
+        let mut unsent = 0;
+        user.clear(|_| unsent += 1);
+        assert_eq!(unsent, 0, "zeroes are no frames");
         assert!(user.is_empty() && user.reserve(64).is_ok());
+    }
+
+    #[test]
+    fn what_no_stream_took_is_named_when_it_is_forgotten() {
+        for taken in [0, 64, 80, 200] {
+            let mut lane = SendLane::new(Lane::User);
+            for (len, fill) in [(64, 1), (160, 2), (96, 3)] {
+                let bytes = frame(len, fill);
+                lane.reserve(bytes.len()).unwrap().copy_from_slice(&bytes);
+            }
+            // As a stream that takes so many bytes.
+            lane.close_block();
+            bytes::Buf::advance(&mut lane.blocks[0], taken);
+            lane.note_taken(taken);
+            let mut unsent = Vec::new();
+            lane.clear(|frame| unsent.push(frame[4]));
+            let expected: &[u8] = match taken {
+                0 => &[1, 2, 3],
+                64 => &[2, 3],
+                _ => &[3],
+            };
+            assert_eq!(unsent, expected, "{taken} bytes were taken");
+            assert!(lane.is_empty());
+        }
     }
 }

@@ -54,6 +54,24 @@ impl TransportEvents for Inbound<'_> {
         }
     }
 
+    /// Asks among them end as `PeerLost`; of tells, nobody else would hear.
+    fn unsent(&mut self, _peer: NodeId, frame: &[u8]) {
+        let tells = if is_short(frame) {
+            usize::from(matches!(ShortHeader::decode(frame), Ok((ShortHeader::Tell { .. }, _))))
+        } else {
+            match FrameHeader::decode(frame) {
+                Ok(header) if header.kind == FrameKind::Tell => 1,
+                Ok(header) if header.kind == FrameKind::FanOut => header
+                    .payload(frame)
+                    .ok()
+                    .and_then(|payload| shardstage_codec::fan_out::decode(payload).ok())
+                    .map_or(0, |(receivers, _)| receivers.len()),
+                _ => 0,
+            }
+        };
+        (0..tells).for_each(|_| self.shard.link.engine().dead_letters.count(Reason::Unavailable));
+    }
+
     fn peer_up(&mut self, peer: NodeId, _session: u64) {
         self.forget(peer);
         self.shard.link.engine().peers.up(peer, self.shard.link.shard());

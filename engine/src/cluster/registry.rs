@@ -37,8 +37,10 @@ pub(crate) struct InboundMessage {
 pub(crate) struct SharedMessage {
     pub(crate) schema: SchemaLine,
     /// Rebuilds it, once for the node.
-    pub(crate) decode: fn(&[u8]) -> Result<Arc<dyn Source>, DecodeError>,
+    pub(crate) decode: DecodeShared,
 }
+
+type DecodeShared = fn(&[u8]) -> Result<Arc<dyn Source>, DecodeError>;
 
 /// Where the answer to a remote ask goes.
 pub(crate) struct RemoteAsk {

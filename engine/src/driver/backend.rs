@@ -81,9 +81,7 @@ pub(super) trait Backend {
     fn arms_at_once(&self) -> bool;
 
     /// Whether somebody else sleeps for this driver, on its wake descriptor.
-    fn is_hosted(&self) -> bool {
-        false
-    }
+    fn is_hosted(&self) -> bool;
 
     /// Sleeps until there is something to gather, the wake flag is raised or the time is over. May return early.
     fn wait(&mut self, timeout: Option<Duration>);

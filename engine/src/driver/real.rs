@@ -201,7 +201,8 @@ impl<B: Backend> Driver for RealDriver<B> {
                 entry.hot_until_ns = entry.tried_ns + HOT_NS;
             }
         }
-        if !entry.readable && entry.hot_until_ns == 0 && !entry.armed.read && self.backend.arms_at_once() {
+        let is_hot = entry.hot_until_ns != 0 && !self.backend.is_hosted();
+        if !entry.readable && !is_hot && !entry.armed.read && self.backend.arms_at_once() {
             let wanted = Interest { read: true, write: false };
             entry.armed = self.backend.arm(socket.0, &entry.udp, wanted, entry.armed);
         }

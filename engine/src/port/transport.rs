@@ -90,6 +90,10 @@ pub trait TransportEvents {
     /// A whole frame arrived: untrusted bytes from an authenticated peer.
     fn frame(&mut self, from: Source, lane: Lane, frame: Frame<'_>);
 
+    /// A frame was queued for a session that is over, and surely did not leave. Called before
+    /// [`peer_down`](Self::peer_down) says so. What left and was not acknowledged may or may not have arrived.
+    fn unsent(&mut self, _peer: NodeId, _frame: &[u8]) {}
+
     /// A session with the peer is open. `session` differs from every earlier one with that peer.
     fn peer_up(&mut self, peer: NodeId, session: u64);
 

@@ -283,6 +283,8 @@ impl QuicTransport {
     pub(super) fn end_link(&mut self, link: usize, down: &PeerDown, events: &mut dyn TransportEvents) {
         let random = self.random();
         let link = &mut self.links[link];
+        let peer = link.peer;
+        link.clear(|frame| events.unsent(peer, frame));
         if link.ended(down, self.now_ns, random) {
             events.peer_down(link.peer, down);
         }
