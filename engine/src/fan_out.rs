@@ -3,6 +3,8 @@
 //! A message is encoded once for each other node, and allocated once for each shard that has receivers; receivers share it.
 //! It travels the rings and lanes that single messages travel, so between one sender and one receiver order holds.
 //!
+//! One file because the set, what each receiver gets and how a shard sends and opens it are one hand-over, read in this order.
+//!
 //! Invariant: the receivers of one part of an audience live on one shard of this process, or at one other node.
 
 use std::collections::HashMap;
