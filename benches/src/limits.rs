@@ -6,10 +6,6 @@ pub const MAILBOX_CAPACITY: usize = 1024;
 /// A producer lets others run after this many messages, so that no mailbox overruns on one thread.
 pub const YIELD_EVERY: u64 = 1024;
 
-/// Messages under way between the engine's producer and a counter on another shard, at most: they fit the mailbox beside the
-/// one that asks for the count.
-pub const WINDOW: u64 = 1000;
-
 /// Requests in flight between two shards in the `ask` workload: enough to hide a crossing, few enough for a mailbox.
 pub const ASKS_IN_FLIGHT: u64 = 64;
 
@@ -40,4 +36,65 @@ pub const WRITERS: u64 = 64;
 
 /// How long two engines of one process may take to meet.
 pub const PEER_UP: std::time::Duration = std::time::Duration::from_secs(20);
-const _: () = assert!((WINDOW as usize) < MAILBOX_CAPACITY && WINDOW.is_multiple_of(2));
+
+/// Producers of the fan-in workload.
+pub const PRODUCERS: u64 = 8;
+
+/// Actors of the `big` workload: at most so many messages are under way, so no mailbox of the normal bound overruns.
+pub const BIG_ACTORS: u64 = 1000;
+
+/// The index whose Fibonacci number the actor tree computes.
+pub const FIBONACCI: u32 = 23;
+
+/// Actors of that tree.
+pub const FIBONACCI_ACTORS: u64 = 57_313;
+
+/// Bytes of the state that an idle actor has.
+pub const IDLE_STATE_BYTES: u64 = 8;
+
+/// Idle actors whose CPU share is measured.
+pub const IDLE_ACTORS: u64 = 100_000;
+
+/// Timers of 60 Hz on each shard: enough ticks in a few seconds for a p99.9.
+pub const TICKERS: u64 = 20;
+
+/// Period of those timers.
+pub const TICK: std::time::Duration = std::time::Duration::from_nanos(16_666_667);
+
+/// Actors on each shard that keep it busy while ticks are measured.
+pub const LOADERS: u64 = 10;
+
+/// How often each of them works: together every 100 us.
+pub const LOAD_PERIOD: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// How long each works at a time: 70 % of a shard together.
+pub const LOAD_WORK: std::time::Duration = std::time::Duration::from_micros(70);
+
+/// Shards in the scaling row, where the machine has the cores.
+pub const PAIR_SHARDS: [u16; 5] = [1, 2, 4, 8, 16];
+
+/// Cores below which pairs on several shards say nothing: the comparison itself and the kernel want one too.
+pub const PAIR_CORES: usize = 4;
+
+/// Fewer allocations a message than this are none: a buffer that grew once in a run, not a cost of each message.
+pub const NO_ALLOCATION: f64 = 0.001;
+
+/// How long one measurement may take before it counts as failed.
+pub const CELL_TIME: std::time::Duration = std::time::Duration::from_secs(120);
+
+/// Timed runs in one process, whose median is the process's figure.
+pub const RUNS: usize = 3;
+
+/// Processes a figure, unless told otherwise: the fewest with a middle that one bad process cannot move.
+pub const ROUNDS: usize = 5;
+
+/// Per cent of the messages to another shard that may bounce into the dead letters: the price of learning that a receiver is
+/// short of room, not a way to get rid of work.
+pub const BOUNCED_MAX: f64 = 1.0;
+
+/// How much less a quick comparison does.
+pub const QUICK: u64 = 10;
+
+const _: () = assert!(BIG_ACTORS < MAILBOX_CAPACITY as u64);
+const _: () =
+    assert!(LOAD_WORK.as_nanos() as u64 * LOADERS * 10 == LOAD_PERIOD.as_nanos() as u64 * 7, "seven tenths of a shard");

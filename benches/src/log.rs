@@ -18,7 +18,7 @@ use shardstage_persistence::{CommandContext, CommandHandler, Durable, Effect, Ev
 use crate::limits::{EVENT_BYTES, WRITERS};
 use crate::ours::{Clock, PARKED};
 use crate::place::on_core;
-use crate::workload::{Entry, Role, Work};
+use crate::workload::{Entry, Role, Run, Work};
 
 /// The table's share of durable appends.
 pub const ENTRIES: &[Entry] = &[
@@ -31,7 +31,7 @@ pub const ENTRIES: &[Entry] = &[
 ];
 
 const fn entry(work: Work, name: &'static str, role: Role, run: fn(u64) -> Duration) -> Entry {
-    Entry { work, name, role, run }
+    Entry { work, name, role, run: Run::Time(run) }
 }
 
 #[derive(Default)]

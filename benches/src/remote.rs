@@ -18,7 +18,7 @@ use shardstage_quic::{Quic, QuicConfig};
 use crate::limits::{ASKS_IN_FLIGHT, ECHO_BYTES, PEER_UP, REMOTE_ASKS_IN_FLIGHT as WIDE, VIEWERS, WINDOW, YIELD_EVERY};
 use crate::ours::{Clock, PARKED, SPINNING};
 use crate::place::{on_core, pin};
-use crate::workload::{Entry, Role, Work};
+use crate::workload::{Entry, Role, Run, Work};
 
 /// The table's share of asks between nodes.
 pub const ENTRIES: &[Entry] = &[
@@ -41,7 +41,7 @@ pub const ENTRIES: &[Entry] = &[
 ];
 
 const fn entry(work: Work, name: &'static str, role: Role, run: fn(u64) -> Duration) -> Entry {
-    Entry { work, name, role, run }
+    Entry { work, name, role, run: Run::Time(run) }
 }
 
 mod wire {

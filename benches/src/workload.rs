@@ -1,12 +1,12 @@
 //! `Work` names what is measured, `Entry` who does it.
 //!
-//! Invariant: all entries of one `Work` do the same number of the same operations; only then is a ratio of their times a
-//! ratio of anything.
+//! Invariant: all entries of one `Work` do the same number of the same operations; only then is a ratio of their figures a
+//! ratio of anything. A figure is always such that less is better: nanoseconds an operation, bytes, allocations, lateness.
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::limits::{ASKS_IN_FLIGHT, REMOTE_ASKS_IN_FLIGHT, WRITERS};
+use crate::limits::{ASKS_IN_FLIGHT, FIBONACCI_ACTORS, REMOTE_ASKS_IN_FLIGHT, WRITERS};
 
 /// Where the two ends of a workload run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,12 +20,39 @@ pub enum Place {
 /// What is measured. `n` is what a workload function is called with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
+    /// Two actors, one message in flight, `n` round trips: the mean on one shard, the median between two that spin.
+    PingPong(Place),
+    /// The median of `n` round trips between two shards that sleep whenever they have nothing to do.
+    PingPongParked,
     /// One producer tells one counting actor `n` messages; ends when the last is counted.
     Tell(Place),
+    /// Per cent of `n` messages to another shard that bounced into the dead letters, because their sender could not know yet that
+    /// the mailbox was full.
+    TellBounced,
+    /// Eight producers on the counter's shard share the `n` messages.
+    FanIn,
     /// `n` requests with a reply of 8 bytes: one in flight on the same shard, 64 between two shards.
     Ask(Place),
-    /// Two actors, one message in flight, `n` round trips.
-    PingPong(Place),
+    /// 1,000 actors; each pings a random one and waits for its pong, over and over; `n` counts pings and pongs.
+    Big(Place),
+    /// `n` actors are spawned and stopped; ends when the state of the last is dropped.
+    SpawnStop,
+    /// A tree of `n` actors: each but the leaves spawns two, adds their answers, answers and stops.
+    Fibonacci,
+    /// Resident bytes an idle actor takes beside its state of 8 bytes, over `n` actors.
+    IdleMemory,
+    /// Heap allocations a tell of 32 bytes, over `n` messages.
+    TellAllocations,
+    /// Heap allocations an ask of 32 bytes with a reply of 8, over `n` asks.
+    AskAllocations,
+    /// How late the ticks of 60 Hz timers come while both shards are 70 % busy, p99.9 in microseconds, over `n` milliseconds.
+    TickLateness,
+    /// How many of those ticks never came.
+    TickMissed,
+    /// Per cent of one core that 100,000 idle actors take on parked shards, over `n` milliseconds.
+    IdleCpu,
+    /// One ping-pong pair on each of so many shards, `n` messages in all.
+    Pairs(u16),
     /// `n` durable events of 128 bytes from so many writers, each with one in flight.
     LogAppend(u64),
     /// `n` asks of 64 bytes to another node, so many in flight.
@@ -37,14 +64,27 @@ pub enum Work {
 }
 
 impl Work {
-    /// All of them, in the order of the table.
-    pub const ALL: [Self; 13] = [
-        Self::Tell(Place::SameShard),
-        Self::Ask(Place::SameShard),
+    /// All of them, in the order of the table; [`Work::Pairs`] depend on the machine and are not among them.
+    pub const ALL: [Self; 26] = [
         Self::PingPong(Place::SameShard),
-        Self::Tell(Place::OtherShard),
-        Self::Ask(Place::OtherShard),
+        Self::Tell(Place::SameShard),
+        Self::FanIn,
+        Self::Ask(Place::SameShard),
+        Self::Big(Place::SameShard),
+        Self::SpawnStop,
+        Self::Fibonacci,
+        Self::IdleMemory,
+        Self::TellAllocations,
+        Self::AskAllocations,
+        Self::TickLateness,
+        Self::TickMissed,
+        Self::IdleCpu,
         Self::PingPong(Place::OtherShard),
+        Self::PingPongParked,
+        Self::Tell(Place::OtherShard),
+        Self::TellBounced,
+        Self::Ask(Place::OtherShard),
+        Self::Big(Place::OtherShard),
         Self::LogAppend(1),
         Self::LogAppend(WRITERS),
         Self::RemoteAsk(1),
@@ -59,11 +99,18 @@ impl Work {
     #[must_use]
     pub fn operations(self) -> u64 {
         match self {
-            Self::Tell(Place::SameShard) => 5_000_000,
-            Self::Tell(Place::OtherShard) => 1_000_000,
-            Self::Ask(Place::SameShard) | Self::PingPong(Place::SameShard) => 2_000_000,
+            Self::Tell(Place::SameShard) | Self::FanIn => 2_000_000,
+            Self::Tell(Place::OtherShard) | Self::TellBounced => 2_000_000,
+            Self::Ask(Place::SameShard) | Self::PingPong(Place::SameShard) => 1_000_000,
             Self::Ask(Place::OtherShard) => 200_000,
-            Self::PingPong(Place::OtherShard) | Self::RemoteAsk(1) => 10_000,
+            Self::Big(_) => 1_000_000,
+            Self::SpawnStop => 50_000,
+            Self::Fibonacci => FIBONACCI_ACTORS,
+            Self::IdleMemory => 100_000,
+            Self::TellAllocations | Self::AskAllocations => 100_000,
+            Self::TickLateness | Self::TickMissed | Self::IdleCpu => 5_000,
+            Self::Pairs(shards) => 20_000_000 * u64::from(shards),
+            Self::PingPong(Place::OtherShard) | Self::PingPongParked | Self::RemoteAsk(1) => 10_000,
             Self::RemoteAsk(_) => 200_000,
             Self::RemoteTell => 1_000_000,
             Self::FanOut => 200,
@@ -80,12 +127,26 @@ impl fmt::Display for Work {
             Self::RemoteAsk(in_flight) => return f.pad(&format!("ask, other node, {in_flight} in flight")),
             Self::RemoteTell => "tell, other node",
             Self::FanOut => "one message to 10,000 actors on two nodes",
+            Self::Pairs(shards) => return f.pad(&format!("independent pairs, {shards} shard(s)")),
+            Self::PingPong(Place::SameShard) => "ping-pong, same shard",
+            Self::PingPong(Place::OtherShard) => "ping-pong, other shard, spinning",
+            Self::PingPongParked => "ping-pong, other shard, parked",
             Self::Tell(Place::SameShard) => "tell, same shard",
             Self::Tell(Place::OtherShard) => "tell, other shard",
+            Self::TellBounced => "tell, other shard, bounced",
+            Self::FanIn => "tell, 8 producers to 1 actor",
             Self::Ask(Place::SameShard) => "ask, same shard, 1 in flight",
             Self::Ask(Place::OtherShard) => "ask, other shard, 64 in flight",
-            Self::PingPong(Place::SameShard) => "ping-pong, same shard",
-            Self::PingPong(Place::OtherShard) => "ping-pong, other shard",
+            Self::Big(Place::SameShard) => "big, same shard",
+            Self::Big(Place::OtherShard) => "big, 2 shards",
+            Self::SpawnStop => "spawn and stop",
+            Self::Fibonacci => "fibonacci(23)",
+            Self::IdleMemory => "memory of an idle actor",
+            Self::TellAllocations => "allocations a tell",
+            Self::AskAllocations => "allocations an ask",
+            Self::TickLateness => "60 Hz tick, lateness p99.9",
+            Self::TickMissed => "60 Hz tick, missed",
+            Self::IdleCpu => "100,000 idle actors, CPU of a core",
         };
         f.pad(text)
     }
@@ -102,6 +163,15 @@ pub enum Role {
     Limit,
 }
 
+/// How an entry is measured.
+#[derive(Clone, Copy)]
+pub enum Run {
+    /// Does `n` operations and returns how long they took.
+    Time(fn(n: u64) -> Duration),
+    /// Returns the figure itself, made of `n` operations.
+    Figure(fn(n: u64) -> f64),
+}
+
 /// One way to do one `Work`.
 #[derive(Clone, Copy)]
 pub struct Entry {
@@ -111,24 +181,27 @@ pub struct Entry {
     pub name: &'static str,
     /// As what.
     pub role: Role,
-    /// Does `n` operations and returns how long they took.
-    pub run: fn(n: u64) -> Duration,
+    /// How.
+    pub run: Run,
 }
 
-/// Every entry of `work`: ours first, then the peers, then the limit.
+impl Entry {
+    /// The figure of one run over `n` operations.
+    #[must_use]
+    pub fn figure(&self, n: u64) -> f64 {
+        match self.run {
+            Run::Time(run) => run(n).as_secs_f64() * 1e9 / n as f64,
+            Run::Figure(run) => run(n),
+        }
+    }
+}
+
+/// Every entry of `work`: ours first, then the limit, which a ratio is taken to, then the peers.
 #[must_use]
 pub fn entries(work: Work) -> Vec<Entry> {
-    use crate::peers::{actix, kameo, ractor};
-    let all = [
-        crate::ours::ENTRIES,
-        kameo::ENTRIES,
-        ractor::ENTRIES,
-        actix::ENTRIES,
-        crate::log::ENTRIES,
-        crate::remote::ENTRIES,
-        crate::bare::ENTRIES,
-    ];
-    all.into_iter().flatten().copied().filter(|entry| entry.work == work).collect()
+    use crate::{bare, ours, peers};
+    let groups = [ours::ENTRIES, &[crate::log::ENTRIES, crate::remote::ENTRIES], bare::ENTRIES, peers::ENTRIES];
+    groups.into_iter().flatten().copied().flatten().copied().filter(|entry| entry.work == work).collect()
 }
 
 #[cfg(test)]
@@ -136,17 +209,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_work_has_ours_a_limit_and_three_peers_and_they_run() {
-        for work in Work::ALL {
+    fn every_work_has_ours_and_all_that_can_do_it_and_they_run() {
+        let pairs = [Work::Pairs(1), Work::Pairs(2)];
+        for work in Work::ALL.into_iter().chain(pairs) {
             let entries = entries(work);
             let count = |role| entries.iter().filter(|entry| entry.role == role).count();
-            assert!(count(Role::Limit) > 0, "{work}");
-            if matches!(work, Work::Tell(_) | Work::Ask(_) | Work::PingPong(_)) {
-                assert_eq!(count(Role::Peer), 3, "{work}");
-            }
             assert!(count(Role::Ours) > 0, "{work}");
             for entry in entries {
-                assert!((entry.run)(130) > Duration::ZERO, "{work}: {}", entry.name);
+                let figure = entry.figure(TEST_OPERATIONS);
+                assert!(figure.is_finite() && figure >= 0.0, "{work}: {}: {figure}", entry.name);
+            }
+        }
+    }
+
+    /// Few, but some of everything.
+    const TEST_OPERATIONS: u64 = 130;
+
+    #[test]
+    fn every_peer_does_a_work_or_says_why_not() {
+        for work in Work::ALL {
+            let found = entries(work);
+            for peer in crate::peers::NAMES {
+                let does = found.iter().any(|entry| entry.name == *peer);
+                let says = crate::peers::why_not(work).is_some();
+                assert!(does != says, "{work}: {peer}");
             }
         }
     }

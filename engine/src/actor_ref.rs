@@ -5,18 +5,21 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::{ManuallyDrop, MaybeUninit};
 
 use shardstage_codec::ShardId;
 
 use crate::actor::{Actor, StopReason};
 use crate::ask::{Ask, Target};
+use crate::credit::{Credit, CreditKey};
 use crate::envelope::{Envelope, EpochTag, Meta, VTable};
 use crate::error::TellError;
 use crate::latch::{Happening, Latch, LatchGuard};
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::receive::{Receive, vtable};
-use crate::shard::{Life, ShardCell, current};
+use crate::sending::Sending;
+use crate::shard::{Life, ShardCell, current, here};
 
 /// Which actor, whatever its type. Equal ids mean the same actor.
 #[derive(Clone, Copy)]
@@ -41,6 +44,10 @@ impl ActorId {
 
     pub(crate) fn generation(self) -> u32 {
         self.generation
+    }
+
+    pub(crate) fn credit_key(self) -> CreditKey {
+        CreditKey::of_cell(self.index, self.generation)
     }
 
     /// The shard on which the actor lives.
@@ -109,6 +116,21 @@ impl<A: Actor> ActorRef<A> {
         K: 'static,
     {
         tell(self.id, vtable::<A, M, K>(), message)
+    }
+
+    /// Sends a message and waits for room: `.await` it in async code, where a handler suspends its own actor only, or
+    /// `.wait()` for it outside the shards. See [`Sending`] for order and cancelling.
+    ///
+    /// # Errors
+    /// The future never ends as [`TellError::Full`]: [`TellError::Closed`] when the actor has stopped or stops meanwhile,
+    /// [`TellError::TooManyWaiters`] when the table of waiting senders is full. Both hand the message back.
+    pub fn send<M, K>(self, message: M) -> Sending<M>
+    where
+        A: Receive<M, K>,
+        M: Message,
+        K: 'static,
+    {
+        Sending::new(Target::Actor(self.id), vtable::<A, M, K>(), message)
     }
 
     /// Asks for the message's reply: `.await` it, `.wait()` for it outside the shards, or use
@@ -201,11 +223,11 @@ impl<A: Actor> ActorRef<A> {
 fn report_start(shard: &ShardCell, id: ActorId, guard: LatchGuard<Result<(), StopReason>>) {
     let mut core = shard.core.borrow_mut();
     let started = match core.cells.get(id.index, id.generation) {
-        Some(cell) if cell.life == Life::New => {
+        Some(cell) if cell.conduct.life == Life::New => {
             cell.extra().start_latches.push(guard);
             return;
         }
-        Some(cell) if cell.life != Life::Stopping => Ok(()),
+        Some(cell) if cell.conduct.life != Life::Stopping => Ok(()),
         _ => Err(StopReason::StartFailed("the actor did not start, or has stopped since".to_owned())),
     };
     drop(core);
@@ -262,6 +284,11 @@ impl<M: Message> Recipient<M> {
         tell(self.id, self.vtable, message)
     }
 
+    /// Like [`ActorRef::send`].
+    pub fn send(self, message: M) -> Sending<M> {
+        Sending::new(Target::Actor(self.id), self.vtable, message)
+    }
+
     /// Like [`ActorRef::ask`].
     pub fn ask(self, message: M) -> Ask<M> {
         Ask::new(Target::Actor(self.id), self.vtable, message)
@@ -289,10 +316,27 @@ impl<M> fmt::Debug for Recipient<M> {
 }
 
 /// Route: the same shard's mailbox, another shard's ring, or the injector of a shard from outside.
-#[inline]
-fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
+#[inline(always)]
+pub(crate) fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
+    // SAFETY: used until this function returns.
+    match unsafe { here(id.link) } {
+        Some(shard) => tell_here(shard, id, vtable, message),
+        None => {
+            // A copy for the call: with its address given away, the message itself could not travel in registers above, and
+            // loading from memory what was just stored there in smaller pieces costs as much as the rest of a tell.
+            let message = ManuallyDrop::new(message);
+            let mut copy = MaybeUninit::<M>::uninit();
+            // SAFETY: both are room for one `M`, and the original is forgotten.
+            unsafe { copy.as_mut_ptr().copy_from_nonoverlapping(&raw const *message, 1) };
+            // SAFETY: just initialised, and used once.
+            tell_elsewhere(id, vtable, unsafe { copy.assume_init() })
+        }
+    }
+}
+
+#[inline(never)]
+fn tell_elsewhere<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
     current(|shard| match shard {
-        Some(shard) if std::ptr::eq(shard.link, id.link) => tell_here(shard, id, vtable, message),
         Some(shard) if std::ptr::eq(shard.link.engine(), id.link.engine()) => {
             tell_other_shard(shard, id, vtable, message)
         }
@@ -300,23 +344,29 @@ fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<
     })
 }
 
-#[inline]
+#[inline(always)]
 fn tell_here<M: Message>(
     shard: &ShardCell,
     id: ActorId,
     vtable: &'static VTable,
     message: M,
 ) -> Result<(), TellError<M>> {
-    let mut core = shard.core.borrow_mut();
-    if let Err(reason) = core.admit(id.index, id.generation, EpochTag::BY_GENERATION) {
-        drop(core);
-        return Err(TellError::new(reason, message));
-    }
+    // SAFETY: until the end of this function: looks at numbers and flags, and moves the message into its slot; none of its
+    // code runs.
+    let mut core = unsafe { shard.core.quick() };
+    let core = &mut *core;
+    let cell = match core.cells.admit(id.index, id.generation, EpochTag::BY_GENERATION) {
+        Ok(cell) => cell,
+        Err(reason) => match core.admit_again((id.index, id.generation), reason) {
+            Ok(()) => core.cells.slot(id.index).expect("admitted to it"),
+            Err(reason) => return Err(TellError::new(reason, message)),
+        },
+    };
     let meta = core.running.map_or(Meta::None, Meta::Sender);
-    core.enqueue_with(id.index, || {
-        // SAFETY: `vtable` was made for messages of type `M` by whoever made the reference.
-        unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, meta, message) }
-    });
+    let slot = cell.claim(id.index, &mut core.pool, &mut core.run_queue);
+    // SAFETY: the slot was claimed for this message, and `vtable` was made for messages of type `M` by whoever made the
+    // reference.
+    unsafe { Envelope::write(slot, (id.index, id.generation), vtable, EpochTag::BY_GENERATION, meta, message) };
     Ok(())
 }
 
@@ -328,26 +378,41 @@ fn tell_other_shard<M: Message>(
 ) -> Result<(), TellError<M>> {
     let mut core = shard.core.borrow_mut();
     let to = id.link.shard().get();
-    if id.link.short.contains(id.index, id.generation) || !core.mesh.has_room(to) {
+    if !core.mesh.has_room(to) {
         drop(core);
         return Err(TellError::Full(message));
     }
+    let Ok(credit) = id.link.take_credit(id.credit_key()) else {
+        drop(core);
+        return Err(TellError::Full(message));
+    };
     let meta = core.running.map_or(Meta::None, Meta::Sender);
-    // SAFETY: as in `tell_here`.
-    let envelope = unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, meta, message) };
-    core.mesh.push(to, envelope);
+    core.mesh.push_with(to, || {
+        // SAFETY: as in `tell_here`.
+        let mut envelope =
+            unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, meta, message) };
+        envelope.set_credit(credit);
+        envelope
+    });
     Ok(())
 }
 
 fn tell_from_outside<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
-    if id.link.short.contains(id.index, id.generation) {
-        return Err(TellError::Full(message));
-    }
+    let Ok(credit) = id.link.take_credit(id.credit_key()) else { return Err(TellError::Full(message)) };
     // SAFETY: as in `tell_here`.
-    let envelope =
+    let mut envelope =
         unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, Meta::None, message) };
+    envelope.set_credit(credit);
     id.link.inject(envelope).map_err(|(reason, envelope)| {
+        give_back(id, credit);
         // SAFETY: made for `M` just above, with no meta word.
         TellError::new(reason, unsafe { envelope.into_message::<M>() })
     })
+}
+
+/// Gives back the token of a message that was not sent.
+pub(crate) fn give_back(id: ActorId, credit: Credit) {
+    if credit == Credit::Token && !id.link.credit.give_back(id.credit_key()) {
+        id.link.run(Box::new(move |shard| shard.core.borrow_mut().redeem(id.index, id.generation)));
+    }
 }

@@ -96,7 +96,7 @@ impl<M: Message> Ask<M> {
             if left.is_zero() {
                 reply.complete(Err(AskError::Unknown(Unknown::Deadline)));
             } else {
-                std::thread::park_timeout(left);
+                crate::sync::park_timeout(left);
             }
         }
     }

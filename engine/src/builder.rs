@@ -111,7 +111,7 @@ impl EngineBuilder {
             let drivers = Arc::clone(&drivers);
             let idle: IdleStrategy = config.idle;
             let report: runner::OnStarted =
-                Box::new(move |result| latch.set(Arc::new(std::sync::Mutex::new(Some(result)))));
+                Box::new(move |result| latch.set(Arc::new(crate::sync::Mutex::new(Some(result)))));
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{shard}"))
                 .spawn(move || runner::run(seed, &drivers, cpu, idle, report))

@@ -13,7 +13,7 @@ use crate::actor::{Actor, StopReason, VirtualActor};
 use crate::actor_ref::{ActorId, ActorRef, Recipient, on_shard_of};
 use crate::address::{Address, ResolveError};
 use crate::ask::{Question, Target};
-use crate::envelope::{Class, Delivery, Envelope, EpochTag, Meta, PackedAddress, VTable};
+use crate::envelope::{Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable};
 use crate::erased::Erased;
 use crate::error::{AskError, SpawnError};
 use crate::fan_out::{Audience, FanOut, FanOutTarget};
@@ -312,7 +312,7 @@ impl<A: Actor> Context<A> {
     pub fn suspend(&mut self) -> Resume {
         let mut core = self.shard_cell().core.borrow_mut();
         let cell = core.cells.get(self.seat.index, self.seat.generation).expect("a running actor has its cell");
-        cell.suspended = true;
+        cell.conduct.suspended = true;
         cell.extra().suspensions += 1;
         Resume { id: self.id(), incarnation: cell.incarnation }
     }
@@ -370,7 +370,7 @@ impl Drop for Resume {
             }
             cell.extra().suspensions -= 1;
             if cell.extra().suspensions == 0 {
-                cell.resumed = true;
+                cell.conduct.resumed = true;
                 core.wake(id.index(), id.generation());
             }
         });
@@ -538,15 +538,15 @@ unsafe fn drop_reply(payload: *mut u8) {
 /// `VTable::run` of a reply.
 ///
 /// # Safety
-/// `delivery.state` is a built `A`, and the envelope holds the address of a slot made by `PendingAsk::<A, _>::then::<F>`.
-unsafe fn run_then<A, R, F>(mut delivery: Delivery<'_>)
+/// The state is a built `A`, and the envelope holds the address of a slot made by `PendingAsk::<A, _>::then::<F>`.
+unsafe fn run_then<A, R, F>(delivery: &Delivery<'_>, front: Front)
 where
     A: Actor,
     R: Send + 'static,
     F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
 {
     // SAFETY: the caller's contract.
-    let address = unsafe { delivery.take::<ReplyAddress>() };
+    let address = unsafe { front.take::<ReplyAddress>() };
     let mut core = delivery.shard.core.borrow_mut();
     let Some(slot) = core.replies.ready(address) else { return };
     let asked_by = slot.incarnation;
@@ -561,7 +561,7 @@ where
         return;
     }
     // SAFETY: the caller's contract.
-    let actor = unsafe { &mut *delivery.state.cast::<A>() };
+    let actor = unsafe { front.actor::<A>() };
     let seat = Seat::new(delivery.shard, delivery.index, delivery.generation, None);
     f(actor, value, &mut Context::new(seat));
 }

@@ -2,11 +2,13 @@
 //!
 //! Invariant: whoever takes the block answers its asker exactly once, or hands it on; dropping it unanswered rejects the ask.
 
+use crossbeam::queue::ArrayQueue;
 use shardstage_codec::{Epoch, NodeId};
 
 use crate::envelope::PackedAddress;
 use crate::error::{AskError, Rejected};
 use crate::key::Key;
+use crate::limits::CONTEXT_BLOCKS_KEPT;
 use crate::reply::{ForeignAsker, ReplyAddress};
 
 /// Who waits for the answer.
@@ -39,6 +41,42 @@ pub(crate) struct ContextBlock {
     pub(crate) target: Option<VirtualTarget>,
     /// The node that sent it, for one that came over the wire.
     pub(crate) origin: Option<NodeId>,
+}
+
+/// Used blocks of one shard, for whoever sends it the next message that needs one.
+///
+/// Any thread takes, the shard gives back: blocks go round instead of being allocated for each message.
+pub(crate) struct ContextPool {
+    free: ArrayQueue<Box<ContextBlock>>,
+}
+
+impl ContextPool {
+    pub(crate) fn new() -> Self {
+        Self { free: ArrayQueue::new(CONTEXT_BLOCKS_KEPT) }
+    }
+
+    /// A block with this content; allocates only if no used one is at hand.
+    pub(crate) fn make(&self, context: ContextBlock) -> Box<ContextBlock> {
+        match self.free.pop() {
+            Some(mut block) => {
+                *block = context;
+                block
+            }
+            None => Box::new(context),
+        }
+    }
+
+    /// Takes back a block whose asker was answered or handed on.
+    pub(crate) fn recycle(&self, mut block: Box<ContextBlock>) {
+        *block = ContextBlock::new();
+        // A full pool has enough of them.
+        drop(self.free.push(block));
+    }
+
+    /// Frees all blocks.
+    pub(crate) fn clear(&self) {
+        while self.free.pop().is_some() {}
+    }
 }
 
 impl ContextBlock {

@@ -23,6 +23,7 @@ use crate::peers::PeerState;
 use crate::port::driver::DriverKind;
 use crate::shard::{ActorBox, Again, Once, Spawn, current};
 use crate::stats::ShardStats;
+use crate::sync;
 use crate::until::Until;
 use crate::virtual_ref::VirtualRef;
 
@@ -228,7 +229,7 @@ impl Engine {
                 return surveys.iter().filter(|survey| !survey.quiet).count();
             }
             last_handled = quiet.then_some(handled);
-            std::thread::park_timeout(pause);
+            sync::pause(pause);
             pause = (pause * 2).min(Duration::from_millis(5));
         }
     }

@@ -67,6 +67,8 @@ pub enum TellError<M> {
     /// The actor type is not registered with this engine, or does not accept the message over the wire. Only virtual and
     /// remote actors.
     NoHandler(M),
+    /// Too many senders wait for receivers of that shard already. Only from a waiting send.
+    TooManyWaiters(M),
     /// The encoded message is larger than a frame may be. Only virtual and remote actors.
     TooLarge {
         /// The message.
@@ -80,9 +82,11 @@ impl<M> TellError<M> {
     /// The message that was not sent.
     pub fn into_message(self) -> M {
         match self {
-            Self::Full(message) | Self::Closed(message) | Self::Unavailable(message) | Self::NoHandler(message) => {
-                message
-            }
+            Self::Full(message)
+            | Self::Closed(message)
+            | Self::Unavailable(message)
+            | Self::NoHandler(message)
+            | Self::TooManyWaiters(message) => message,
             Self::TooLarge { message, .. } => message,
         }
     }
@@ -93,6 +97,7 @@ impl<M> TellError<M> {
             Self::Closed(_) => "the receiver has stopped",
             Self::Unavailable(_) => "the receiver's node cannot be reached",
             Self::NoHandler(_) => "the actor type is not registered for this message",
+            Self::TooManyWaiters(_) => "too many senders wait already",
             Self::TooLarge { .. } => "the encoded message is larger than a frame may be",
         }
     }
@@ -115,6 +120,7 @@ impl<M> fmt::Debug for TellError<M> {
             Self::Closed(_) => "Closed",
             Self::Unavailable(_) => "Unavailable",
             Self::NoHandler(_) => "NoHandler",
+            Self::TooManyWaiters(_) => "TooManyWaiters",
             Self::TooLarge { .. } => "TooLarge",
         };
         write!(f, "{name}({})", std::any::type_name::<M>())

@@ -650,6 +650,9 @@ impl ShardCell {
                 Ok((cell, epoch)) => core.enqueue_with(cell.0, || batch.envelope(cell, epoch, meta)),
                 Err(reason) => {
                     let cell = unpack(members.cells[at].load(Ordering::Relaxed));
+                    if reason == Reason::Full {
+                        core.mark_short(cell.0, cell.1);
+                    }
                     core.bury(batch.envelope(cell, EpochTag::BY_GENERATION, meta), reason);
                 }
             }
@@ -689,7 +692,7 @@ impl ShardCore {
             };
             return match cell.admit(epoch) {
                 Ok(()) => Ok((known, epoch)),
-                Err(reason) => self.refuse_member(known, reason),
+                Err(reason) => self.admit_again(known, reason).map(|()| (known, epoch)),
             };
         }
         self.locate_member(members, at)
@@ -707,17 +710,6 @@ impl ShardCore {
         let epoch = EpochTag::of(engine.placement.epoch(slot.group()));
         let cell = self.activate_virtual(position, key, epoch)?;
         members.cells[at].store(pack(cell), Ordering::Relaxed);
-        match self.admit(cell.0, cell.1, epoch) {
-            Ok(()) => Ok((cell, epoch)),
-            Err(reason) => self.refuse_member(cell, reason),
-        }
-    }
-
-    #[cold]
-    fn refuse_member<R>(&mut self, cell: (u32, u32), reason: Rejected) -> Result<R, Rejected> {
-        if reason == Rejected::Full {
-            self.mark_short(cell.0, cell.1);
-        }
-        Err(reason)
+        self.admit(cell.0, cell.1, epoch).map(|()| (cell, epoch))
     }
 }

@@ -4,8 +4,11 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
+
+use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::until::Until;
 
 struct State<T> {
     value: Option<T>,
@@ -52,12 +55,15 @@ impl<T: Clone> Latch<T> {
 
     /// Waits until set or until `timeout` has passed.
     pub(crate) fn wait_for(&self, timeout: std::time::Duration) -> Option<T> {
-        let state = self.lock();
-        let (state, _) = self
-            .set
-            .wait_timeout_while(state, timeout, |state| state.value.is_none())
-            .unwrap_or_else(PoisonError::into_inner);
-        state.value.clone()
+        let until = Until::after(timeout);
+        let mut state = self.lock();
+        loop {
+            let left = until.left();
+            if state.value.is_some() || left.is_zero() {
+                return state.value.clone();
+            }
+            (state, _) = self.set.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<T> {

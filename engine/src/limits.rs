@@ -108,26 +108,53 @@ pub const ASKS_PER_PEER_SHARD: u32 = 2048;
 /// Asks that one shard may have outstanding in all, and so the largest reply table, slots.
 pub const ASKS_PER_SHARD: u32 = 1 << 22;
 
+/// Used context blocks that a shard keeps for those who send to it, blocks of about 120 bytes: as many as asks from outside
+/// are usually under way.
+pub const CONTEXT_BLOCKS_KEPT: usize = 256;
+
 /// Messages from threads outside the shards that one shard queues.
 pub const INJECTOR_SLOTS: usize = 4096;
 
-/// Ring messages that one turn takes from one other shard, messages: as many as a turn can handle, several times over.
-pub const RING_BATCH: usize = 256;
+/// Messages that one turn takes from one other shard, messages: as many as a turn handles. More would fill mailboxes with what
+/// a busy shard cannot handle yet, instead of leaving it in the ring, where its sender sees that there is no room.
+pub const RING_BATCH: usize = TURN_BUDGET as usize;
 
 /// Slots of a new backlog, messages: 512 bytes; it doubles as needed.
-pub const BACKLOG_FIRST_SLOTS: usize = 8;
+pub const BACKLOG_FIRST_SLOTS: u32 = 8;
 
 /// Empty backlogs that a shard keeps for reuse.
 pub const BACKLOGS_KEPT: usize = 256;
 
 /// The largest backlog that is kept for reuse, messages; a larger one is freed when it has drained.
-pub const BACKLOG_KEPT_CAPACITY: usize = 4096;
+pub const BACKLOG_KEPT_CAPACITY: u32 = 4096;
+
+/// The largest backlog, as a power of two of messages: every ask of a shard answered to one actor, beside a full mailbox.
+pub const BACKLOG_LOG2_MAX: u8 = 23;
 
 /// The largest mailbox bound that can be configured, messages.
 pub const MAILBOX_CAPACITY_MAX: u32 = 1 << 20;
 
 /// Receivers per shard that can be marked as short of room at one time; more bounce at arrival.
 pub const SHORT_RECEIVERS: usize = 64;
+
+/// Senders that may wait for room in mailboxes of one shard, senders; more are refused.
+pub const WAITERS_PER_SHARD: usize = 4096;
+
+/// Waiting senders that one turn wakes for a line whose room the shard cannot count: a lane, or an actor that sleeps.
+pub const WAITERS_WOKEN_PER_TURN: usize = 16;
+
+/// How long a receiver that was short must be calm before its senders stop counting, in units of 2^20 ns (about 1 ms). A
+/// sender that stops counting too early overruns the mailbox again with all that the ring holds.
+pub const CREDIT_CALM_MS: u32 = 8;
+
+/// After what time unused credit may go to senders of the receiver's own shard, in units of 2^20 ns: a sender elsewhere that
+/// wants it comes back within microseconds.
+pub const CREDIT_IDLE_MS: u32 = 2;
+
+const _: () = assert!(CREDIT_IDLE_MS < CREDIT_CALM_MS);
+
+/// [`CREDIT_CALM_MS`] in ns: when a shard with nothing else to do looks at its short receivers again.
+pub const CREDIT_CALM_NS: u64 = (CREDIT_CALM_MS as u64) << 20;
 
 /// Due times of cancelled timers that a shard keeps beyond twice the number of its timers, entries.
 pub const CANCELLED_TIMERS_KEPT: usize = 1024;
@@ -145,6 +172,7 @@ const _: () = assert!(TURN_BUDGET >= ACTIVATION_BUDGET);
 const _: () = assert!(MAILBOX_CAPACITY <= MAILBOX_CAPACITY_MAX);
 
 const _: () = assert!(BACKLOG_FIRST_SLOTS.is_power_of_two());
+const _: () = assert!(1_u32 << BACKLOG_LOG2_MAX >= ASKS_PER_SHARD + MAILBOX_CAPACITY_MAX);
 
 /// Longest time that a busy shard runs without giving the CPU away once, ns. A thread that never yields keeps the kernel
 /// worker that completes durable writes off its core until the scheduler's tick, 4 ms later: its own commits, and those of

@@ -3,20 +3,27 @@
 //! Invariant: a link is leaked (a few hundred bytes per shard and engine) and never freed, so a reference needs no count; the
 //! queues behind it go away with the engine, after which every send is `Closed`.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 
 use crossbeam::queue::{ArrayQueue, SegQueue};
 use shardstage_codec::ShardId;
 
+use crate::context_block::ContextPool;
+use crate::credit::{Credit, CreditKey, CreditTable};
 use crate::dead_letter::Reason;
 use crate::engine_link::EngineLink;
 use crate::envelope::Envelope;
 use crate::error::{Rejected, SpawnError};
-use crate::limits::{CELLS_SKIPPED, INJECTOR_SLOTS, SHORT_RECEIVERS};
+use crate::gate::Gate;
+use crate::limits::{CELLS_SKIPPED, INJECTOR_SLOTS};
+use crate::parked::{self, Parked};
 use crate::port::driver::Wake;
-use crate::shard::{FOREIGN_INDEX, ShardCell, drop_contained};
+use crate::shard::{CELLS_MAX, ShardCell, drop_contained, foreign_index};
 use crate::stats::ShardCounters;
+use crate::sync::{AtomicBool, Ordering};
+use crate::waiting::Waiters;
+use crate::waker::{Sleeper, WakeList};
 
 /// A request to a shard that is not a message: run on its thread, in order, before messages.
 pub(crate) type SystemOp = Box<dyn FnOnce(&ShardCell) + Send>;
@@ -31,59 +38,24 @@ pub(crate) struct Queues {
     waker: Arc<dyn Wake>,
 }
 
-/// Receivers of one shard whose mailbox is full, readable from any thread, so that their senders get `Full(m)` back.
-pub(crate) struct ShortTable {
-    marked: AtomicU32,
-    entries: [AtomicU64; SHORT_RECEIVERS],
-}
-
-impl ShortTable {
-    fn new() -> Self {
-        Self { marked: AtomicU32::new(0), entries: [const { AtomicU64::new(0) }; SHORT_RECEIVERS] }
-    }
-
-    fn pack(index: u32, generation: u32) -> u64 {
-        u64::from(index) << 32 | u64::from(generation)
-    }
-
-    /// Whether the receiver is short of room. One relaxed load while nobody is; a late answer costs a bounce, never a loss.
-    #[inline]
-    pub(crate) fn contains(&self, index: u32, generation: u32) -> bool {
-        self.marked.load(Ordering::Relaxed) != 0
-            && self.entries.iter().any(|entry| entry.load(Ordering::Relaxed) == Self::pack(index, generation))
-    }
-
-    /// Marks a receiver; `false` when the table is full. Called by the shard only.
-    pub(crate) fn mark(&self, index: u32, generation: u32) -> bool {
-        let Some(entry) = self.entries.iter().find(|entry| entry.load(Ordering::Relaxed) == 0) else { return false };
-        entry.store(Self::pack(index, generation), Ordering::Relaxed);
-        self.marked.store(self.marked.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        true
-    }
-
-    /// Unmarks a receiver. Called by the shard only.
-    pub(crate) fn clear(&self, index: u32, generation: u32) {
-        let packed = Self::pack(index, generation);
-        if let Some(entry) = self.entries.iter().find(|entry| entry.load(Ordering::Relaxed) == packed) {
-            entry.store(0, Ordering::Relaxed);
-            self.marked.store(self.marked.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
-        }
-    }
-}
-
 /// See the module's head.
 pub(crate) struct ShardLink {
     shard: ShardId,
     engine: OnceLock<&'static EngineLink>,
-    queues: RwLock<Option<Arc<Queues>>>,
-    /// Set by the shard before it parks, cleared by whoever wakes it. Pairs: `prepare_park` and `wake`.
-    parked: AtomicBool,
+    queues: Gate<Arc<Queues>>,
+    parked: Parked,
     /// Cleared when a shutdown begins: threads outside are refused, the shards drain.
     accepting: AtomicBool,
     /// Set when the shard's last actor is gone for good.
     closing: AtomicBool,
-    next_index: AtomicU32,
-    pub(crate) short: ShortTable,
+    /// The next cell that no thread outside the shard has used yet.
+    next_cell: AtomicU32,
+    pub(crate) credit: CreditTable,
+    pub(crate) contexts: ContextPool,
+    /// Senders that wait for room in mailboxes of this shard.
+    pub(crate) waiting: Waiters,
+    /// Suspended actors of this shard that other threads have woken.
+    pub(crate) wakes: WakeList<Sleeper>,
     pub(crate) counters: ShardCounters,
 }
 
@@ -92,12 +64,15 @@ impl ShardLink {
         Self {
             shard,
             engine: OnceLock::new(),
-            queues: RwLock::new(None),
-            parked: AtomicBool::new(false),
+            queues: Gate::new(),
+            parked: Parked::new(),
             accepting: AtomicBool::new(true),
             closing: AtomicBool::new(false),
-            next_index: AtomicU32::new(FOREIGN_INDEX + CELLS_SKIPPED),
-            short: ShortTable::new(),
+            next_cell: AtomicU32::new(CELLS_SKIPPED),
+            credit: CreditTable::new(),
+            contexts: ContextPool::new(),
+            waiting: Waiters::default(),
+            wakes: WakeList::new(),
             counters: ShardCounters::default(),
         }
     }
@@ -122,7 +97,7 @@ impl ShardLink {
             free: SegQueue::new(),
             waker,
         });
-        *self.queues.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&queues));
+        self.queues.open(Arc::clone(&queues));
         queues
     }
 
@@ -133,7 +108,7 @@ impl ShardLink {
 
     /// Closes the queues for good; whoever pushes later gets `Closed`. What is still queued is counted and dropped.
     pub(crate) fn close(&self) {
-        let queues = self.queues.write().unwrap_or_else(PoisonError::into_inner).take();
+        let queues = self.queues.close();
         self.begin_close();
         let Some(queues) = queues else { return };
         while let Some(envelope) = queues.user.pop() {
@@ -143,6 +118,9 @@ impl ShardLink {
         while let Some(op) = queues.system.pop() {
             drop_contained(op);
         }
+        self.contexts.clear();
+        self.wakes.close();
+        self.waiting.close();
     }
 
     /// Says that no actor of this shard will send anything any more. Pair: `is_closing`.
@@ -158,13 +136,31 @@ impl ShardLink {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Whether messages from outside wait.
-    pub(crate) fn has_injected(&self) -> bool {
-        self.queues().as_ref().is_some_and(|queues| !queues.user.is_empty())
+    /// Messages from outside that wait.
+    pub(crate) fn injected(&self) -> u64 {
+        self.queues.pass(|queues| queues.map_or(0, |queues| queues.user.len() as u64))
     }
 
-    fn queues(&self) -> RwLockReadGuard<'_, Option<Arc<Queues>>> {
-        self.queues.read().unwrap_or_else(PoisonError::into_inner)
+    /// Whether messages from outside wait.
+    pub(crate) fn has_injected(&self) -> bool {
+        self.queues.pass(|queues| queues.is_some_and(|queues| !queues.user.is_empty()))
+    }
+
+    /// Takes a token for a message to a receiver of this shard, from any other thread.
+    ///
+    /// # Errors
+    /// `Full` when the receiver is short and has none left. Its shard is told that one was wanted.
+    #[inline]
+    pub(crate) fn take_credit(&self, key: CreditKey) -> Result<Credit, Rejected> {
+        match self.credit.take(key) {
+            Credit::Spent(first) => {
+                if first {
+                    self.wake();
+                }
+                Err(Rejected::Full)
+            }
+            credit => Ok(credit),
+        }
     }
 
     /// Hands a message to the shard from a thread outside it.
@@ -172,67 +168,84 @@ impl ShardLink {
         if !self.accepting.load(Ordering::Relaxed) {
             return Err((Rejected::Closed, envelope));
         }
-        {
-            let queues = self.queues();
-            let Some(queues) = &*queues else { return Err((Rejected::Closed, envelope)) };
-            queues.user.push(envelope).map_err(|envelope| (Rejected::Full, envelope))?;
-        }
+        self.queues.pass(|queues| match queues {
+            Some(queues) => queues.user.push(envelope).map_err(|envelope| (Rejected::Full, envelope)),
+            None => Err((Rejected::Closed, envelope)),
+        })?;
         self.wake();
         Ok(())
     }
 
     /// Runs `op` on the shard's thread; drops it if the engine is gone.
     pub(crate) fn run(&self, op: SystemOp) {
-        {
-            let queues = self.queues();
-            let Some(queues) = &*queues else { return };
-            queues.system.push(op);
+        let refused = self.queues.pass(|queues| match queues {
+            Some(queues) => {
+                queues.system.push(op);
+                None
+            }
+            None => Some(op),
+        });
+        // Dropped outside the gate: an answer in it may come this way again.
+        if refused.is_none() {
+            self.wake();
         }
-        self.wake();
     }
 
     /// A cell index for an actor that a thread outside the shard spawns.
     pub(crate) fn take_index(&self) -> Result<(u32, u32), SpawnError> {
-        {
-            let queues = self.queues();
-            let Some(queues) = queues.as_ref().filter(|_| self.accepting.load(Ordering::Relaxed)) else {
-                return Err(SpawnError::Closed);
-            };
-            if let Some(slot) = queues.free.pop() {
-                return Ok(slot);
-            }
+        let free = self.queues.pass(|queues| {
+            let queues = queues.filter(|_| self.accepting.load(Ordering::Relaxed)).ok_or(SpawnError::Closed)?;
+            Ok(queues.free.pop())
+        })?;
+        if let Some(slot) = free {
+            return Ok(slot);
         }
-        self.next_index
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| (next < 2 * FOREIGN_INDEX).then_some(next + 1))
-            .map(|index| (index, 1))
+        self.next_cell
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| (next < CELLS_MAX).then_some(next + 1))
+            .map(|number| (foreign_index(number), 1))
             .map_err(|_| SpawnError::Exhausted)
     }
 
     /// Gives an index back after its actor has stopped.
     pub(crate) fn give_back_index(&self, slot: (u32, u32)) {
-        if let Some(queues) = &*self.queues() {
-            queues.free.push(slot);
+        self.queues.pass(|queues| queues.map(|queues| queues.free.push(slot)));
+    }
+
+    /// Wakes the shard if it is parked. Everything published before the call is seen by the woken shard.
+    #[inline]
+    pub(crate) fn wake(&self) {
+        if self.parked.may_park() {
+            parked::order_publication();
+            self.wake_ordered();
         }
     }
 
-    /// Wakes the shard if it is parked. Everything published before the call is seen by the woken shard: both sides use
-    /// read-modify-write operations on one flag, so either this call sees `parked`, or the shard's re-check sees the data.
+    /// Whether a sender that has published something must order that and wake the shard.
     #[inline]
-    pub(crate) fn wake(&self) {
-        if self.parked.swap(false, Ordering::AcqRel)
-            && let Some(queues) = &*self.queues()
-        {
-            queues.waker.wake();
+    pub(crate) fn may_park(&self) -> bool {
+        self.parked.may_park()
+    }
+
+    /// Wakes the shard if it is parked; the caller has ordered what it published ([`parked::order_publication`]).
+    #[inline]
+    pub(crate) fn wake_ordered(&self) {
+        if self.parked.claim() {
+            self.queues.pass(|queues| queues.map(|queues| queues.waker.wake()));
         }
+    }
+
+    /// The shard will spin whenever it is idle. Said before its first turn.
+    pub(crate) fn never_parks(&self) {
+        self.parked.promise_never();
     }
 
     /// Announces that the shard is about to park; it must look for work once more before it does.
     pub(crate) fn prepare_park(&self) {
-        self.parked.swap(true, Ordering::AcqRel);
+        self.parked.prepare();
     }
 
     /// Ends what [`prepare_park`](Self::prepare_park) began.
     pub(crate) fn finish_park(&self) {
-        self.parked.swap(false, Ordering::AcqRel);
+        self.parked.finish();
     }
 }

@@ -10,7 +10,7 @@ use shardstage_codec::{DecodeError, WireValue};
 use crate::actor::{Actor, ArchivedHandler, AsyncHandler, DeferredHandler, Handler};
 use crate::context::{Context, Seat};
 use crate::dead_letter::{DeadLetter, MessageName, Reason};
-use crate::envelope::{Class, Delivery, Envelope, EpochTag, Meta, VTable, drop_message};
+use crate::envelope::{Class, Delivery, Envelope, EpochTag, Front, Meta, VTable, drop_message};
 use crate::error::{AskError, Panicked, Rejected};
 use crate::fan_out::Shared;
 use crate::message::{Message, WireMessage};
@@ -47,9 +47,9 @@ mod sealed {
         /// Runs one message.
         ///
         /// # Safety
-        /// `delivery.state` is a built actor of type `Self` that nobody else uses, and its envelope holds an `M`.
+        /// The state is a built actor of type `Self` that nobody else uses, and its envelope holds an `M`.
         #[doc(hidden)]
-        unsafe fn run(delivery: crate::envelope::Delivery<'_>);
+        unsafe fn run(delivery: &crate::envelope::Delivery<'_>, front: crate::envelope::Front);
 
         /// Whether a panic is answered by the handler's own `Reply`, not by the dispatcher.
         const OWNS_REPLY: bool = false;
@@ -109,6 +109,7 @@ where
     Made::<A, M, K>::VTABLE
 }
 
+#[inline(always)]
 fn context<A: Actor>(delivery: &Delivery<'_>) -> Context<A> {
     Context::new(Seat::new(delivery.shard, delivery.index, delivery.generation, delivery.sender))
 }
@@ -116,14 +117,14 @@ fn context<A: Actor>(delivery: &Delivery<'_>) -> Context<A> {
 impl<A: Handler<M>, M: Message> Receive<M, kind::Sync> for A {}
 
 impl<A: Handler<M>, M: Message> sealed::Sealed<M, kind::Sync> for A {
-    unsafe fn run(mut delivery: Delivery<'_>) {
+    unsafe fn run(delivery: &Delivery<'_>, front: Front) {
         // SAFETY: the caller's contract.
-        let message = unsafe { delivery.take::<M>() };
+        let message = unsafe { front.take::<M>() };
         // SAFETY: the caller's contract.
-        let actor = unsafe { &mut *delivery.state.cast::<A>() };
-        let value = actor.handle(message, &mut context(&delivery));
+        let actor = unsafe { front.actor::<A>() };
+        let value = actor.handle(message, &mut context(delivery));
         if let Some(address) = delivery.reply {
-            reply::answer_with(delivery.shard, address, delivery.epoch, value);
+            reply::answer_with(delivery.shard, address, delivery.epoch(), value);
         }
     }
 }
@@ -131,13 +132,13 @@ impl<A: Handler<M>, M: Message> sealed::Sealed<M, kind::Sync> for A {
 impl<A: Handler<M>, M: Message + Sync + Clone> Receive<Shared<M>, kind::Copied> for A {}
 
 impl<A: Handler<M>, M: Message + Sync + Clone> sealed::Sealed<Shared<M>, kind::Copied> for A {
-    unsafe fn run(mut delivery: Delivery<'_>) {
+    unsafe fn run(delivery: &Delivery<'_>, front: Front) {
         // SAFETY: the caller's contract.
-        let message = unsafe { delivery.take::<Shared<M>>() };
+        let message = unsafe { front.take::<Shared<M>>() };
         // SAFETY: the caller's contract.
-        let actor = unsafe { &mut *delivery.state.cast::<A>() };
+        let actor = unsafe { front.actor::<A>() };
         let copy = M::clone(&message);
-        actor.handle(copy, &mut context(&delivery));
+        actor.handle(copy, &mut context(delivery));
     }
 }
 
@@ -146,13 +147,13 @@ impl<A: DeferredHandler<M>, M: Message> Receive<M, kind::Deferred> for A {}
 impl<A: DeferredHandler<M>, M: Message> sealed::Sealed<M, kind::Deferred> for A {
     const OWNS_REPLY: bool = true;
 
-    unsafe fn run(mut delivery: Delivery<'_>) {
+    unsafe fn run(delivery: &Delivery<'_>, front: Front) {
         // SAFETY: the caller's contract.
-        let message = unsafe { delivery.take::<M>() };
+        let message = unsafe { front.take::<M>() };
         // SAFETY: the caller's contract.
-        let actor = unsafe { &mut *delivery.state.cast::<A>() };
-        let reply = Reply::new(delivery.reply, delivery.epoch, delivery.shard.link);
-        actor.handle(message, reply, &mut context(&delivery));
+        let actor = unsafe { front.actor::<A>() };
+        let reply = Reply::new(delivery.reply, delivery.epoch(), delivery.shard.link);
+        actor.handle(message, reply, &mut context(delivery));
     }
 }
 
@@ -161,14 +162,14 @@ impl<A: AsyncHandler<M>, M: Message> Receive<M, kind::Async> for A {}
 impl<A: AsyncHandler<M>, M: Message> sealed::Sealed<M, kind::Async> for A {
     const OWNS_REPLY: bool = true;
 
-    unsafe fn run(mut delivery: Delivery<'_>) {
+    unsafe fn run(delivery: &Delivery<'_>, front: Front) {
         // SAFETY: the caller's contract.
-        let message = unsafe { delivery.take::<M>() };
+        let message = unsafe { front.take::<M>() };
         // SAFETY: the caller's contract; the future is dropped before the state (see `AsyncSlot`), and while it lives no hook
         // or handler of this actor runs.
-        let actor = unsafe { &mut *delivery.state.cast::<A>() };
-        let reply = Reply::new(delivery.reply, delivery.epoch, delivery.shard.link);
-        let mut cx = context::<A>(&delivery);
+        let actor = unsafe { front.actor::<A>() };
+        let reply = Reply::new(delivery.reply, delivery.epoch(), delivery.shard.link);
+        let mut cx = context::<A>(delivery);
         let future = async move {
             let value = actor.handle(message, &mut cx).await;
             reply.send(value);
@@ -185,17 +186,18 @@ where
     M::Reply: WireValue,
 {
     /// A message from this node: archived once, into room that is used again.
-    unsafe fn run(mut delivery: Delivery<'_>) {
+    unsafe fn run(delivery: &Delivery<'_>, front: Front) {
         // SAFETY: the caller's contract.
-        let message = unsafe { delivery.take::<M>() };
+        let message = unsafe { front.take::<M>() };
+        // SAFETY: the caller's contract.
+        let actor = unsafe { front.actor::<A>() };
         let mut bytes = std::mem::take(&mut delivery.shard.core.borrow_mut().scratch);
         bytes.clear();
         match shardstage_codec::encode(&message, &mut bytes) {
-            // SAFETY: the caller's contract.
-            Ok(_) => unsafe { read_in_place::<A, M>(&delivery, &bytes) },
+            Ok(_) => read_in_place::<A, M>(delivery, actor, &bytes),
             Err(error) => {
                 let why = format!("{} cannot be archived: {error}", M::NAME);
-                answer_error::<M>(&delivery, AskError::Failed(Panicked(why.into())));
+                answer_error::<M>(delivery, AskError::Failed(Panicked(why.into())));
             }
         }
         delivery.shard.core.borrow_mut().scratch = bytes;
@@ -236,24 +238,22 @@ where
 }
 
 /// # Safety
-/// `delivery.state` is a built actor of type `A` that nobody else uses, and its envelope holds an `InPlace<M>`.
-unsafe fn run_in_place<A, M>(mut delivery: Delivery<'_>)
+/// The front is an `InPlace<M>` for a built actor of type `A` that nobody else uses.
+unsafe fn run_in_place<A, M>(delivery: &Delivery<'_>, front: Front)
 where
     A: ArchivedHandler<M>,
     M: WireMessage,
     M::Reply: WireValue,
 {
     // SAFETY: the caller's contract.
-    let message = unsafe { delivery.take::<InPlace<M>>() };
+    let message = unsafe { front.take::<InPlace<M>>() };
     // SAFETY: the caller's contract.
-    unsafe { read_in_place::<A, M>(&delivery, &message.bytes) }
+    let actor = unsafe { front.actor::<A>() };
+    read_in_place::<A, M>(delivery, actor, &message.bytes);
 }
 
 /// Validates an archive, once, and hands the view to the handler.
-///
-/// # Safety
-/// `delivery.state` is a built actor of type `A` that nobody else uses.
-unsafe fn read_in_place<A, M>(delivery: &Delivery<'_>, bytes: &[u8])
+fn read_in_place<A, M>(delivery: &Delivery<'_>, actor: &mut A, bytes: &[u8])
 where
     A: ArchivedHandler<M>,
     M: WireMessage,
@@ -268,16 +268,14 @@ where
         });
         return answer_error::<M>(delivery, AskError::Rejected(Rejected::NoHandler));
     };
-    // SAFETY: the caller's contract.
-    let actor = unsafe { &mut *delivery.state.cast::<A>() };
     let value = actor.handle(archived, &mut context(delivery));
     if let Some(address) = delivery.reply {
-        reply::answer_with(delivery.shard, address, delivery.epoch, value);
+        reply::answer_with(delivery.shard, address, delivery.epoch(), value);
     }
 }
 
 fn answer_error<M: Message>(delivery: &Delivery<'_>, error: AskError) {
     if let Some(address) = delivery.reply {
-        reply::answer::<M::Reply>(delivery.shard, address, delivery.epoch, Err(error));
+        reply::answer::<M::Reply>(delivery.shard, address, delivery.epoch(), Err(error));
     }
 }

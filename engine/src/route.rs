@@ -8,18 +8,22 @@ use std::time::Duration;
 
 use shardstage_codec::{AlignedBytes, FrameHeader, FrameKind, NodeId};
 
+use crate::actor_ref::give_back;
 use crate::ask::{Question, Target};
 use crate::cluster::outbound::{self, EncodedMessage};
 use crate::cluster::placement::shard_of;
 use crate::context_block::{Asker, ContextBlock, VirtualTarget};
-use crate::envelope::{Envelope, EpochTag, Meta, VTable};
+use crate::credit::{Credit, CreditKey};
+use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress, VTable, has_spare_word};
 use crate::error::{AskError, Rejected, TellError};
+use crate::link::ShardLink;
 use crate::message::Message;
 use crate::port::transport::Lane;
 use crate::reply::{ForeignAsker, ForeignReply, NewSlot, ReplyAddress, Then};
 use crate::shard::{ShardCell, ShardCore, current};
 use crate::signal::RemoteSend;
 use crate::virtual_ref::VirtualId;
+use crate::waiting::Whom;
 
 /// Where a virtual actor lives now.
 enum Place {
@@ -91,6 +95,105 @@ pub(crate) fn tell_virtual<M: Message>(
     })
 }
 
+/// Tells whomever.
+pub(crate) fn tell<M: Message>(target: &Target, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
+    match target {
+        Target::Actor(id) => crate::actor_ref::tell(*id, vtable, message),
+        Target::Virtual(id) => tell_virtual(id, vtable, message),
+    }
+}
+
+/// Where a sender stands in line for the target, and under which name.
+pub(crate) fn line_of(target: &Target) -> (&'static ShardLink, CreditKey, Whom) {
+    match target {
+        Target::Actor(id) => (id.link(), id.credit_key(), Whom::Cell(id.index(), id.generation())),
+        Target::Virtual(id) => {
+            let there = id.engine.link(shard_of(id.slot, id.engine.shard_count()));
+            match (place(id), id.position) {
+                (Place::Shard(_), Some(position)) => (there, id.credit, Whom::Name(position, id.key.clone())),
+                // The lane is this shard's own; threads outside use the one of the target's slot.
+                _ => {
+                    let home = |shard: &ShardCell| std::ptr::eq(shard.link.engine(), id.engine).then_some(shard.link);
+                    (current(|shard| shard.and_then(home)).unwrap_or(there), id.credit, Whom::Away)
+                }
+            }
+        }
+    }
+}
+
+/// The first try of a waiting sender: like a tell, but what is under way when the receiver runs short is not lost.
+pub(crate) fn send_now<M: Message>(target: &Target, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
+    let (link, key, whom) = line_of(target);
+    let here = current(|shard| shard.is_some_and(|shard| std::ptr::eq(shard.link, link)));
+    if here || matches!(whom, Whom::Away) {
+        return tell(target, vtable, message);
+    }
+    let Ok(credit) = link.take_credit(key) else { return Err(TellError::Full(message)) };
+    send_with(target, vtable, message, credit).inspect_err(|_| match (target, whom) {
+        (Target::Actor(id), _) => give_back(*id, credit),
+        (Target::Virtual(id), Whom::Name(position, _)) => {
+            give_back_virtual(id, link.shard().get(), position, credit);
+        }
+        (Target::Virtual(_), _) => {}
+    })
+}
+
+/// Sends in room that was reserved for it (`Credit::Token`) or that nobody counts. `Full` only says that the ring or queue to
+/// the shard is full, and the token is still the caller's.
+pub(crate) fn send_with<M: Message>(
+    target: &Target,
+    vtable: &'static VTable,
+    message: M,
+    credit: Credit,
+) -> Result<(), TellError<M>> {
+    let (link, _, _) = line_of(target);
+    let wrap_granted = |sender: Option<PackedAddress>, message: M| {
+        let mut envelope = match target {
+            Target::Actor(id) => {
+                let meta = sender.map_or(Meta::None, Meta::Sender);
+                wrap((id.index(), id.generation()), vtable, EpochTag::BY_GENERATION, meta, message)
+            }
+            Target::Virtual(id) => {
+                let position = id.position.expect("only a registered type has a line with room");
+                let context = ContextBlock { sender, target: Some(target_of(id, position)), ..ContextBlock::new() };
+                let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
+                wrap((0, 0), vtable, epoch, Meta::Context(link.contexts.make(context)), message)
+            }
+        };
+        envelope.set_credit(credit);
+        envelope.set_patient();
+        envelope
+    };
+    current(|shard| match shard {
+        Some(shard) if std::ptr::eq(shard.link, link) => {
+            let mut core = shard.core.borrow_mut();
+            if let Target::Actor(id) = target
+                && core.cells.get(id.index(), id.generation()).is_none_or(|cell| !cell.is_open())
+            {
+                return Err(TellError::Closed(message));
+            }
+            let sender = core.running;
+            drop(core);
+            shard.deliver(wrap_granted(sender, message));
+            Ok(())
+        }
+        Some(shard) if std::ptr::eq(shard.link.engine(), link.engine()) => {
+            let mut core = shard.core.borrow_mut();
+            let to = link.shard().get();
+            if !core.mesh.has_room(to) {
+                return Err(TellError::Full(message));
+            }
+            let sender = core.running;
+            core.mesh.push(to, wrap_granted(sender, message));
+            Ok(())
+        }
+        _ => {
+            let sent = link.inject(wrap_granted(None, message));
+            sent.map_err(|(reason, envelope)| TellError::new(reason, unwrap::<M>(envelope)))
+        }
+    })
+}
+
 fn tell_virtual_from_shard<M: Message>(
     shard: &ShardCell,
     id: &VirtualId,
@@ -120,10 +223,16 @@ fn tell_virtual_from_shard<M: Message>(
             if !core.mesh.has_room(to) {
                 return Err(TellError::Full(message));
             }
+            let Ok(credit) = id.engine.link(to).take_credit(id.credit) else { return Err(TellError::Full(message)) };
             let context =
                 ContextBlock { sender: core.running, target: Some(target_of(id, position)), ..ContextBlock::new() };
             let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
-            core.mesh.push(to, wrap((0, 0), vtable, epoch, Meta::Context(Box::new(context)), message));
+            let context = id.engine.link(to).contexts.make(context);
+            core.mesh.push_with(to, || {
+                let mut envelope = wrap((0, 0), vtable, epoch, Meta::Context(context), message);
+                envelope.set_credit(credit);
+                envelope
+            });
             Ok(())
         }
     }
@@ -136,11 +245,13 @@ fn tell_virtual_from_outside<M: Message>(
     message: M,
 ) -> Result<(), TellError<M>> {
     let to = shard_of(id.slot, id.engine.shard_count());
-    let envelope = match place(id) {
+    let (mut envelope, credit) = match place(id) {
         Place::Shard(_) => {
+            let Ok(credit) = id.engine.link(to).take_credit(id.credit) else { return Err(TellError::Full(message)) };
             let context = ContextBlock { target: Some(target_of(id, position)), ..ContextBlock::new() };
             let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
-            wrap((0, 0), vtable, epoch, Meta::Context(Box::new(context)), message)
+            let context = id.engine.link(to).contexts.make(context);
+            (wrap((0, 0), vtable, epoch, Meta::Context(context), message), credit)
         }
         Place::Node(peer) => {
             let send = match encode_outside(id, peer, FrameKind::Tell, Duration::ZERO, &message) {
@@ -153,7 +264,24 @@ fn tell_virtual_from_outside<M: Message>(
             });
         }
     };
-    id.engine.link(to).inject(envelope).map_err(|(reason, envelope)| TellError::new(reason, unwrap::<M>(envelope)))
+    envelope.set_credit(credit);
+    id.engine.link(to).inject(envelope).map_err(|(reason, envelope)| {
+        give_back_virtual(id, to, position, credit);
+        TellError::new(reason, unwrap::<M>(envelope))
+    })
+}
+
+/// Gives back the token of a message to a virtual actor that was not sent.
+fn give_back_virtual(id: &VirtualId, to: u16, position: usize, credit: Credit) {
+    if credit == Credit::Token && !id.engine.link(to).credit.give_back(id.credit) {
+        let key = id.key.clone();
+        id.engine.link(to).run(Box::new(move |shard| {
+            let mut core = shard.core.borrow_mut();
+            if let Some((index, generation)) = core.directory.get(position, &key) {
+                core.redeem(index, generation);
+            }
+        }));
+    }
 }
 
 /// Asks from a shard; the slot comes back if the message was refused.
@@ -170,13 +298,11 @@ pub(crate) fn ask_from_shard<M: Message>(
             ask_here(shard, (id.index(), id.generation()), EpochTag::BY_GENERATION, vtable, message, slot)
         }
         Target::Actor(id) => {
-            if id.link().short.contains(id.index(), id.generation()) {
-                return Err((Rejected::Full, slot));
-            }
             let to = id.link().shard().get();
             ask_other_shard(
                 shard,
                 to,
+                id.credit_key(),
                 (id.index(), id.generation()),
                 None,
                 EpochTag::BY_GENERATION,
@@ -199,7 +325,8 @@ pub(crate) fn ask_from_shard<M: Message>(
                     }
                 }
                 Place::Shard(to) => {
-                    ask_other_shard(shard, to, (0, 0), Some(target_of(&id, position)), epoch, vtable, message, slot)
+                    let target = Some(target_of(&id, position));
+                    ask_other_shard(shard, to, id.credit, (0, 0), target, epoch, vtable, message, slot)
                 }
             }
         }
@@ -252,6 +379,7 @@ fn ask_here<M: Message>(
 fn ask_other_shard<M: Message>(
     shard: &ShardCell,
     to: u16,
+    key: CreditKey,
     cell: (u32, u32),
     target: Option<VirtualTarget>,
     epoch: EpochTag,
@@ -271,9 +399,22 @@ fn ask_other_shard<M: Message>(
             return Err(refused);
         }
     };
-    let context =
-        ContextBlock { asker: Asker::Slot(address), deadline_ns, sender: core.running, target, ..ContextBlock::new() };
-    core.mesh.push(to, wrap(cell, vtable, epoch, Meta::Context(Box::new(context)), message));
+    // Last, so that nothing has to give it back.
+    let Ok(credit) = shard.link.engine().link(to).take_credit(key) else {
+        core.mesh.cancel_ask(to);
+        return Err((Rejected::Full, core.replies.unsend(address)));
+    };
+    let mut envelope = if target.is_none() && const { has_spare_word::<M>() } {
+        let mut envelope = wrap(cell, vtable, epoch, Meta::Reply(address), message);
+        envelope.set_deadline(deadline_ns);
+        envelope
+    } else {
+        let context = ContextBlock { asker: Asker::Slot(address), deadline_ns, target, ..ContextBlock::new() };
+        let context = shard.link.engine().link(to).contexts.make(context);
+        wrap(cell, vtable, epoch, Meta::Context(context), message)
+    };
+    envelope.set_credit(credit);
+    core.mesh.push(to, envelope);
     Ok(address)
 }
 
@@ -287,7 +428,7 @@ fn ask_node<M: Message>(
 ) -> Result<ReplyAddress, (Rejected, NewSlot)> {
     slot.peer = Some(peer);
     let address = shard.core.borrow_mut().replies.insert(slot)?;
-    match outbound::send_message(shard, id, peer, FrameKind::Ask, address.0.0, ttl, message) {
+    match outbound::send_message(shard, id, peer, FrameKind::Ask, address.0.word(), ttl, message) {
         Ok(()) => Ok(address),
         Err(reason) => {
             let slot = shard.core.borrow_mut().replies.unsend(address);
@@ -365,11 +506,12 @@ pub(crate) fn ask_from_outside<M: Message>(question: Question<M>, reply: Arc<For
     let context = |target| ContextBlock { asker: Asker::Foreign(asker.clone()), ttl_ns, target, ..ContextBlock::new() };
     let sent = match target {
         Target::Actor(id) => {
-            if id.link().short.contains(id.index(), id.generation()) {
-                return refuse(Rejected::Full);
-            }
-            let meta = Meta::Context(Box::new(context(None)));
-            id.link().inject(wrap((id.index(), id.generation()), vtable, EpochTag::BY_GENERATION, meta, message))
+            let Ok(credit) = id.link().take_credit(id.credit_key()) else { return refuse(Rejected::Full) };
+            let meta = Meta::Context(id.link().contexts.make(context(None)));
+            let cell = (id.index(), id.generation());
+            let mut envelope = wrap(cell, vtable, EpochTag::BY_GENERATION, meta, message);
+            envelope.set_credit(credit);
+            id.link().inject(envelope).inspect_err(|_| give_back(id, credit))
         }
         Target::Virtual(id) => {
             let Some(position) = id.position else { return refuse(Rejected::NoHandler) };
@@ -377,8 +519,13 @@ pub(crate) fn ask_from_outside<M: Message>(question: Question<M>, reply: Arc<For
             match place(&id) {
                 Place::Shard(_) => {
                     let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
-                    let meta = Meta::Context(Box::new(context(Some(target_of(&id, position)))));
-                    id.engine.link(to).inject(wrap((0, 0), vtable, epoch, meta, message))
+                    let Ok(credit) = id.engine.link(to).take_credit(id.credit) else { return refuse(Rejected::Full) };
+                    let context = context(Some(target_of(&id, position)));
+                    let meta = Meta::Context(id.engine.link(to).contexts.make(context));
+                    let mut envelope = wrap((0, 0), vtable, epoch, meta, message);
+                    envelope.set_credit(credit);
+                    let sent = id.engine.link(to).inject(envelope);
+                    sent.inspect_err(|_| give_back_virtual(&id, to, position, credit))
                 }
                 Place::Node(peer) => match encode_outside(&id, peer, FrameKind::Ask, ttl, &message) {
                     Ok(mut send) => {
@@ -419,7 +566,7 @@ impl ShardCell {
             slot.peer = Some(peer);
         }
         let mut header = FrameHeader::decode(&frame).expect("encoded by this process");
-        header.correlation = address.0.0;
+        header.correlation = address.0.word();
         header.shard = self.link.shard();
         header.encode(&mut frame);
         if let Err(reason) = outbound::send(self, peer, lane, &frame) {

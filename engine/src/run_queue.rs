@@ -9,19 +9,27 @@ use std::collections::VecDeque;
 use crate::limits::{LIFO_BURST, LIFO_DEPTH};
 
 /// Ready actors by cell index.
-#[derive(Default)]
 pub(crate) struct RunQueue {
-    fifo: VecDeque<u32>,
-    lifo: Vec<u32>,
+    lifo: [u32; LIFO_DEPTH],
+    /// Entries of `lifo`.
+    depth: usize,
     burst: u32,
+    fifo: VecDeque<u32>,
+}
+
+impl Default for RunQueue {
+    fn default() -> Self {
+        Self { lifo: [0; LIFO_DEPTH], depth: 0, burst: 0, fifo: VecDeque::new() }
+    }
 }
 
 impl RunQueue {
     /// A newly ready actor.
     #[inline]
     pub(crate) fn push(&mut self, index: u32) {
-        if self.lifo.len() < LIFO_DEPTH {
-            self.lifo.push(index);
+        if let Some(entry) = self.lifo.get_mut(self.depth) {
+            *entry = index;
+            self.depth += 1;
         } else {
             self.fifo.push_back(index);
         }
@@ -34,22 +42,28 @@ impl RunQueue {
     }
 
     /// The next actor to run.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pop(&mut self) -> Option<u32> {
-        if self.burst < LIFO_BURST {
-            if let Some(index) = self.lifo.pop() {
-                self.burst += 1;
-                return Some(index);
-            }
-        } else {
-            self.fifo.extend(self.lifo.drain(..));
+        if self.burst < LIFO_BURST
+            && let Some(last) = self.depth.checked_sub(1)
+        {
+            self.burst += 1;
+            self.depth = last;
+            return Some(self.lifo[last]);
         }
+        self.pop_front()
+    }
+
+    #[inline(never)]
+    fn pop_front(&mut self) -> Option<u32> {
+        self.fifo.extend(&self.lifo[..self.depth]);
+        self.depth = 0;
         self.burst = 0;
         self.fifo.pop_front()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.fifo.is_empty() && self.lifo.is_empty()
+        self.fifo.is_empty() && self.depth == 0
     }
 }
 

@@ -47,6 +47,9 @@ pub(crate) fn run(
             report(result);
         }
     });
+    if idle == IdleStrategy::Spin {
+        link.never_parks();
+    }
     match seed.grow(&mut *driver, on_started) {
         Ok(mut shard) => {
             turn_until_stopped(&mut shard, &mut *driver, idle);

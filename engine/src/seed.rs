@@ -5,21 +5,19 @@
 use std::io;
 use std::sync::Arc;
 
-use rtrb::Consumer;
 use shardstage_codec::{AlignedBytes, NodeId, ShardId};
 
 use crate::cluster::directory::Directory;
 use crate::cluster::routes::Routes;
 use crate::engine_link::EngineLink;
-use crate::envelope::Envelope;
 use crate::error::StartError;
 use crate::port::driver::Driver;
 use crate::port::service::{ServiceFactory, ServiceSeat};
 use crate::port::transport::{ClusterConfig, TransportFactory, TransportSeat};
 use crate::random::Random;
-use crate::reply::{CrossReply, ReplyTable};
+use crate::reply::ReplyTable;
 use crate::run_queue::RunQueue;
-use crate::shard::{Mesh, Outbound, Shard, ShardCore, control_ring, user_ring};
+use crate::shard::{Inbound, Mesh, Outbound, Shard, ShardCore, link_shards};
 use crate::timer::Timers;
 
 /// What all shards of an engine share while they are made.
@@ -35,7 +33,7 @@ pub(crate) struct ShardSeed {
     shard: ShardId,
     blueprint: Arc<Blueprint>,
     out: Vec<Option<Outbound>>,
-    inbound: Vec<(u16, Consumer<Envelope>, Consumer<CrossReply>)>,
+    inbound: Vec<Inbound>,
 }
 
 impl ShardSeed {
@@ -53,10 +51,9 @@ impl ShardSeed {
             .collect();
         for from in 0..count {
             for to in (0..count).filter(|to| *to != from) {
-                let (user_in, user_out) = user_ring();
-                let (control_in, control_out) = control_ring();
-                seeds[from as usize].out[to as usize] = Some(Outbound::new(engine.link(to), user_in, control_in));
-                seeds[to as usize].inbound.push((from, user_out, control_out));
+                let (outbound, inbound) = link_shards(from, engine.link(to));
+                seeds[from as usize].out[to as usize] = Some(outbound);
+                seeds[to as usize].inbound.push(inbound);
             }
         }
         seeds
@@ -109,6 +106,7 @@ impl ShardSeed {
             run_queue: RunQueue::default(),
             replies: ReplyTable::new(shard.get()),
             mesh: Mesh::new(out, inbound),
+            ledger: Default::default(),
             timers: Timers::new(),
             directory: Directory::new(engine.registry.types.len(), driver.random_u64()),
             counters: Default::default(),

@@ -10,7 +10,7 @@ use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
 use crate::dead_letter::Reason;
 use crate::engine_link::EngineLink;
-use crate::envelope::{Class, Delivery, Envelope, EpochTag, Meta, PackedAddress, VTable, drop_message};
+use crate::envelope::{Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable, drop_message};
 use crate::error::{AskError, Rejected};
 use crate::fan_out::{Members, Source};
 use crate::port::transport::Lane;
@@ -18,9 +18,9 @@ use crate::reply::ForeignAsker;
 
 type Terminated = (ActorId, StopReason);
 
-/// Runs [`Actor::terminated`](crate::Actor::terminated). The dispatcher recognises the vtable by its address and calls the
+/// Runs [`Actor::terminated`](crate::Actor::terminated). The dispatcher recognises the kind and calls the
 /// hook through the actor's box, so this function is never called.
-unsafe fn unreachable_run(_delivery: Delivery<'_>) {
+unsafe fn unreachable_run(_delivery: &Delivery<'_>, _front: Front) {
     unreachable!("signals run through the actor's box");
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn terminated(watcher: ActorId, who: ActorId, reason: StopReason) -> 
             watcher.generation(),
             &TERMINATED,
             EpochTag::BY_GENERATION,
-            Meta::None,
+            Meta::Signal,
             (who, reason),
         )
     }
@@ -140,18 +140,12 @@ impl Parcel {
     }
 }
 
-/// Whether a vtable is that of the signal.
-#[inline]
-pub(crate) fn is_terminated(vtable: &VTable) -> bool {
-    std::ptr::eq(vtable, &TERMINATED)
-}
-
 /// The content of a signal.
 ///
 /// # Panics
 /// When the envelope is none.
 pub(crate) fn into_terminated(envelope: Envelope) -> (ActorId, StopReason) {
-    assert!(is_terminated(envelope.vtable()), "the caller has checked");
+    assert!(std::ptr::eq(envelope.vtable(), &TERMINATED), "the caller has checked");
     // SAFETY: only `terminated` makes envelopes with this vtable.
     unsafe { envelope.into_message::<Terminated>() }
 }

@@ -97,3 +97,78 @@ impl Timers {
         self.heap.peek().map(|Reverse((at_ns, _))| *at_ns)
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    const OWNER: Owner = Owner { index: 1, generation: 2, incarnation: 3 };
+
+    /// A body that is known by its number.
+    fn body(number: u64) -> Body {
+        Body::Every(Period { period_ns: number, make: Box::new(|| unreachable!("not made in this test")) })
+    }
+
+    fn number(body: &Body) -> u64 {
+        match body {
+            Body::Every(period) => period.period_ns,
+            Body::Once(_) => unreachable!("not made in this test"),
+        }
+    }
+
+    /// What timers are: a list of (due time, creation, number), looked through from end to end.
+    #[derive(Default)]
+    struct Model(Vec<(u64, TimerId, u64)>);
+
+    impl Model {
+        fn pop_due(&mut self, now_ns: u64) -> Option<(u64, TimerId, u64)> {
+            let earliest = (0..self.0.len()).min_by_key(|at| (self.0[*at].0, self.0[*at].1.0))?;
+            (self.0[earliest].0 <= now_ns).then(|| self.0.remove(earliest))
+        }
+    }
+
+    #[test]
+    fn random_operations_agree_with_a_list() {
+        for seed in 0..100 {
+            let mut random = Random::new(seed);
+            let (mut timers, mut model, mut now_ns, mut ids) = (Timers::new(), Model::default(), 0, Vec::new());
+            for step in 0..2000 {
+                match random.next_u64() % 8 {
+                    0..=2 => {
+                        let at_ns = now_ns + random.next_u64() % 50;
+                        let id = timers.insert(at_ns, OWNER, body(step));
+                        model.0.push((at_ns, id, step));
+                        ids.push(id);
+                    }
+                    // Often one that has fired or was cancelled before.
+                    3..=5 if !ids.is_empty() => {
+                        let id = ids[random.next_u64() as usize % ids.len()];
+                        let expected = model.0.iter().position(|timer| timer.1 == id).map(|at| model.0.remove(at).2);
+                        assert_eq!(timers.cancel(id).as_ref().map(number), expected, "seed {seed}, step {step}");
+                    }
+                    _ => {
+                        now_ns += random.next_u64() % 20;
+                        loop {
+                            let (due, expected) = (timers.pop_due(now_ns), model.pop_due(now_ns));
+                            let seen = due.as_ref().map(|due| (due.at_ns, due.id, number(&due.body)));
+                            assert_eq!(seen, expected, "seed {seed}, step {step}");
+                            let Some(due) = due else { break };
+                            if random.next_u64() % 4 == 0 {
+                                // It repeats.
+                                let at_ns = now_ns + 1 + random.next_u64() % 50;
+                                model.0.push((at_ns, due.id, number(&due.body)));
+                                timers.again(due.id, at_ns, due.owner, due.body);
+                            }
+                        }
+                    }
+                }
+                let earliest = model.0.iter().map(|timer| timer.0).min();
+                let next = timers.next_deadline_ns();
+                // A cancelled timer may still wake the shard, too early; a live one never too late.
+                assert!(next <= earliest.or(next), "seed {seed}, step {step}");
+                assert!(next.is_some() || earliest.is_none(), "seed {seed}, step {step}");
+            }
+        }
+    }
+}

@@ -9,12 +9,14 @@ use shardstage_codec::{Slot, WireValue};
 
 use crate::actor::VirtualActor;
 use crate::ask::{Ask, Target};
+use crate::credit::CreditKey;
 use crate::engine_link::EngineLink;
 use crate::error::TellError;
 use crate::key::Key;
 use crate::message::WireMessage;
 use crate::receive::{Receive, vtable};
 use crate::route;
+use crate::sending::Sending;
 
 /// A virtual actor of one engine's cluster, without its Rust type.
 #[derive(Clone)]
@@ -24,6 +26,7 @@ pub(crate) struct VirtualId {
     pub(crate) position: Option<usize>,
     pub(crate) key: Key,
     pub(crate) slot: Slot,
+    pub(crate) credit: CreditKey,
 }
 
 /// A typed reference to a virtual actor. Cloning counts the key's text once.
@@ -36,7 +39,8 @@ impl<A: VirtualActor> VirtualRef<A> {
     pub(crate) fn new(engine: &'static EngineLink, key: Key) -> Self {
         let slot = shardstage_codec::slot_of(shardstage_codec::ActorTypeId::of(A::TYPE), key.as_str());
         let position = engine.registry.position(std::any::TypeId::of::<A>());
-        Self { id: VirtualId { engine, position, key, slot }, _actor: PhantomData }
+        let credit = CreditKey::of_name(shardstage_codec::ActorTypeId::of(A::TYPE), key.as_str());
+        Self { id: VirtualId { engine, position, key, slot, credit }, _actor: PhantomData }
     }
 
     /// Sends a message, activating the actor if it sleeps; never blocks.
@@ -52,6 +56,17 @@ impl<A: VirtualActor> VirtualRef<A> {
         K: 'static,
     {
         route::tell_virtual(&self.id, vtable::<A, M, K>(), message)
+    }
+
+    /// Sends a message and waits for room, activating the actor if it sleeps. See [`ActorRef::send`](crate::ActorRef::send).
+    pub fn send<M, K>(&self, message: M) -> Sending<M>
+    where
+        A: Receive<M, K>,
+        M: WireMessage,
+        M::Reply: WireValue,
+        K: 'static,
+    {
+        Sending::new(Target::Virtual(self.id.clone()), vtable::<A, M, K>(), message)
     }
 
     /// Asks for the message's reply, activating the actor if it sleeps. See [`ActorRef::ask`](crate::ActorRef::ask).

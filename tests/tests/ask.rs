@@ -182,8 +182,8 @@ fn a_deadline_that_passes_is_unknown() {
         assert_eq!(keeper.ask(Keep).deadline(short).wait(), unknown);
         assert_eq!(on_tokio(async { keeper.ask(Keep).deadline(short).await }), unknown);
         assert_eq!(asker.ask(AskKeeper { keeper, ttl: short }).wait(), Ok(unknown));
-        // Answers that come too late are dropped.
-        assert_eq!(keeper.ask(AnswerAll(1)).wait(), Ok(3));
+        // Answers that come too late are dropped. On a busy machine a deadline may pass before its message is handled.
+        assert!(matches!(keeper.ask(AnswerAll(1)).wait(), Ok(0..=3)));
     }
     engine.shutdown().unwrap();
 }

@@ -1,33 +1,44 @@
-//! Runs every workload on the engine, its peers and the bare machine, interleaved, and prints one table of ratios.
+//! Runs every workload on the engine, its peers and the bare machine, interleaved, and writes one table and one picture.
 //!
-//! Every measurement runs in a fresh process, since heap and thread placement decide more between processes than within one;
-//! rounds go through all entries before any comes again. The figure of an entry is the median of its rounds.
+//! `cargo run --release -p shardstage-benches -- [--rounds N] [--quick] [--shards 1,2,4] [--out DIR] [FILTER]`
 //!
-//! `cargo run --release -p shardstage-benches -- [--rounds N] [--out FILE.md] [FILTER]`
+//! The whole comparison goes to `docs/benchmarks/`; one with a filter or `--quick` is printed, and written only where `--out`
+//! says. A filter is a part of a row's name. `--shards` says over how many shards independent pairs are measured.
+//! `--instructions` counts instructions a message with valgrind instead.
 
-use std::process::{Command, ExitCode};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-use shardstage_benches::table::{Row, markdown};
-use shardstage_benches::workload::{Work, entries};
+use shardstage_benches::instructions::{self, COUNT};
+use shardstage_benches::interleave::{self, Effort, ONE};
+use shardstage_benches::limits::{PAIR_CORES, PAIR_SHARDS, ROUNDS};
+use shardstage_benches::machine::{Machine, root};
+use shardstage_benches::picture::svg;
+use shardstage_benches::results::{Row, csv};
+use shardstage_benches::table::{Conditions, page, table};
+use shardstage_benches::workload::Work;
 
-/// Rounds, unless told otherwise: the fewest with a middle that one bad process cannot move.
-const ROUNDS: usize = 5;
+const USAGE: &str =
+    "usage: compare [--rounds N] [--quick] [--shards 1,2,4] [--out DIR] [FILTER], or compare --instructions";
 
 struct Arguments {
-    rounds: usize,
-    out: Option<String>,
+    effort: Effort,
+    /// Over how many shards pairs are measured, when that was said.
+    shards: Option<Vec<u16>>,
+    out: Option<PathBuf>,
     filter: String,
 }
 
 fn main() -> ExitCode {
-    let mut words: Vec<String> = std::env::args().skip(1).collect();
-    if let [flag, work, name] = words.as_slice()
-        && flag == "--one"
-    {
-        return measure_one(work, name);
-    }
-    let parsed = parse(&mut words);
-    match parsed.and_then(|arguments| compare(&arguments)) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        [ONE, work, name, size] => one(work, name, *size == "quick"),
+        [COUNT, work, name, operations] => count(work, name, operations),
+        ["--instructions"] => instructions::table().map(|table| print!("{table}")),
+        _ => parse(&words).and_then(|arguments| compare(&arguments)),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("compare: {why}");
@@ -36,65 +47,95 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse(words: &mut Vec<String>) -> Result<Arguments, String> {
-    let mut take = |flag: &str| -> Result<Option<String>, String> {
-        let Some(at) = words.iter().position(|word| word == flag) else {
-            return Ok(None);
-        };
-        words.remove(at);
-        if at < words.len() { Ok(Some(words.remove(at))) } else { Err(format!("{flag} needs a value")) }
-    };
-    let out = take("--out")?;
-    let rounds = match take("--rounds")? {
-        Some(text) => text.parse().ok().filter(|rounds| *rounds > 0).ok_or("--rounds needs a number from 1")?,
-        None => ROUNDS,
-    };
-    match words.as_slice() {
-        [] => Ok(Arguments { rounds, out, filter: String::new() }),
-        [filter] if !filter.starts_with("--") => Ok(Arguments { rounds, out, filter: filter.clone() }),
-        _ => Err("usage: compare [--rounds N] [--out FILE.md] [FILTER]".to_owned()),
+fn parse(words: &[&str]) -> Result<Arguments, String> {
+    let effort = Effort { rounds: ROUNDS, quick: false };
+    let mut arguments = Arguments { effort, shards: None, out: None, filter: String::new() };
+    let mut words = words.iter().copied();
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+        match word {
+            "--rounds" => {
+                let rounds = value()?.parse().ok().filter(|rounds| *rounds > 0);
+                arguments.effort.rounds = rounds.ok_or("--rounds needs a number from 1")?;
+            }
+            "--quick" => arguments.effort = Effort { rounds: 1, quick: true },
+            "--shards" => arguments.shards = Some(shards(value()?)?),
+            "--out" => arguments.out = Some(PathBuf::from(value()?)),
+            filter if !filter.starts_with('-') && arguments.filter.is_empty() => arguments.filter = filter.to_owned(),
+            _ => return Err(USAGE.to_owned()),
+        }
     }
+    Ok(arguments)
 }
 
-/// The child: one measurement, its nanoseconds an operation on standard output.
-fn measure_one(work: &str, name: &str) -> ExitCode {
-    let found = Work::ALL.into_iter().find(|candidate| candidate.to_string() == work);
-    let entry = found.and_then(|work| entries(work).into_iter().find(|entry| entry.name == name));
-    let Some(entry) = entry else {
-        eprintln!("compare: no entry {name:?} in {work:?}");
-        return ExitCode::FAILURE;
-    };
-    let operations = entry.work.operations();
-    (entry.run)(operations / 10);
-    println!("{}", (entry.run)(operations).as_secs_f64() * 1e9 / operations as f64);
-    ExitCode::SUCCESS
+fn shards(list: &str) -> Result<Vec<u16>, String> {
+    let known = |text: &str| text.parse().ok().filter(|shards| PAIR_SHARDS.contains(shards));
+    let parsed: Option<Vec<u16>> = list.split(',').map(known).collect();
+    parsed.ok_or_else(|| format!("--shards takes some of {PAIR_SHARDS:?}, with commas between"))
+}
+
+/// The child: one cell, its figure on standard output.
+fn one(work: &str, name: &str, quick: bool) -> Result<(), String> {
+    let entry = interleave::entry(work, name).ok_or_else(|| format!("no entry {name:?} in {work:?}"))?;
+    println!("{}", interleave::measure(&entry, quick));
+    Ok(())
+}
+
+/// The child that is counted.
+fn count(work: &str, name: &str, operations: &str) -> Result<(), String> {
+    let entry = interleave::entry(work, name).ok_or_else(|| format!("no entry {name:?} in {work:?}"))?;
+    let _counted_outside = entry.figure(operations.parse().map_err(|error| format!("operations: {error}"))?);
+    Ok(())
 }
 
 fn compare(arguments: &Arguments) -> Result<(), String> {
-    let me = std::env::current_exe().map_err(|error| format!("own path: {error}"))?;
-    let works = Work::ALL.into_iter().filter(|work| work.to_string().contains(&arguments.filter));
-    let mut rows: Vec<Row> = works.map(Row::new).collect();
-    for round in 1..=arguments.rounds {
-        eprintln!("round {round} of {}", arguments.rounds);
-        for row in &mut rows {
-            for cell in &mut row.cells {
-                let output = Command::new(&me)
-                    .args(["--one", &row.work.to_string(), cell.name])
-                    .output()
-                    .map_err(|error| format!("starting a measurement: {error}"))?;
-                let text = String::from_utf8_lossy(&output.stdout);
-                let ns: f64 = text.trim().parse().map_err(|_| {
-                    format!("{} on {}: {}", cell.name, row.work, String::from_utf8_lossy(&output.stderr))
-                })?;
-                cell.rounds_ns.push(ns);
-                cell.rounds_ns.sort_by(f64::total_cmp);
-            }
-        }
+    let machine = Machine::ask();
+    let mut works = Work::ALL.to_vec();
+    works.extend(pairs(arguments.shards.as_deref(), machine.cores));
+    works.retain(|work| work.to_string().contains(&arguments.filter));
+    let mut rows: Vec<Row> = works.into_iter().map(Row::new).collect();
+    if rows.is_empty() {
+        return Err(format!("no row's name contains {:?}", arguments.filter));
     }
-    let table = markdown(&rows);
-    print!("{table}");
-    if let Some(path) = &arguments.out {
-        std::fs::write(path, &table).map_err(|error| format!("writing {path}: {error}"))?;
+    interleave::run(&mut rows, arguments.effort).map_err(|error| format!("own path: {error}"))?;
+    print!("{}", table(&rows));
+    let whole = arguments.filter.is_empty() && !arguments.effort.quick;
+    let out = arguments.out.clone().or_else(|| whole.then(|| root().join("docs/benchmarks")));
+    out.map_or(Ok(()), |out| write(&out, &rows, arguments.effort, &machine))
+}
+
+/// The rows of pairs, where the machine has the cores.
+fn pairs(wanted: Option<&[u16]>, cores: usize) -> Vec<Work> {
+    if cores < PAIR_CORES {
+        eprintln!("SKIPPED: independent pairs over several shards, which need {PAIR_CORES} cores; here are {cores}");
+        return Vec::new();
+    }
+    let (fitting, others): (Vec<u16>, Vec<u16>) =
+        wanted.unwrap_or(&PAIR_SHARDS).iter().partition(|shards| usize::from(**shards) <= cores);
+    if !others.is_empty() {
+        eprintln!("SKIPPED: independent pairs over {others:?} shards; here are {cores} cores");
+    }
+    fitting.into_iter().map(Work::Pairs).collect()
+}
+
+fn write(out: &Path, rows: &[Row], effort: Effort, machine: &Machine) -> Result<(), String> {
+    let conditions = Conditions { rounds: effort.rounds, quick: effort.quick, machine };
+    let caption = format!(
+        "{}{}, {} cores. Ours: median of {} processes; a peer: its best. Commit {}, {}.",
+        if effort.quick { "A QUICK RUN, NOT FOR PUBLICATION. " } else { "" },
+        machine.cpu,
+        machine.cores,
+        effort.rounds,
+        machine.commit,
+        machine.date
+    );
+    let files =
+        [("README.md", page(rows, &conditions)), ("messages.svg", svg(rows, &caption)), ("results.csv", csv(rows))];
+    std::fs::create_dir_all(out).map_err(|error| format!("making {}: {error}", out.display()))?;
+    for (name, text) in files {
+        let path = out.join(name);
+        std::fs::write(&path, text).map_err(|error| format!("writing {}: {error}", path.display()))?;
+        eprintln!("wrote {}", path.display());
     }
     Ok(())
 }

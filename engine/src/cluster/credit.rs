@@ -106,6 +106,9 @@ impl OwedRoom {
     /// The receiver in this cell has room again, or is gone.
     #[cold]
     pub(crate) fn has_room(&mut self, index: u32, generation: u32) {
+        if self.waiting.is_empty() {
+            return;
+        }
         self.due.extend(self.waiting.extract_if(.., |owed| owed.cell == (index, generation)));
     }
 

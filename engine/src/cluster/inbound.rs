@@ -443,7 +443,7 @@ impl Inbound<'_> {
     /// An answer with a value.
     fn reply_value(&mut self, epoch: u32, correlation: u64, payload: &[u8]) {
         let shard = self.shard;
-        let address = ReplyAddress(PackedAddress(correlation));
+        let Some(address) = PackedAddress::from_word(correlation).map(ReplyAddress) else { return self.malformed() };
         if self.forward(address, payload, move |mut there, payload| there.reply_value(epoch, correlation, payload)) {
             return;
         }
@@ -464,7 +464,9 @@ impl Inbound<'_> {
         let Some(error) = outbound::error_of(header.status, payload) else {
             return self.reply_value(low_bits(header.group_epoch), header.correlation, payload);
         };
-        let address = ReplyAddress(PackedAddress(header.correlation));
+        let Some(address) = PackedAddress::from_word(header.correlation).map(ReplyAddress) else {
+            return self.malformed();
+        };
         let copy = *header;
         if !self.forward(address, payload, move |mut there, payload| there.reply(&copy, payload)) {
             reply::fail_here(self.shard, address, error);

@@ -3,9 +3,8 @@
 //! Invariant: the first completion wins; whoever waits is woken after the value is in place. A seat that is dropped
 //! unanswered ends the ask, and an ask that is dropped unanswered frees its slot.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context as TaskContext, Poll, Waker};
-use std::thread::Thread;
 
 use shardstage_codec::GroupId;
 
@@ -15,6 +14,8 @@ use crate::erased::Erased;
 use crate::error::{AskError, Panicked, Rejected};
 use crate::link::ShardLink;
 use crate::shard::{ShardCell, drop_contained};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The part of a foreign ask that does not need its reply type.
 pub(crate) trait ForeignAsker: Send + Sync {
@@ -47,7 +48,7 @@ impl<R: Send + 'static> ForeignReply<R> {
         Arc::new(Self { state: Mutex::new(State::Waiting { waker: None, thread: None, slot: None }), ops })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State<R>> {
+    fn lock(&self) -> MutexGuard<'_, State<R>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,7 +86,7 @@ impl<R: Send + 'static> ForeignReply<R> {
     pub(crate) fn try_take(&self) -> Option<Result<R, AskError>> {
         let mut state = self.lock();
         if let State::Waiting { thread, .. } = &mut *state {
-            *thread = Some(std::thread::current());
+            *thread = Some(thread::current());
             return None;
         }
         Some(Self::take(&mut state))
@@ -122,7 +123,7 @@ impl<R: Send + 'static> ForeignAsker for ForeignReply<R> {
             deadline_ns,
             ops,
             waiter: Waiter::Foreign,
-            closure: Some(Erased::new(ForeignSeat(Arc::clone(&self)))),
+            closure: Some(Erased::new(ForeignSeat(Some(Arc::clone(&self))))),
             peer: None,
             group,
             incarnation: 0,
@@ -140,16 +141,20 @@ impl<R: Send + 'static> ForeignAsker for ForeignReply<R> {
 }
 
 /// The answering end, kept in the slot. Dropped unanswered, because its shard went away, it ends the ask.
-pub(super) struct ForeignSeat<R: Send + 'static>(Arc<ForeignReply<R>>);
+pub(super) struct ForeignSeat<R: Send + 'static>(Option<Arc<ForeignReply<R>>>);
 
 impl<R: Send + 'static> ForeignSeat<R> {
-    pub(super) fn complete(&self, value: Result<R, AskError>) {
-        self.0.complete(value);
+    pub(super) fn complete(mut self, value: Result<R, AskError>) {
+        if let Some(reply) = self.0.take() {
+            reply.complete(value);
+        }
     }
 }
 
 impl<R: Send + 'static> Drop for ForeignSeat<R> {
     fn drop(&mut self) {
-        self.0.complete(Err(AskError::Failed(Panicked("the engine stopped before the answer".into()))));
+        if let Some(reply) = self.0.take() {
+            reply.complete(Err(AskError::Failed(Panicked("the engine stopped before the answer".into()))));
+        }
     }
 }

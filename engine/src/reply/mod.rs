@@ -160,8 +160,8 @@ pub(crate) fn fail_here(shard: &ShardCell, address: ReplyAddress, error: AskErro
 }
 
 /// Answers what a handler returned. The common case, an asker of this very shard that waits with `then`, is built in place
-/// here; everything else goes through [`answer`].
-#[inline(always)]
+/// here; everything else goes through [`answer`]. A function of its own, so that a tell's handler does not carry its weight.
+#[inline(never)]
 pub(crate) fn answer_with<R: Send + 'static>(
     shard: &ShardCell,
     address: ReplyAddress,

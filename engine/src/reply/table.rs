@@ -308,3 +308,6 @@ impl ReplyTable {
         }
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests;

@@ -1,33 +1,43 @@
 //! Activation: an actor's share of a turn. Here a message meets its handler.
 //!
-//! Invariant: an activation takes at most what was queued when it began, and at most its budget; the state is out of its
-//! cell while handlers run, so nothing can run it a second time.
+//! Invariant: an activation takes at most what was queued when it began, and at most its budget; the cell of a running actor
+//! says `scheduled`, so nothing can run it a second time. One of the few files with `unsafe`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::ptr::NonNull;
+use std::task::{Context as TaskContext, Poll, Waker};
 
 use super::actor_box::{ActorBox, BuildError};
-use super::cell::Life;
-use super::{ShardCell, current, drop_contained};
+use super::cell::{Cell, Life};
+use super::{ShardCell, drop_contained};
 use crate::actor::StopReason;
 use crate::context::Seat;
 use crate::context_block::Asker;
-use crate::envelope::{Class, Delivery, Envelope, EpochTag, Meta, PackedAddress};
+use crate::envelope::{Class, Delivery, Envelope, Front, Meta, PackedAddress};
 use crate::error::{AskError, Panicked, Rejected};
 use crate::limits::ACTIVATION_BUDGET;
-use crate::link::ShardLink;
 use crate::reply::{self, ReplyAddress};
+use crate::waker::ActorWaker;
 
-/// Whether an activation goes on.
+/// An actor's part of a turn.
+struct Share {
+    cell: NonNull<Cell>,
+    generation: u32,
+    /// The actor's state, which is in the cell.
+    state: *mut u8,
+    /// How many messages: what was queued when it began, at most the budget.
+    messages: u32,
+}
+
+/// What the message at the front of a mailbox turned out to be.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Next {
-    /// A message was handled; another may follow.
-    Another,
-    /// A message was handled, and the actor must be looked at before the next.
-    Enough,
-    /// There is nothing to handle.
-    Nothing,
+enum Opened {
+    /// To be handled: the sender of a tell, or where the answer goes.
+    Ready(Option<PackedAddress>, Option<ReplyAddress>),
+    /// Its deadline has passed.
+    Expired(Option<ReplyAddress>),
+    /// Not for a handler.
+    Signal,
 }
 
 /// Who runs: the cell, and what its handlers need of it.
@@ -35,50 +45,227 @@ enum Next {
 struct Running {
     index: u32,
     generation: u32,
-    epoch: Option<EpochTag>,
 }
 
 impl ShardCell {
-    /// Runs one actor; returns how many messages it handled.
+    /// Runs one actor; returns how many messages it handled, or 1 for whatever else it did.
+    #[inline]
     pub(super) fn activate(&self, index: u32) -> u32 {
-        let Some((mut state, running, share, life)) = self.begin(index) else { return 0 };
+        loop {
+            if let Some(share) = self.begin(index) {
+                return self.run(index, share);
+            }
+            if !self.look_after(index) {
+                return 1;
+            }
+        }
+    }
+
+    /// Begins the share of an actor that has messages, and nothing else to do than to handle them.
+    #[inline(always)]
+    fn begin(&self, index: u32) -> Option<Share> {
+        // SAFETY: until the end of this function; numbers and flags only.
+        let mut core = unsafe { self.core.quick() };
+        let core = &mut *core;
+        let now_ms = core.now_ms();
+        let cell = core.cells.slot(index)?;
+        if !cell.takes_messages() || cell.len() == 0 {
+            return None;
+        }
+        let state = cell.state.as_ref()?.state_ptr();
+        if cell.epoch().is_some() {
+            cell.extra().active_ms = now_ms;
+        }
+        let (generation, messages) = (cell.generation, cell.len().min(ACTIVATION_BUDGET));
+        let cell = NonNull::from_mut(cell);
+        core.running = Some(core.address(index, generation));
+        Some(Share { cell, generation, state, messages })
+    }
+
+    /// Handles the messages of a share. The state stays in its cell: whoever else looks at the cell meanwhile leaves the state
+    /// of a running actor alone.
+    #[inline(always)]
+    fn run(&self, index: u32, share: Share) -> u32 {
+        let Share { mut cell, generation, state, messages } = share;
+        // SAFETY: cells never move, and this one is occupied until `finish_stop`, which no handler reaches; the references into
+        // it that are made here end before a handler runs.
+        let mut delivery = unsafe { Delivery::new(self, cell, index, generation) };
+        let mut handled = 0;
+        while handled < messages {
+            // SAFETY: as above.
+            let actor = unsafe { cell.as_mut() };
+            if !actor.takes_messages() {
+                break;
+            }
+            let Some(mut slot) = actor.mailbox.front() else { break };
+            // SAFETY: the slot at the front is initialised, and nobody else has a reference to it.
+            let envelope = unsafe { slot.as_mut() };
+            handled += 1;
+            let (sender, reply) = match envelope.plain_sender() {
+                Some(sender) => (sender, None),
+                None => match self.open(envelope) {
+                    Opened::Ready(sender, reply) => (sender, reply),
+                    rare => return self.run_rare(index, rare, handled),
+                },
+            };
+            delivery.sender = sender;
+            delivery.reply = reply;
+            let vtable = envelope.vtable();
+            actor.mailbox.advance();
+            let run = vtable.run;
+            vtable.steer();
+            // SAFETY: the cell's actor is of the type that the envelope's vtable was made for (the generation matched, and a
+            // generation is one actor), it is built, and nobody else uses its state while it runs.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| unsafe { run(&delivery, Front::new(slot, state)) })) {
+                let reply = delivery.reply.filter(|_| vtable.class == Class::Plain);
+                return self.end_with_panic(index, reply, &*panic, handled);
+            }
+        }
+        self.end(cell, index, handled);
+        handled
+    }
+
+    /// Looks at what is not a plain tell, and takes its meta word.
+    #[inline(always)]
+    fn open(&self, envelope: &mut Envelope) -> Opened {
+        // SAFETY: until the end of this function; the context block that is dropped is plain data: its asker holds nothing of a
+        // user's once it has a slot.
+        let mut core = unsafe { self.core.quick() };
+        let (sender, reply, deadline_ns) = match envelope.take_meta() {
+            Meta::None => (None, None, 0),
+            Meta::Sender(sender) => (Some(sender), None, 0),
+            Meta::Reply(address) => {
+                let own = || core.replies.deadline_ns(address).unwrap_or(0);
+                (None, Some(address), envelope.deadline_ns().unwrap_or_else(own))
+            }
+            Meta::Context(context) => {
+                let reply = match context.asker {
+                    Asker::None => None,
+                    Asker::Slot(address) => Some(address),
+                    Asker::Foreign(_) => unreachable!("foreign askers got a slot on delivery"),
+                };
+                let (sender, deadline_ns) = (context.sender, context.deadline_ns);
+                core.link.contexts.recycle(context);
+                (sender, reply, deadline_ns)
+            }
+            Meta::Signal => return Opened::Signal,
+        };
+        if deadline_ns != 0 && deadline_ns <= core.now_ns {
+            Opened::Expired(reply)
+        } else {
+            Opened::Ready(sender, reply)
+        }
+    }
+
+    /// Ends a share: most actors go idle, or back to the queue.
+    #[inline(always)]
+    fn end(&self, mut cell: NonNull<Cell>, index: u32, handled: u32) {
+        // SAFETY: as in `run`.
+        let actor = unsafe { cell.as_mut() };
+        {
+            // SAFETY: until the end of this block; flags, queues and the memory of an empty backlog, no message is dropped.
+            let mut core = unsafe { self.core.quick() };
+            let core = &mut *core;
+            core.counters.handled += u64::from(handled);
+            if actor.is_plain() {
+                core.running = None;
+                if actor.len() > 0 {
+                    core.run_queue.push_back(index);
+                } else {
+                    actor.scheduled = false;
+                    actor.mailbox.rest(&mut core.pool);
+                }
+                return;
+            }
+        }
+        let (state, running) = self.take_out(index);
+        self.put_back(state, running);
+    }
+
+    /// Takes a running actor's state out of its cell.
+    fn take_out(&self, index: u32) -> (ActorBox, Running) {
+        let mut core = self.core.borrow_mut();
+        let cell = core.cells.slot(index).expect("a running actor keeps its cell");
+        let running = Running { index, generation: cell.generation };
+        (cell.state.take().expect("a running actor's state is in its cell"), running)
+    }
+
+    /// Runs a signal, or drops a message that expired; then the share ends.
+    #[cold]
+    #[inline(never)]
+    fn run_rare(&self, index: u32, what: Opened, handled: u32) -> u32 {
+        let (mut state, running) = self.take_out(index);
+        let envelope = {
+            let mut core = self.core.borrow_mut();
+            let core = &mut *core;
+            core.counters.handled += u64::from(handled);
+            core.counters.expired += u64::from(matches!(what, Opened::Expired(_)));
+            let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
+            cell.mailbox.pop(&mut core.pool).expect("it is at the front")
+        };
+        if what == Opened::Signal {
+            let (who, why) = crate::signal::into_terminated(envelope);
+            self.contain(&mut state, running, |state, shard| state.terminated(who, &why, shard.seat(running)));
+        } else {
+            if let Opened::Expired(Some(address)) = what {
+                reply::answer_failure(self, address, AskError::Rejected(Rejected::Expired));
+            }
+            self.contain(&mut state, running, |_, _| drop(envelope));
+        }
+        self.put_back(state, running);
+        handled
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn end_with_panic(
+        &self,
+        index: u32,
+        reply: Option<ReplyAddress>,
+        panic: &(dyn std::any::Any + Send),
+        handled: u32,
+    ) -> u32 {
+        let (mut state, running) = self.take_out(index);
+        self.core.borrow_mut().counters.handled += u64::from(handled);
+        self.panicked(&mut state, running, reply, panic);
+        self.put_back(state, running);
+        handled
+    }
+
+    /// Looks after an actor that is new, waits or stops, or that has nothing to do. Returns whether it may take messages now.
+    #[inline(never)]
+    fn look_after(&self, index: u32) -> bool {
+        let Some((mut state, running, life)) = self.begin_rare(index) else { return false };
         if life == Life::New && !self.build(&mut state, running) {
             drop(state);
             self.core.borrow_mut().running = None;
             self.abandon(index);
-            return 1;
+            return false;
         }
-        if !self.resume(&mut state, running) {
-            self.put_back(state, running);
-            return 1;
+        self.resume(&mut state, running);
+        let mut core = self.core.borrow_mut();
+        let cell = core.cells.slot(index).expect("a running actor keeps its cell");
+        if cell.takes_messages() && cell.len() > 0 {
+            cell.state = Some(state);
+            return true;
         }
-        let mut handled = 0;
-        while handled < share {
-            match self.dispatch(&mut state, running) {
-                Next::Another => handled += 1,
-                Next::Enough => {
-                    handled += 1;
-                    break;
-                }
-                Next::Nothing => break,
-            }
-        }
+        drop(core);
         self.put_back(state, running);
-        handled.max(1)
+        false
     }
 
-    /// Takes the state out of its cell.
-    fn begin(&self, index: u32) -> Option<(ActorBox, Running, u32, Life)> {
+    /// Takes the state of an actor that is to do something else than to handle messages.
+    fn begin_rare(&self, index: u32) -> Option<(ActorBox, Running, Life)> {
         let mut core = self.core.borrow_mut();
         let now_ms = core.now_ms();
         let cell = core.cells.slot(index)?;
         let state = cell.state.take()?;
-        cell.active_ms = now_ms;
-        let epoch = cell.extra.as_ref().and_then(|extra| extra.identity.as_ref()).map(|_| cell.epoch);
-        let running = Running { index, generation: cell.generation, epoch };
-        let (share, life) = (cell.len().min(ACTIVATION_BUDGET), cell.life);
+        if cell.epoch().is_some() {
+            cell.extra().active_ms = now_ms;
+        }
+        let (running, life) = (Running { index, generation: cell.generation }, cell.conduct.life);
         core.running = Some(core.address(index, running.generation));
-        Some((state, running, share, life))
+        Some((state, running, life))
     }
 
     /// Puts the state back, or stops the actor if that is due.
@@ -88,32 +275,33 @@ impl ShardCell {
         core_ref.running = None;
         let cell = core_ref.cells.slot(running.index).expect("a running actor keeps its cell");
         cell.state = Some(state);
-        let drained = cell.life == Life::Draining && cell.len() == 0 && !cell.suspended;
-        if cell.life == Life::Stopping || drained {
+        cell.mailbox.rest(&mut core_ref.pool);
+        let drained = cell.conduct.life == Life::Draining && cell.len() == 0 && !cell.conduct.suspended;
+        if cell.conduct.life == Life::Stopping || drained {
             drop(core);
             self.finish_stop(running.index);
             return;
         }
-        let ready = if cell.suspended { cell.woken } else { cell.len() > 0 || cell.woken };
+        let ready = if cell.conduct.suspended { cell.conduct.woken } else { cell.len() > 0 || cell.conduct.woken };
         cell.scheduled = ready;
         if ready {
             core_ref.run_queue.push_back(running.index);
         }
     }
 
-    fn seat(&self, running: Running, sender: Option<PackedAddress>) -> Seat {
-        Seat::new(self, running.index, running.generation, sender)
+    fn seat(&self, running: Running) -> Seat {
+        Seat::new(self, running.index, running.generation, None)
     }
 
     /// Builds the state for the first time; on failure the actor must be abandoned.
     fn build(&self, state: &mut ActorBox, running: Running) -> bool {
-        let result = state.build(self.seat(running, None));
+        let result = state.build(self.seat(running));
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
         match result {
             Ok(()) => {
-                if cell.life == Life::New {
-                    cell.life = Life::Live;
+                if cell.conduct.life == Life::New {
+                    cell.conduct.life = Life::Live;
                 }
                 let latches = cell.extra.as_mut().map(|extra| std::mem::take(&mut extra.start_latches));
                 drop(core);
@@ -127,23 +315,23 @@ impl ShardCell {
                     BuildError::NoFactory => "its factory works once only".to_owned(),
                     BuildError::Failed(why) => why,
                 };
-                cell.life = Life::Stopping;
+                cell.conduct.life = Life::Stopping;
                 cell.extra().stop_reason = Some(StopReason::StartFailed(why));
                 false
             }
         }
     }
 
-    /// Polls a woken future and runs the resume hook. Returns whether the actor may take messages.
-    fn resume(&self, state: &mut ActorBox, running: Running) -> bool {
+    /// Polls a woken future and runs the resume hook.
+    fn resume(&self, state: &mut ActorBox, running: Running) {
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
-        if !cell.suspended {
-            cell.woken = false;
-            return true;
+        if !cell.conduct.suspended {
+            cell.conduct.woken = false;
+            return;
         }
-        if cell.life == Life::Stopping || !std::mem::take(&mut cell.woken) {
-            return false;
+        if cell.conduct.life == Life::Stopping || !std::mem::take(&mut cell.conduct.woken) {
+            return;
         }
         if cell.extra().async_slot.is_live() {
             drop(core);
@@ -152,101 +340,17 @@ impl ShardCell {
         }
         let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
         // The hook needs the state, which a live future has borrowed.
-        if !cell.waits() && std::mem::take(&mut cell.resumed) {
-            cell.suspended = false;
+        if !cell.waits() && std::mem::take(&mut cell.conduct.resumed) {
+            cell.conduct.suspended = false;
             drop(core);
-            self.contain(state, running, |state, shard| state.resumed(shard.seat(running, None)));
-            core = self.core.borrow_mut();
+            self.contain(state, running, |state, shard| state.resumed(shard.seat(running)));
         }
-        !core.cells.slot(running.index).expect("a running actor keeps its cell").suspended
-    }
-
-    /// Runs the message at the front of the mailbox.
-    fn dispatch(&self, state: &mut ActorBox, running: Running) -> Next {
-        let mut core_ref = self.core.borrow_mut();
-        let core = &mut *core_ref;
-        let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
-        if cell.suspended || cell.life == Life::Stopping {
-            return Next::Nothing;
-        }
-        let Some(mut slot) = cell.mailbox.front() else { return Next::Nothing };
-        if cell.short && cell.len() * 2 <= cell.capacity + 1 {
-            cell.short = false;
-            core.link.short.clear(running.index, running.generation);
-            core.owed_room.has_room(running.index, running.generation);
-        }
-        core.counters.handled += 1;
-        // SAFETY: the slot is valid until the mailbox is used again, which nobody does while the core is borrowed here.
-        let envelope = unsafe { slot.as_mut() };
-        let vtable = envelope.vtable();
-        let (sender, reply, deadline_ns) = match envelope.take_meta() {
-            Meta::None => (None, None, 0),
-            Meta::Sender(sender) => (Some(sender), None, 0),
-            Meta::Reply(address) => (None, Some(address), core.replies.deadline_ns(address).unwrap_or(0)),
-            Meta::Context(context) => {
-                let reply = match context.asker {
-                    Asker::None => None,
-                    Asker::Slot(address) => Some(address),
-                    Asker::Foreign(_) => unreachable!("foreign askers got a slot on delivery"),
-                };
-                (context.sender, reply, context.deadline_ns)
-            }
-        };
-        let expired = deadline_ns != 0 && deadline_ns <= core.now_ns;
-        if expired || crate::signal::is_terminated(vtable) {
-            core.counters.expired += u64::from(expired);
-            let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
-            let envelope = cell.mailbox.pop(&mut core.pool).expect("it is at the front");
-            drop(core_ref);
-            return self.dispatch_rare(state, running, envelope, reply, expired);
-        }
-        let run = vtable.run;
-        let delivery = Delivery::new(
-            self,
-            (running.index, running.generation),
-            state.state_ptr(),
-            sender,
-            reply,
-            running.epoch,
-            core_ref,
-            slot,
-        );
-        // SAFETY: the cell's actor is of the type that the envelope's vtable was made for (the generation matched, and a
-        // generation is one actor), it is built, and its state is out of the cell, so this is the only access.
-        match catch_unwind(AssertUnwindSafe(|| unsafe { run(delivery) })) {
-            Ok(()) => Next::Another,
-            Err(panic) => {
-                let reply = reply.filter(|_| vtable.class == Class::Plain);
-                self.panicked(state, running, reply, &*panic)
-            }
-        }
-    }
-
-    /// A message that expired, or a signal.
-    #[cold]
-    fn dispatch_rare(
-        &self,
-        state: &mut ActorBox,
-        running: Running,
-        envelope: Envelope,
-        reply: Option<ReplyAddress>,
-        expired: bool,
-    ) -> Next {
-        if !expired {
-            let (who, why) = crate::signal::into_terminated(envelope);
-            return self.contain(state, running, |state, shard| state.terminated(who, &why, shard.seat(running, None)));
-        }
-        if let Some(address) = reply {
-            reply::answer_failure(self, address, AskError::Rejected(Rejected::Expired));
-        }
-        self.contain(state, running, |_, _| drop(envelope))
     }
 
     /// Runs a hook and contains its panic.
-    fn contain(&self, state: &mut ActorBox, running: Running, user_code: impl FnOnce(&mut ActorBox, &Self)) -> Next {
-        match catch_unwind(AssertUnwindSafe(|| user_code(state, self))) {
-            Ok(()) => Next::Another,
-            Err(panic) => self.panicked(state, running, None, &*panic),
+    fn contain(&self, state: &mut ActorBox, running: Running, user_code: impl FnOnce(&mut ActorBox, &Self)) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| user_code(state, self))) {
+            self.panicked(state, running, None, &*panic);
         }
     }
 
@@ -258,14 +362,13 @@ impl ShardCell {
         running: Running,
         reply: Option<ReplyAddress>,
         panic: &(dyn std::any::Any + Send),
-    ) -> Next {
+    ) {
         let panic = Panicked::from_payload(panic);
         if let Some(address) = reply {
             reply::answer_failure(self, address, AskError::Failed(panic.clone()));
         }
         self.fail_orphans(&panic);
         self.rebuild(state, running, &panic);
-        Next::Enough
     }
 
     /// Replaces the state after a panic, keeping the mailbox; stops the actor where that is not possible.
@@ -275,9 +378,9 @@ impl ShardCell {
             core.counters.panics += 1;
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
             cell.incarnation = cell.incarnation.wrapping_add(1);
-            cell.suspended = false;
-            cell.woken = false;
-            cell.resumed = false;
+            cell.conduct.suspended = false;
+            cell.conduct.woken = false;
+            cell.conduct.resumed = false;
             if let Some(extra) = &mut cell.extra {
                 extra.suspensions = 0;
                 let future = std::mem::take(&mut extra.async_slot);
@@ -285,10 +388,10 @@ impl ShardCell {
                 drop(catch_unwind(AssertUnwindSafe(|| drop(future))));
             }
         }
-        if let Err(error) = state.build(self.seat(running, None)) {
+        if let Err(error) = state.build(self.seat(running)) {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
-            cell.life = Life::Stopping;
+            cell.conduct.life = Life::Stopping;
             cell.extra().stop_reason = Some(match error {
                 BuildError::NoFactory => StopReason::Panicked(panic.0.to_string()),
                 BuildError::Failed(why) => StopReason::StartFailed(why),
@@ -302,8 +405,7 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
             let mut slot = std::mem::take(&mut cell.extra().async_slot);
-            let waker =
-                slot.waker(|| Waker::from(Arc::new(ActorWaker::new(self.link, running.index, running.generation))));
+            let waker = slot.waker(|| Waker::from(ActorWaker::of(self.link, running.index, running.generation)));
             (slot, waker)
         };
         let polled = catch_unwind(AssertUnwindSafe(|| slot.poll(&mut TaskContext::from_waker(&waker))));
@@ -313,7 +415,7 @@ impl ShardCell {
                 let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
                 debug_assert_eq!(slot.is_live(), poll == Poll::Pending);
                 cell.extra().async_slot = slot;
-                cell.suspended = cell.waits() || cell.resumed;
+                cell.conduct.suspended = cell.waits() || cell.conduct.resumed;
             }
             Err(panic) => {
                 let panic = Panicked::from_payload(&*panic);
@@ -333,7 +435,7 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(index).expect("a running actor keeps its cell");
             let mut slot = std::mem::take(&mut cell.extra().async_slot);
-            let waker = slot.waker(|| Waker::from(Arc::new(ActorWaker::new(self.link, index, generation))));
+            let waker = slot.waker(|| Waker::from(ActorWaker::of(self.link, index, generation)));
             (slot, waker)
         };
         // SAFETY: the caller's contract; `rebuild` and `finish_stop` drop the slot before the state.
@@ -345,7 +447,7 @@ impl ShardCell {
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(index).expect("a running actor keeps its cell");
         cell.extra().async_slot = slot;
-        cell.suspended = cell.waits() || cell.resumed;
+        cell.conduct.suspended = cell.waits() || cell.conduct.resumed;
     }
 
     /// Answers the asks whose `Reply` a panic has dropped.
@@ -355,32 +457,5 @@ impl ShardCell {
         for address in orphans {
             reply::answer_failure(self, address, AskError::Failed(panic.clone()));
         }
-    }
-}
-
-/// Wakes a suspended actor from any thread.
-struct ActorWaker {
-    link: &'static ShardLink,
-    index: u32,
-    generation: u32,
-}
-
-impl ActorWaker {
-    fn new(link: &'static ShardLink, index: u32, generation: u32) -> Self {
-        Self { link, index, generation }
-    }
-}
-
-impl Wake for ActorWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let (index, generation) = (self.index, self.generation);
-        current(|shard| match shard {
-            Some(shard) if std::ptr::eq(shard.link, self.link) => shard.core.borrow_mut().wake(index, generation),
-            _ => self.link.run(Box::new(move |shard| shard.core.borrow_mut().wake(index, generation))),
-        });
     }
 }

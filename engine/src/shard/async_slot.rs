@@ -96,3 +96,51 @@ impl Drop for AsyncSlot {
         self.free_room();
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Waits once; holds what it was given before and after.
+    async fn wait_once<const BYTES: usize>(token: Arc<[u8; BYTES]>) {
+        let mut waited = false;
+        poll_fn(|_| if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+        assert_eq!(token[0], 7);
+    }
+
+    #[test]
+    fn futures_of_all_sizes_take_turns_in_the_room_and_are_dropped_once() {
+        let mut slot = AsyncSlot::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        let token = Arc::new([7_u8; 100]);
+        for round in 0..4 {
+            // SAFETY: the future borrows nothing.
+            unsafe { slot.put(wait_once(Arc::clone(&token))) };
+            assert!(slot.poll(&mut cx).is_pending() && slot.is_live());
+            assert!(slot.poll(&mut cx).is_ready() && !slot.is_live());
+            assert_eq!(Arc::strong_count(&token), 1);
+            let (large, kept) = ([round; 500], Arc::clone(&token));
+            // SAFETY: the future borrows nothing.
+            unsafe {
+                slot.put(async move {
+                    wait_once(kept).await;
+                    assert_eq!(large[499], round);
+                });
+            }
+            assert!(slot.poll(&mut cx).is_pending());
+            if round % 2 == 0 {
+                assert!(slot.poll(&mut cx).is_ready());
+            } else {
+                slot.drop_future();
+            }
+            assert_eq!(Arc::strong_count(&token), 1);
+        }
+        // SAFETY: the future borrows nothing.
+        unsafe { slot.put(wait_once(Arc::clone(&token))) };
+        drop(slot);
+        assert_eq!(Arc::strong_count(&token), 1);
+    }
+}

@@ -1,34 +1,40 @@
 //! The actor cell: one actor's mailbox, flags and state on its shard, and the table of all cells.
 //!
 //! ```text
-//! cell, 128 bytes: generation, flags, capacity, epoch, incarnation, activity | state | backlog | extra | one message in place
+//! cell, 128 bytes: generation, conduct, flags, epoch, incarnation | state | extra | backlog, its head, length, bound | one message in place
 //! ```
 //!
 //! Invariant: a cell's generation rises when its actor is gone; one whose generation would wrap is
 //! retired.
 
+use std::ptr::NonNull;
+
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
-use crate::envelope::{EpochTag, GENERATION_MAX};
+use crate::credit::Room;
+use crate::envelope::{Envelope, EpochTag, GENERATION_MAX, INDEX_BITS};
 use crate::error::Rejected;
 use crate::key::Key;
 use crate::latch::LatchGuard;
 use crate::limits::CELLS_SKIPPED;
+use crate::run_queue::RunQueue;
 
 use super::actor_box::ActorBox;
 use super::async_slot::AsyncSlot;
-use super::mailbox::Mailbox;
+use super::mailbox::{BacklogPool, Mailbox};
 
 /// Cells per chunk: a chunk is 128 KiB and never moves.
 const CHUNK_CELLS: usize = 1024;
-/// Indices from here on are given out by threads outside the shard.
-pub(crate) const FOREIGN_INDEX: u32 = 1 << 26;
+/// Cells that a shard has for itself, and as many again for threads outside it: half of what an address has bits for.
+pub(crate) const CELLS_MAX: u32 = 1 << (INDEX_BITS - 1);
 
 /// What few actors need.
 #[derive(Default)]
 pub(crate) struct CellExtra {
     /// A virtual actor's type (position in the registry) and key.
     pub(crate) identity: Option<(usize, Key)>,
+    /// When a virtual actor last ran, in units of about a millisecond of the driver's clock.
+    pub(crate) active_ms: u32,
     /// Told when the actor has stopped and its state is dropped.
     pub(crate) stop_latches: Vec<LatchGuard<StopReason>>,
     /// Told when the actor has started, or that it never will.
@@ -39,12 +45,15 @@ pub(crate) struct CellExtra {
     pub(crate) async_slot: AsyncSlot,
     /// A suspension without a future, begun by `Context::suspend`.
     pub(crate) suspensions: u32,
+    /// Room taken out of `capacity` for tokens that senders elsewhere hold or have spent on messages under way.
+    pub(crate) credit_out: u32,
     /// Why the actor is stopping, once it is.
     pub(crate) stop_reason: Option<StopReason>,
 }
 
 /// Where an actor is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum Life {
     /// No actor here.
     Free,
@@ -58,26 +67,45 @@ pub(crate) enum Life {
     Stopping,
 }
 
-/// One actor.
-#[repr(C, align(64))]
-pub(crate) struct Cell {
-    pub(crate) generation: u32,
-    pub(crate) capacity: u32,
+/// An actor's life and what keeps it from its messages: four bytes that the message path reads as one word.
+#[derive(Clone, Copy)]
+#[repr(C, align(4))]
+pub(crate) struct Conduct {
     pub(crate) life: Life,
-    /// In the run queue, or running.
-    pub(crate) scheduled: bool,
     /// Waits for a future or a resume; keeps its messages.
     pub(crate) suspended: bool,
     /// The future of a suspended actor was woken.
     pub(crate) woken: bool,
     /// A resume hook is due.
     pub(crate) resumed: bool,
+}
+
+impl Conduct {
+    /// A `life` in which nothing keeps the actor from its messages.
+    const fn plain(life: Life) -> Self {
+        Self { life, suspended: false, woken: false, resumed: false }
+    }
+
+    /// The life in the lowest byte; any flag sets a bit above it.
+    #[inline(always)]
+    fn word(self) -> u32 {
+        // SAFETY: four bytes without padding.
+        u32::from_le(unsafe { std::mem::transmute::<Self, u32>(self) })
+    }
+}
+
+/// One actor.
+#[repr(C, align(128))]
+pub(crate) struct Cell {
+    pub(crate) generation: u32,
+    pub(crate) conduct: Conduct,
+    /// In the run queue, or running.
+    pub(crate) scheduled: bool,
     /// Marked in the link's table of receivers without room.
     pub(crate) short: bool,
-    pub(crate) epoch: EpochTag,
+    epoch: EpochTag,
     pub(crate) incarnation: u16,
-    /// When it last ran, in units of about a millisecond of the driver's clock.
-    pub(crate) active_ms: u32,
+    is_virtual: bool,
     pub(crate) state: Option<ActorBox>,
     pub(crate) extra: Option<Box<CellExtra>>,
     pub(crate) mailbox: Mailbox,
@@ -89,19 +117,15 @@ impl Cell {
     const fn free() -> Self {
         Self {
             generation: 1,
-            capacity: 0,
-            life: Life::Free,
+            conduct: Conduct::plain(Life::Free),
             scheduled: false,
-            suspended: false,
-            woken: false,
-            resumed: false,
             short: false,
             epoch: EpochTag(0),
             incarnation: 0,
-            active_ms: 0,
+            is_virtual: false,
             state: None,
             extra: None,
-            mailbox: Mailbox::new(),
+            mailbox: Mailbox::new(0),
         }
     }
 
@@ -111,8 +135,52 @@ impl Cell {
         self.mailbox.len()
     }
 
+    /// Whether it is alive, and no future, wake-up or resume hook has to be looked at.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.conduct.word() == u32::from(Life::Live as u8)
+    }
+
+    /// Whether its messages are handled now: plain, or draining and otherwise plain.
+    #[inline(always)]
+    pub(crate) fn takes_messages(&self) -> bool {
+        const { assert!(Life::Live as u8 | 1 == Life::Draining as u8 && Life::Live as u8 & 1 == 0) };
+        self.conduct.word() & !1 == u32::from(Life::Live as u8)
+    }
+
+    /// The epoch under which a virtual actor runs.
+    #[inline(always)]
+    pub(crate) fn epoch(&self) -> Option<EpochTag> {
+        self.is_virtual.then_some(self.epoch)
+    }
+
+    /// A slot for one more message, which the caller writes at once; the actor is put into the run queue.
+    #[inline(always)]
+    pub(crate) fn claim(&mut self, index: u32, pool: &mut BacklogPool, run_queue: &mut RunQueue) -> NonNull<Envelope> {
+        let slot = self.mailbox.claim(pool);
+        if !self.scheduled && !self.conduct.suspended {
+            self.scheduled = true;
+            run_queue.push(index);
+        }
+        slot
+    }
+
+    /// Puts what `make` returns into the mailbox, and the actor into the run queue. `make` runs no code of users.
+    #[inline(always)]
+    pub(crate) fn push(
+        &mut self,
+        index: u32,
+        pool: &mut BacklogPool,
+        run_queue: &mut RunQueue,
+        make: impl FnOnce() -> Envelope,
+    ) {
+        let slot = self.claim(index, pool, run_queue);
+        // SAFETY: just claimed.
+        unsafe { slot.write(make()) };
+    }
+
     /// Whether a user's message may enter.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn admit(&self, epoch: EpochTag) -> Result<(), Rejected> {
         if !self.admits() {
             return Err(Rejected::Closed);
@@ -120,7 +188,7 @@ impl Cell {
         if epoch != self.epoch && epoch != EpochTag::BY_GENERATION {
             return Err(Rejected::Unavailable);
         }
-        if self.len() >= self.capacity {
+        if self.mailbox.is_full() {
             return Err(Rejected::Full);
         }
         Ok(())
@@ -129,7 +197,7 @@ impl Cell {
     /// Whether it takes messages, given room.
     #[inline]
     pub(crate) fn admits(&self) -> bool {
-        matches!(self.life, Life::Live | Life::New)
+        matches!(self.conduct.life, Life::Live | Life::New)
     }
 
     /// Whether a future or a suspension keeps the actor from its messages.
@@ -137,39 +205,91 @@ impl Cell {
         self.extra.as_ref().is_some_and(|extra| extra.suspensions > 0 || extra.async_slot.is_live())
     }
 
+    /// Whether users' messages may enter at all.
+    #[inline(always)]
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.conduct.life, Life::Live | Life::New)
+    }
+
+    /// What a grant of credit depends on.
+    pub(crate) fn room(&self) -> Room {
+        let out = self.extra.as_ref().map_or(0, |extra| extra.credit_out);
+        Room { queued: self.len(), capacity: self.mailbox.capacity, out }
+    }
+
+    /// Turns tokens back into room; those of a predecessor under the same name are none of this actor's.
+    pub(crate) fn return_credit(&mut self, tokens: u32) {
+        if let Some(extra) = &mut self.extra {
+            let tokens = tokens.min(extra.credit_out);
+            extra.credit_out -= tokens;
+            self.mailbox.capacity += tokens;
+        }
+    }
+
     pub(crate) fn extra(&mut self) -> &mut CellExtra {
         self.extra.get_or_insert_default()
     }
 }
 
-/// Cells by index, in chunks that never move. Indices from [`FOREIGN_INDEX`] on have a table of their own.
+type Chunk = [Cell; CHUNK_CELLS];
+
+/// Cells by index, in chunks that never move. Every other chunk is for indices that threads outside the shard give out.
 pub(crate) struct CellTable {
-    own: Vec<Box<[Cell]>>,
-    foreign: Vec<Box<[Cell]>>,
+    chunks: Vec<Option<Box<Chunk>>>,
     free: Vec<u32>,
     next: u32,
     live: u32,
 }
 
+/// Whether threads outside the shard give this index out.
+fn is_foreign(index: u32) -> bool {
+    index as usize / CHUNK_CELLS % 2 == 1
+}
+
+/// The index of the shard's own cell number `number`.
+const fn own_index(number: u32) -> u32 {
+    let cells = CHUNK_CELLS as u32;
+    number / cells * 2 * cells + number % cells
+}
+
+/// The index of cell number `number` among those that threads outside the shard give out.
+pub(crate) const fn foreign_index(number: u32) -> u32 {
+    own_index(number) + CHUNK_CELLS as u32
+}
+
 impl Default for CellTable {
     fn default() -> Self {
-        Self { own: Vec::new(), foreign: Vec::new(), free: Vec::new(), next: CELLS_SKIPPED, live: 0 }
+        Self { chunks: Vec::new(), free: Vec::new(), next: CELLS_SKIPPED, live: 0 }
     }
 }
 
 impl CellTable {
     /// The cell, if its index was ever used.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn slot(&mut self, index: u32) -> Option<&mut Cell> {
-        let (table, index) =
-            if index < FOREIGN_INDEX { (&mut self.own, index) } else { (&mut self.foreign, index - FOREIGN_INDEX) };
-        table.get_mut(index as usize / CHUNK_CELLS).map(|chunk| &mut chunk[index as usize % CHUNK_CELLS])
+        let chunk = self.chunks.get_mut(index as usize / CHUNK_CELLS)?.as_mut()?;
+        Some(&mut chunk[index as usize % CHUNK_CELLS])
     }
 
     /// The cell of a live actor.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&mut self, index: u32, generation: u32) -> Option<&mut Cell> {
-        self.slot(index).filter(|cell| cell.generation == generation && cell.life != Life::Free)
+        self.slot(index).filter(|cell| cell.generation == generation && cell.conduct.life != Life::Free)
+    }
+
+    /// The cell, if a user's message for it may enter now.
+    #[inline(always)]
+    pub(crate) fn admit(&mut self, index: u32, generation: u32, epoch: EpochTag) -> Result<&mut Cell, Rejected> {
+        let cell = self.get(index, generation).ok_or(Rejected::Closed)?;
+        cell.admit(epoch)?;
+        Ok(cell)
+    }
+
+    /// The cell of a live actor, to look at.
+    pub(crate) fn peek(&self, index: u32, generation: u32) -> Option<&Cell> {
+        let chunk = self.chunks.get(index as usize / CHUNK_CELLS)?.as_ref()?;
+        let cell = &chunk[index as usize % CHUNK_CELLS];
+        (cell.generation == generation && cell.conduct.life != Life::Free).then_some(cell)
     }
 
     /// How many actors live here.
@@ -181,9 +301,9 @@ impl CellTable {
     pub(crate) fn allocate(&mut self) -> Option<(u32, u32)> {
         let index = match self.free.pop() {
             Some(index) => index,
-            None if self.next < FOREIGN_INDEX => {
+            None if self.next < CELLS_MAX => {
                 self.next += 1;
-                self.next - 1
+                own_index(self.next - 1)
             }
             None => return None,
         };
@@ -192,20 +312,34 @@ impl CellTable {
         Some((index, generation))
     }
 
-    /// Makes room for an index that was given out by another thread.
+    /// Makes room for an index.
     pub(crate) fn grow_to(&mut self, index: u32) {
-        let (table, index) =
-            if index < FOREIGN_INDEX { (&mut self.own, index) } else { (&mut self.foreign, index - FOREIGN_INDEX) };
-        while table.len() <= index as usize / CHUNK_CELLS {
-            table.push((0..CHUNK_CELLS).map(|_| Cell::free()).collect());
+        let chunk = index as usize / CHUNK_CELLS;
+        if self.chunks.len() <= chunk {
+            self.chunks.resize_with(chunk + 1, || None);
         }
+        self.chunks[chunk].get_or_insert_with(|| {
+            let cells: Box<[Cell]> = (0..CHUNK_CELLS).map(|_| Cell::free()).collect();
+            cells.try_into().ok().expect("collected as many as a chunk has")
+        });
     }
 
     /// Puts a new actor into a free cell.
     pub(crate) fn occupy(&mut self, index: u32, generation: u32, state: ActorBox, capacity: u32, epoch: EpochTag) {
         let cell = self.slot(index).expect("the index was allocated");
-        assert!(cell.life == Life::Free && cell.generation <= generation, "an index is given out once per generation");
-        *cell = Cell { generation, capacity, life: Life::New, epoch, state: Some(state), ..Cell::free() };
+        assert!(
+            cell.conduct.life == Life::Free && cell.generation <= generation,
+            "an index is given out once per generation"
+        );
+        *cell = Cell {
+            generation,
+            conduct: Conduct::plain(Life::New),
+            epoch,
+            is_virtual: epoch != EpochTag::BY_GENERATION,
+            state: Some(state),
+            mailbox: Mailbox::new(capacity),
+            ..Cell::free()
+        };
         self.live += 1;
     }
 
@@ -218,31 +352,27 @@ impl CellTable {
         if generation == GENERATION_MAX {
             return None;
         }
-        if index >= FOREIGN_INDEX {
+        if is_foreign(index) {
             return Some((index, generation + 1));
         }
         self.free.push(index);
         None
     }
 
+    /// Every cell with its index.
+    fn all(&self) -> impl Iterator<Item = (u32, &Cell)> {
+        let chunks = (0_u32..).zip(&self.chunks).filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)));
+        chunks.flat_map(|(number, chunk)| (number * CHUNK_CELLS as u32..).zip(chunk.iter()))
+    }
+
     /// Whether no actor has a message, a future or a suspension. Looks at every cell.
     pub(crate) fn are_quiet(&self) -> bool {
-        let mut cells = self.own.iter().chain(&self.foreign).flat_map(|chunk| chunk.iter());
-        cells.all(|cell| cell.life == Life::Free || (cell.len() == 0 && !cell.suspended))
+        self.all().all(|(_, cell)| cell.conduct.life == Life::Free || (cell.len() == 0 && !cell.conduct.suspended))
     }
 
     /// All live actors.
     pub(crate) fn live_indices(&self) -> Vec<(u32, u32)> {
-        let of = |table: &[Box<[Cell]>], base: u32| {
-            let cells = table.iter().flat_map(|chunk| chunk.iter());
-            (base..)
-                .zip(cells)
-                .filter(|(_, cell)| cell.life != Life::Free)
-                .map(|(index, cell)| (index, cell.generation))
-                .collect::<Vec<_>>()
-        };
-        let mut all = of(&self.own, 0);
-        all.extend(of(&self.foreign, FOREIGN_INDEX));
-        all
+        let live = self.all().filter(|(_, cell)| cell.conduct.life != Life::Free);
+        live.map(|(index, cell)| (index, cell.generation)).collect()
     }
 }

@@ -13,6 +13,7 @@ use super::mailbox::BacklogPool;
 use super::mesh::Mesh;
 use crate::actor_ref::ActorId;
 use crate::cluster::directory::Directory;
+use crate::credit::{CreditKey, Decision, Ledger};
 use crate::dead_letter::Reason;
 use crate::envelope::{Envelope, EpochTag, PackedAddress};
 use crate::error::{Rejected, SpawnError};
@@ -65,6 +66,7 @@ pub(crate) struct ShardCore {
     pub(crate) run_queue: RunQueue,
     pub(crate) replies: ReplyTable,
     pub(crate) mesh: Mesh,
+    pub(crate) ledger: Ledger,
     pub(crate) timers: Timers,
     pub(crate) directory: Directory,
     pub(crate) counters: Counters,
@@ -93,18 +95,31 @@ impl ShardCore {
     /// Whether a message for (index, generation) may enter its mailbox.
     #[inline]
     pub(crate) fn admit(&mut self, index: u32, generation: u32, epoch: EpochTag) -> Result<(), Rejected> {
-        self.cells.get(index, generation).ok_or(Rejected::Closed)?.admit(epoch)
+        match self.cells.admit(index, generation, epoch) {
+            Ok(_) => Ok(()),
+            Err(reason) => self.admit_again((index, generation), reason),
+        }
+    }
+
+    /// A message was refused. If that was because credit of senders elsewhere takes up the receiver's room, takes back what
+    /// nobody uses.
+    #[cold]
+    pub(crate) fn admit_again(&mut self, cell: (u32, u32), reason: Rejected) -> Result<(), Rejected> {
+        let now_ms = self.now_ms();
+        let receiver = self.cells.get(cell.0, cell.1).ok_or(reason)?;
+        if reason != Rejected::Full || !receiver.short {
+            return Err(reason);
+        }
+        let tokens = self.ledger.reclaim(&self.link.credit, cell, now_ms);
+        receiver.return_credit(tokens);
+        if receiver.len() < receiver.mailbox.capacity { Ok(()) } else { Err(reason) }
     }
 
     /// Puts an admitted message into the mailbox and its actor into the run queue. `make` builds it in its slot.
     #[inline(always)]
     pub(crate) fn enqueue_with(&mut self, index: u32, make: impl FnOnce() -> Envelope) {
         let cell = self.cells.slot(index).expect("admitted to it");
-        cell.mailbox.push(&mut self.pool, make);
-        if !cell.scheduled && !cell.suspended {
-            cell.scheduled = true;
-            self.run_queue.push(index);
-        }
+        cell.push(index, &mut self.pool, &mut self.run_queue, make);
     }
 
     /// Puts an admitted message that is an envelope already into its mailbox.
@@ -121,7 +136,7 @@ impl ShardCore {
     #[inline(always)]
     pub(crate) fn push_reserved_with(&mut self, index: u32, generation: u32, make: impl FnOnce() -> Envelope) {
         match self.cells.get(index, generation) {
-            Some(cell) if !matches!(cell.life, Life::Stopping) => self.enqueue_with(index, make),
+            Some(cell) if !matches!(cell.conduct.life, Life::Stopping) => self.enqueue_with(index, make),
             _ => self.bury(make(), Reason::Closed),
         }
     }
@@ -129,22 +144,105 @@ impl ShardCore {
     /// Delivers a message that came from another shard, thread or node: never waits; an overrun bounces.
     pub(crate) fn deliver(&mut self, envelope: Envelope) {
         let (index, generation) = (envelope.index, envelope.generation);
+        if envelope.has_credit() {
+            self.redeem(index, generation);
+        }
         match self.admit(index, generation, envelope.epoch()) {
-            Ok(()) => self.enqueue(envelope),
+            Ok(()) => {
+                let cell = self.cells.slot(index).expect("admitted to it");
+                if cell.len() * 2 >= cell.mailbox.capacity && !cell.short {
+                    self.mark_short(index, generation);
+                }
+                self.enqueue(envelope);
+            }
             Err(reason) => {
                 if reason == Rejected::Full {
                     self.mark_short(index, generation);
+                    if envelope.is_patient() {
+                        // No more than was under way at the mark, once in an overload.
+                        return self.enqueue(envelope);
+                    }
                 }
                 self.bury(envelope, Reason::from(reason));
             }
         }
     }
 
-    pub(crate) fn mark_short(&mut self, index: u32, generation: u32) {
-        let cell = self.cells.get(index, generation).expect("full, so alive");
-        if !cell.short {
-            cell.short = self.link.short.mark(index, generation);
+    /// A message that took a token is here, or never will be: the token becomes room again.
+    pub(crate) fn redeem(&mut self, index: u32, generation: u32) {
+        if let Some(cell) = self.cells.get(index, generation) {
+            cell.return_credit(1);
         }
+    }
+
+    /// Has senders elsewhere count from now on. What they sent before is still on its way, so nothing is granted before it is
+    /// here.
+    #[cold]
+    pub(crate) fn mark_short(&mut self, index: u32, generation: u32) {
+        let now_ms = self.now_ms();
+        let cell = self.cells.get(index, generation).expect("full, so alive");
+        if cell.short {
+            return;
+        }
+        let settled_at = self.ledger.received + self.mesh.waiting() + self.link.injected();
+        let key = CreditKey::of_cell(index, generation);
+        let cell_id = (index, generation);
+        cell.short = self.ledger.mark(&self.link.credit, key, cell_id, settled_at, now_ms);
+        if let Some((position, key)) = cell.extra.as_ref().and_then(|extra| extra.identity.as_ref()) {
+            let name = CreditKey::of_name(self.link.engine().registry.types[*position].id, key);
+            cell.short |= self.ledger.mark(&self.link.credit, name, cell_id, settled_at, now_ms);
+        }
+    }
+
+    /// Gives `back` room to a cell that was reserved for waiting senders, and reserves up to `wanted`; unspent credit of senders
+    /// elsewhere comes second to those who wait. Returns how much was reserved.
+    pub(crate) fn take_room(&mut self, (index, generation): (u32, u32), back: u32, wanted: u32) -> u32 {
+        let Some(cell) = self.cells.get(index, generation) else { return 0 };
+        cell.return_credit(back);
+        if wanted == 0 {
+            return 0;
+        }
+        if cell.short && cell.mailbox.capacity.saturating_sub(cell.len()) < wanted {
+            let tokens = self.ledger.reclaim_all(&self.link.credit, (index, generation));
+            cell.return_credit(tokens);
+        }
+        let taken = wanted.min(cell.mailbox.capacity.saturating_sub(cell.len()));
+        cell.mailbox.capacity -= taken;
+        cell.extra().credit_out += taken;
+        taken
+    }
+
+    /// Once a turn: grants credit to the receivers that are short, or lets go of those that are so no more.
+    pub(crate) fn settle_credit(&mut self) {
+        let now_ms = self.now_ms();
+        let table = &self.link.credit;
+        self.ledger.begin();
+        for entry in (0..self.ledger.len()).rev() {
+            let (index, generation) = self.ledger.cell(entry);
+            let cell = self.cells.get(index, generation).expect("entries go with their cells");
+            if cell.len() * 2 <= cell.mailbox.capacity {
+                self.owed_room.has_room(index, generation);
+            }
+            match self.ledger.decide(table, entry, cell.room(), now_ms) {
+                Decision::Nothing => {}
+                Decision::Grant(tokens) => {
+                    cell.mailbox.capacity -= tokens;
+                    cell.extra().credit_out += tokens;
+                }
+                Decision::Clear => {
+                    cell.return_credit(self.ledger.clear(table, entry));
+                    cell.short = self.ledger.has((index, generation));
+                }
+            }
+        }
+    }
+
+    /// Whether a turn would grant credit for which a sender waits.
+    pub(crate) fn credit_is_due(&self) -> bool {
+        !self.ledger.is_empty()
+            && self.ledger.is_due(&self.link.credit, |index, generation| {
+                self.cells.peek(index, generation).map_or(0, |cell| cell.mailbox.capacity.saturating_sub(cell.len()))
+            })
     }
 
     /// Keeps a message for the dead letters, to be reported and dropped outside the borrow.
@@ -155,7 +253,7 @@ impl ShardCore {
     /// Schedules an actor whose future was woken or whose suspension ended.
     pub(crate) fn wake(&mut self, index: u32, generation: u32) {
         if let Some(cell) = self.cells.get(index, generation) {
-            cell.woken = true;
+            cell.conduct.woken = true;
             if !cell.scheduled {
                 cell.scheduled = true;
                 self.run_queue.push(index);
@@ -187,10 +285,11 @@ impl ShardCore {
         self.cells.occupy(index, generation, spawn.state, spawn.capacity, spawn.epoch);
         let now_ms = self.now_ms();
         let cell = self.cells.slot(index).expect("just occupied");
-        cell.active_ms = now_ms;
         cell.scheduled = true;
         if spawn.identity.is_some() {
-            cell.extra().identity = spawn.identity;
+            let extra = cell.extra();
+            extra.identity = spawn.identity;
+            extra.active_ms = now_ms;
         }
         self.run_queue.push(index);
     }
@@ -209,9 +308,9 @@ impl ShardCore {
                 .extra
                 .as_ref()
                 .is_some_and(|extra| extra.stop_reason == Some(crate::actor::StopReason::Passivated));
-            if cell.life == Life::Stopping && passivating {
+            if cell.conduct.life == Life::Stopping && passivating {
                 // A message was faster than the passivation: the actor stays.
-                cell.life = Life::Live;
+                cell.conduct.life = Life::Live;
                 cell.extra().stop_reason = None;
             }
             return Ok((index, generation));

@@ -22,41 +22,25 @@ impl ShardCell {
             Err(envelope) => envelope,
         };
         if envelope.has_context() {
-            let Meta::Context(context) = envelope.take_meta() else { unreachable!("checked just now") };
-            match self.prepare(&mut envelope, *context) {
-                Ok(context) => envelope.set_meta(Meta::Context(Box::new(context))),
-                Err((context, reason)) => {
-                    envelope.set_meta(Meta::Context(Box::new(context)));
-                    self.core.borrow_mut().bury(envelope, reason);
-                    return;
-                }
+            let Meta::Context(mut context) = envelope.take_meta() else { unreachable!("checked just now") };
+            let prepared = self.prepare(&mut envelope, &mut context);
+            envelope.set_meta(Meta::Context(context));
+            if let Err(reason) = prepared {
+                self.core.borrow_mut().bury(envelope, reason);
+                return;
             }
         }
         self.core.borrow_mut().deliver(envelope);
     }
 
-    /// Gives a foreign asker its slot and a virtual target its cell.
-    fn prepare(
-        &self,
-        envelope: &mut Envelope,
-        mut context: ContextBlock,
-    ) -> Result<ContextBlock, (ContextBlock, Reason)> {
-        if let Asker::Foreign(asker) = &context.asker {
-            let deadline_ns = self.core.borrow().now_ns.saturating_add(context.ttl_ns);
-            let group = context.target.as_ref().map(|target| self.group_of(target.position, &target.key));
-            match asker.clone().register(self, deadline_ns, group) {
-                Ok(address) => {
-                    context.asker = Asker::Slot(address);
-                    context.deadline_ns = deadline_ns;
-                }
-                Err(reason) => return Err((context, reason.into())),
-            }
-        }
+    /// Gives a virtual target its cell and a foreign asker its slot.
+    fn prepare(&self, envelope: &mut Envelope, context: &mut ContextBlock) -> Result<(), Reason> {
+        let group = context.target.as_ref().map(|target| self.group_of(target.position, &target.key));
         if let Some(target) = context.target.take() {
             let epoch = self.link.engine().placement.epoch(self.group_of(target.position, &target.key));
             if target.epoch != epoch {
                 self.core.borrow_mut().counters.fenced += 1;
-                return Err((context, Reason::Fenced));
+                return Err(Reason::Fenced);
             }
             let cell = self.core.borrow_mut().activate_virtual(target.position, &target.key, envelope.epoch());
             match cell {
@@ -64,10 +48,25 @@ impl ShardCell {
                     envelope.index = index;
                     envelope.generation = generation;
                 }
-                Err(reason) => return Err((context, reason.into())),
+                Err(reason) => return Err(reason.into()),
             }
         }
-        Ok(context)
+        if let Asker::Foreign(asker) = &context.asker {
+            let deadline_ns = self.core.borrow().now_ns.saturating_add(context.ttl_ns);
+            match asker.clone().register(self, deadline_ns, group) {
+                Ok(address) => {
+                    context.asker = Asker::Slot(address);
+                    context.deadline_ns = deadline_ns;
+                }
+                Err(reason) => {
+                    if envelope.has_credit() {
+                        self.core.borrow_mut().redeem(envelope.index, envelope.generation);
+                    }
+                    return Err(reason.into());
+                }
+            }
+        }
+        Ok(())
     }
 
     fn group_of(&self, position: usize, key: &str) -> shardstage_codec::GroupId {
@@ -107,7 +106,7 @@ impl ShardCell {
         let rejected = AskError::Rejected(reason.rejected());
         let mut sender = None;
         match envelope.take_meta() {
-            Meta::None => {}
+            Meta::None | Meta::Signal => {}
             Meta::Sender(address) => match address.as_node() {
                 Some(peer) => self.bounce(peer, (envelope.index, envelope.generation), reason),
                 None => sender = Some(address),

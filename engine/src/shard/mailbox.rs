@@ -7,139 +7,200 @@
 //! in, first out; exactly the slots from `head` over `len` are initialised. One of the few files with `unsafe`; the oracle
 //! test below drives it with random operations.
 
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use crate::envelope::Envelope;
-use crate::limits::{BACKLOG_FIRST_SLOTS, BACKLOG_KEPT_CAPACITY, BACKLOGS_KEPT};
+use crate::limits::{BACKLOG_FIRST_SLOTS, BACKLOG_KEPT_CAPACITY, BACKLOG_LOG2_MAX, BACKLOGS_KEPT};
 
-/// A growable ring of envelopes.
-pub(crate) struct Backlog {
-    slots: Box<[MaybeUninit<Envelope>]>,
-    head: u32,
-    len: u32,
+/// The slots of a backlog: a power of two of them, one cache line each. Owns memory, not the messages in it.
+#[derive(Clone, Copy)]
+struct Slots {
+    first: NonNull<Envelope>,
+    mask: u32,
 }
 
-impl Backlog {
-    fn new(slots: usize) -> Self {
-        debug_assert!(slots.is_power_of_two());
-        Self { slots: Box::new_uninit_slice(slots), head: 0, len: 0 }
+impl Slots {
+    /// Room for `count` messages, a power of two.
+    fn allocate(count: u32) -> Self {
+        debug_assert!(count.is_power_of_two());
+        let layout = Self::layout(count);
+        // SAFETY: the layout's size is not zero.
+        let room = unsafe { alloc(layout) };
+        let Some(first) = NonNull::new(room.cast::<Envelope>()) else { handle_alloc_error(layout) };
+        Self { first, mask: count - 1 }
     }
 
-    fn mask(&self) -> usize {
-        self.slots.len() - 1
+    fn layout(count: u32) -> Layout {
+        let bytes = size_of::<Envelope>() * count as usize;
+        Layout::from_size_align(bytes, size_of::<Envelope>()).expect("a backlog's size is bounded")
     }
 
-    /// The slot behind the newest message, counted as full from now on.
-    #[inline]
-    fn claim(&mut self) -> &mut MaybeUninit<Envelope> {
-        if self.len as usize == self.slots.len() {
-            self.grow();
-        }
-        let at = (self.head as usize + self.len as usize) & self.mask();
-        self.len += 1;
-        &mut self.slots[at]
+    /// The slot at `position`, taken modulo the number of slots.
+    #[inline(always)]
+    fn at(self, position: u32) -> NonNull<Envelope> {
+        // SAFETY: the masked position is below the number of slots that were allocated.
+        unsafe { self.first.add((position & self.mask) as usize) }
     }
 
-    #[cold]
-    fn grow(&mut self) {
-        let mut larger = Self::new(self.slots.len() * 2);
-        for offset in 0..self.len as usize {
-            let from = (self.head as usize + offset) & self.mask();
-            std::mem::swap(&mut larger.slots[offset], &mut self.slots[from]);
-        }
-        larger.len = self.len;
-        *self = larger;
-    }
-
-    #[inline]
-    fn front(&mut self) -> NonNull<Envelope> {
-        debug_assert!(self.len > 0);
-        NonNull::from_mut(&mut self.slots[self.head as usize]).cast()
-    }
-
-    #[inline]
-    fn advance(&mut self) {
-        debug_assert!(self.len > 0);
-        #[expect(clippy::cast_possible_truncation, reason = "masked below the number of slots, which fits u32")]
-        let next = ((self.head as usize + 1) & self.mask()) as u32;
-        self.head = next;
-        self.len -= 1;
+    /// Frees the memory; what is in it is forgotten.
+    fn free(self) {
+        // SAFETY: `allocate` got it with this layout, and whoever frees it forgets it.
+        unsafe { dealloc(self.first.as_ptr().cast(), Self::layout(self.mask + 1)) };
     }
 }
 
 /// Empty backlogs, shared by the actors of a shard.
 #[derive(Default)]
 pub(crate) struct BacklogPool {
-    #[expect(clippy::vec_box, reason = "the box moves between pool and mailbox; a mailbox has room for one word")]
-    backlogs: Vec<Box<Backlog>>,
+    free: Vec<Slots>,
 }
 
 impl BacklogPool {
-    fn take(&mut self) -> Box<Backlog> {
-        self.backlogs.pop().unwrap_or_else(|| Box::new(Backlog::new(BACKLOG_FIRST_SLOTS)))
+    fn take(&mut self) -> Slots {
+        self.free.pop().unwrap_or_else(|| Slots::allocate(BACKLOG_FIRST_SLOTS))
     }
 
-    fn give_back(&mut self, backlog: Box<Backlog>) {
-        debug_assert_eq!(backlog.len, 0);
-        if self.backlogs.len() < BACKLOGS_KEPT && backlog.slots.len() <= BACKLOG_KEPT_CAPACITY {
-            self.backlogs.push(backlog);
+    fn give_back(&mut self, slots: Slots) {
+        if self.free.len() < BACKLOGS_KEPT && slots.mask < BACKLOG_KEPT_CAPACITY {
+            self.free.push(slots);
+        } else {
+            slots.free();
+        }
+    }
+}
+
+impl Drop for BacklogPool {
+    fn drop(&mut self) {
+        for slots in self.free.drain(..) {
+            slots.free();
         }
     }
 }
 
 /// The messages of one actor.
+#[repr(C)]
 pub(crate) struct Mailbox {
+    slots: Option<NonNull<Envelope>>,
+    /// Position of the backlog's oldest message, below the number of slots; [`FIRST`] is set while `first` holds the oldest of
+    /// all.
+    head: u32,
+    len: u32,
+    /// The bound for users' messages. What has reserved its room (replies, timers, signals) may exceed it.
+    pub(crate) capacity: u32,
+    /// The number of slots less one.
+    mask: u32,
     first: MaybeUninit<Envelope>,
-    backlog: Option<Box<Backlog>>,
-    has_first: bool,
 }
 
+/// The bit of `head` that says that `first` holds a message. No backlog has that many slots.
+const FIRST: u32 = 1 << 31;
+
+const _: () = assert!(size_of::<Mailbox>() == 24 + size_of::<Envelope>());
+const _: () = assert!(1 << BACKLOG_LOG2_MAX < FIRST);
+
 impl Mailbox {
-    pub(crate) const fn new() -> Self {
-        Self { first: MaybeUninit::uninit(), backlog: None, has_first: false }
+    pub(crate) const fn new(capacity: u32) -> Self {
+        Self { slots: None, head: 0, len: 0, capacity, mask: 0, first: MaybeUninit::uninit() }
     }
 
     /// Messages queued.
-    #[inline]
-    pub(crate) fn len(&self) -> u32 {
-        u32::from(self.has_first) + self.backlog.as_ref().map_or(0, |backlog| backlog.len)
-    }
-
-    /// Appends what `make` returns, which is built in its slot.
     #[inline(always)]
-    pub(crate) fn push(&mut self, pool: &mut BacklogPool, make: impl FnOnce() -> Envelope) {
-        if !self.has_first && self.backlog.is_none() {
-            self.first.write(make());
-            self.has_first = true;
-        } else {
-            self.backlog.get_or_insert_with(|| pool.take()).claim().write(make());
-        }
+    pub(crate) fn len(&self) -> u32 {
+        self.len
     }
 
-    /// The oldest message, still in its slot: valid until the mailbox is used again. Whoever moves it out calls
-    /// [`advance`](Self::advance) at once.
-    #[inline]
+    /// Whether a user's message finds no room.
+    #[inline(always)]
+    pub(crate) fn is_full(&self) -> bool {
+        self.len >= self.capacity
+    }
+
+    /// Messages in the backlog.
+    #[inline(always)]
+    fn backlog_len(&self) -> u32 {
+        self.len - self.head / FIRST
+    }
+
+    #[inline(always)]
+    fn backlog(&self) -> Option<Slots> {
+        self.slots.map(|first| Slots { first, mask: self.mask })
+    }
+
+    /// A slot for one more message, which counts as queued: the caller writes it before anything else.
+    #[inline(always)]
+    pub(crate) fn claim(&mut self, pool: &mut BacklogPool) -> NonNull<Envelope> {
+        let queued = self.backlog_len();
+        let slot = if self.len == 0 {
+            // The whole word: a processor cannot forward the store of one byte to the load of four.
+            self.head = FIRST;
+            NonNull::from_mut(&mut self.first).cast()
+        } else {
+            let slots = match self.backlog() {
+                Some(slots) if queued <= slots.mask => slots,
+                _ => self.make_room(pool),
+            };
+            slots.at(self.head.wrapping_add(queued))
+        };
+        self.len += 1;
+        slot
+    }
+
+    /// Borrows a backlog, or moves a full one into one twice as large.
+    #[cold]
+    #[inline(never)]
+    fn make_room(&mut self, pool: &mut BacklogPool) -> Slots {
+        let slots = match self.backlog() {
+            None => pool.take(),
+            Some(old) => {
+                assert!(old.mask < 1 << BACKLOG_LOG2_MAX, "what reserves room in a mailbox is bounded");
+                let larger = Slots::allocate(2 * (old.mask + 1));
+                for offset in 0..self.backlog_len() {
+                    // SAFETY: the old slot holds a message, the new one does not, and the old one is freed unread below.
+                    unsafe { larger.at(offset).copy_from_nonoverlapping(old.at(self.head.wrapping_add(offset)), 1) };
+                }
+                old.free();
+                larger
+            }
+        };
+        self.head &= FIRST;
+        self.slots = Some(slots.first);
+        self.mask = slots.mask;
+        slots
+    }
+
+    /// The slot of the oldest message: valid until the mailbox is used again. Whoever moves it out calls
+    /// [`advance`](Self::advance), before or after. Branches, which are predicted, where choosing between addresses would make
+    /// every message wait for the one before.
+    #[inline(always)]
     pub(crate) fn front(&mut self) -> Option<NonNull<Envelope>> {
-        if self.has_first {
+        if self.head >= FIRST {
             return Some(NonNull::from_mut(&mut self.first).cast());
         }
-        self.backlog.as_mut().map(|backlog| backlog.front())
+        if self.len == 0 {
+            return None;
+        }
+        self.backlog().map(|slots| slots.at(self.head))
     }
 
-    /// Forgets the oldest message, which has been moved out of its slot.
-    #[inline]
-    pub(crate) fn advance(&mut self, pool: &mut BacklogPool) {
-        if self.has_first {
-            self.has_first = false;
-            return;
-        }
-        let backlog = self.backlog.as_mut().expect("something was at the front");
-        backlog.advance();
-        if backlog.len == 0
-            && let Some(backlog) = self.backlog.take()
+    /// Forgets the oldest message, which has been moved out of its slot, or is before anything else happens.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self) {
+        debug_assert!(self.len > 0);
+        self.len -= 1;
+        self.head = if self.head >= FIRST { self.head - FIRST } else { (self.head + 1) & self.mask };
+    }
+
+    /// Gives an empty backlog back; called when the actor goes idle.
+    #[inline(always)]
+    pub(crate) fn rest(&mut self, pool: &mut BacklogPool) {
+        if let Some(slots) = self.backlog()
+            && self.backlog_len() == 0
         {
-            pool.give_back(backlog);
+            self.slots = None;
+            self.head &= FIRST;
+            pool.give_back(slots);
         }
     }
 
@@ -148,17 +209,22 @@ impl Mailbox {
         let front = self.front()?;
         // SAFETY: the slot at the front is initialised, and `advance` forgets it right away.
         let envelope = unsafe { front.read() };
-        self.advance(pool);
+        self.advance();
+        self.rest(pool);
         Some(envelope)
     }
 }
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
+        if self.len == 0 && self.slots.is_none() {
+            return;
+        }
         let mut pool = BacklogPool::default();
         while let Some(envelope) = self.pop(&mut pool) {
             drop(envelope);
         }
+        self.rest(&mut pool);
     }
 }
 
@@ -167,10 +233,10 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::envelope::{Class, Delivery, EpochTag, Meta, VTable, drop_message};
+    use crate::envelope::{Class, Delivery, EpochTag, Front, Meta, VTable, drop_message};
     use crate::random::Random;
 
-    unsafe fn never(_: Delivery<'_>) {
+    unsafe fn never(_: &Delivery<'_>, _: Front) {
         unreachable!("not delivered in this test");
     }
 
@@ -191,12 +257,14 @@ mod tests {
     fn random_pushes_and_pops_agree_with_a_queue() {
         for seed in 0..200 {
             let mut random = Random::new(seed);
-            let (mut mailbox, mut pool, mut model) = (Mailbox::new(), BacklogPool::default(), VecDeque::new());
+            let (mut mailbox, mut pool, mut model) = (Mailbox::new(8), BacklogPool::default(), VecDeque::new());
             for step in 0..2000 {
                 // Long stretches of growth and of draining, so that the ring wraps, grows and goes back to the pool.
                 let growing = step / 100 % 2 == 0;
                 if random.next_u64() % 4 < if growing { 3 } else { 1 } {
-                    mailbox.push(&mut pool, || envelope(step));
+                    let slot = mailbox.claim(&mut pool);
+                    // SAFETY: just claimed.
+                    unsafe { slot.write(envelope(step)) };
                     model.push_back(step);
                 } else {
                     assert_eq!(mailbox.pop(&mut pool).map(number), model.pop_front(), "seed {seed}, step {step}");

@@ -1,103 +1,78 @@
-//! All links from and to one shard: a user ring and a control ring per ordered pair.
+//! `Mesh`: all links of one shard to and from the others: a user ring and a control ring per ordered pair.
 //!
 //! Invariant: nothing ever waits on a full ring. User messages are refused when the ring is full; replies always fit, because
 //! an ask to another shard is only sent while fewer than [`ASKS_PER_PEER_SHARD`] are outstanding towards it, and every ask
-//! that crosses is answered exactly once. What a turn produced is published once, at its end.
+//! that crosses is answered exactly once. Messages are built in their ring slots; what a turn produced is published once,
+//! at its end. Belongs to its shard's thread.
 
-use rtrb::{Consumer, Producer, RingBuffer};
+use std::ptr::NonNull;
 
 use crate::envelope::Envelope;
 use crate::limits::{ASKS_PER_PEER_SHARD, RING_SLOTS};
 use crate::link::ShardLink;
+use crate::parked;
 use crate::reply::CrossReply;
+use crate::ring::{Consumer, Producer, ring};
 
-/// One link out of a shard.
+const CONTROL_SLOTS: usize = ASKS_PER_PEER_SHARD as usize;
+
+type UserIn = Producer<Envelope, RING_SLOTS>;
+type ControlIn = Producer<CrossReply, CONTROL_SLOTS>;
+type UserOut = Consumer<Envelope, RING_SLOTS>;
+type ControlOut = Consumer<CrossReply, CONTROL_SLOTS>;
+
+/// The end of a link in its sending shard.
 pub(crate) struct Outbound {
     link: &'static ShardLink,
-    user: Producer<Envelope>,
-    control: Producer<CrossReply>,
-    staged: Vec<Envelope>,
-    staged_control: Vec<CrossReply>,
-    /// Slots known to be free in the user ring, less those staged.
-    room: usize,
+    user: UserIn,
+    control: ControlIn,
     /// Asks sent there and not answered yet.
     asks: u32,
+    /// Something was published whose receiver may sleep.
+    unannounced: bool,
 }
 
-/// One link into a shard.
-struct Inbound {
+/// The end of a link in its receiving shard.
+pub(crate) struct Inbound {
     from: u16,
-    user: Consumer<Envelope>,
-    control: Consumer<CrossReply>,
+    user: UserOut,
+    control: ControlOut,
+    /// Messages of the batch that was begun and that are not taken yet.
+    batch: usize,
 }
 
-/// The ring for messages.
-pub(crate) fn user_ring() -> (Producer<Envelope>, Consumer<Envelope>) {
-    RingBuffer::new(RING_SLOTS)
-}
-
-/// The ring for replies.
-pub(crate) fn control_ring() -> (Producer<CrossReply>, Consumer<CrossReply>) {
-    RingBuffer::new(ASKS_PER_PEER_SHARD as usize)
+/// The two ends of the link from shard `from` to the shard of `to`.
+pub(crate) fn link_shards(from: u16, to: &'static ShardLink) -> (Outbound, Inbound) {
+    let ((user_in, user_out), (control_in, control_out)) = (ring(), ring());
+    let outbound = Outbound { link: to, user: user_in, control: control_in, asks: 0, unannounced: false };
+    (outbound, Inbound { from, user: user_out, control: control_out, batch: 0 })
 }
 
 impl Outbound {
-    pub(crate) fn new(link: &'static ShardLink, user: Producer<Envelope>, control: Producer<CrossReply>) -> Self {
-        Self {
-            link,
-            user,
-            control,
-            staged: Vec::with_capacity(RING_SLOTS),
-            staged_control: Vec::new(),
-            room: RING_SLOTS,
-            asks: 0,
-        }
-    }
-
-    #[inline]
-    fn has_room(&mut self) -> bool {
-        if self.room == 0 {
-            self.room = self.user.slots() - self.staged.len();
-        }
-        self.room > 0
-    }
-
-    /// Publishes what was staged and wakes the receiver if it is parked. Returns how many user messages went out.
-    fn flush(&mut self) -> u64 {
-        if self.staged.is_empty() && self.staged_control.is_empty() {
-            return 0;
-        }
-        let sent = self.staged.len();
-        if sent > 0 {
-            let chunk = self.user.write_chunk_uninit(sent).expect("staged no more than there was room for");
-            chunk.fill_from_iter(self.staged.drain(..));
-        }
-        let replies = self.staged_control.len();
-        if replies > 0 {
-            let chunk = self.control.write_chunk_uninit(replies).expect("each reply's room was reserved by its ask");
-            chunk.fill_from_iter(self.staged_control.drain(..));
-        }
-        self.link.wake();
-        sent as u64
+    /// Publishes what was pushed; returns how many user messages went out.
+    fn publish(&mut self) -> u64 {
+        let (messages, replies) = (self.user.publish(), self.control.publish());
+        self.unannounced = messages + replies > 0 && self.link.may_park();
+        messages as u64
     }
 }
 
-/// All links of one shard.
+/// See the module's head.
 pub(crate) struct Mesh {
     out: Vec<Option<Outbound>>,
     inbound: Vec<Inbound>,
+    /// The link from which the batch goes on.
+    turn_of: usize,
     dirty: bool,
 }
 
 impl Mesh {
-    pub(crate) fn new(
-        out: Vec<Option<Outbound>>,
-        inbound: Vec<(u16, Consumer<Envelope>, Consumer<CrossReply>)>,
-    ) -> Self {
-        let inbound = inbound.into_iter().map(|(from, user, control)| Inbound { from, user, control }).collect();
-        Self { out, inbound, dirty: false }
+    /// The mesh of a shard; `out` holds a link for every other shard at its place, `inbound` one from each.
+    pub(crate) fn new(out: Vec<Option<Outbound>>, inbound: Vec<Inbound>) -> Self {
+        Self { out, inbound, turn_of: 0, dirty: false }
     }
 
+    #[inline]
     fn outbound(&mut self, shard: u16) -> &mut Outbound {
         self.out[shard as usize].as_mut().expect("another shard of this engine")
     }
@@ -105,7 +80,7 @@ impl Mesh {
     /// Whether a message for `shard` may be pushed now.
     #[inline]
     pub(crate) fn has_room(&mut self, shard: u16) -> bool {
-        self.outbound(shard).has_room()
+        self.outbound(shard).user.room() > 0
     }
 
     /// Reserves the place of one reply from `shard`; `false` when too many are outstanding.
@@ -123,46 +98,98 @@ impl Mesh {
         self.outbound(shard).asks -= 1;
     }
 
-    /// Stages a message; the caller has checked [`has_room`](Self::has_room).
-    #[inline]
+    /// Builds a message in its ring slot; the caller has checked [`has_room`](Self::has_room).
+    #[inline(always)]
+    pub(crate) fn push_with(&mut self, shard: u16, make: impl FnOnce() -> Envelope) {
+        self.dirty = true;
+        self.outbound(shard).user.push_with(make);
+    }
+
+    /// Pushes a message that is an envelope already.
     pub(crate) fn push(&mut self, shard: u16, envelope: Envelope) {
-        let out = self.outbound(shard);
-        debug_assert!(out.room > 0);
-        out.room -= 1;
-        out.staged.push(envelope);
-        self.dirty = true;
+        self.push_with(shard, || envelope);
     }
 
-    /// Stages a reply, whose room its ask has reserved.
+    /// Pushes a reply, whose room its ask has reserved.
     pub(crate) fn push_reply(&mut self, reply: CrossReply) {
-        self.outbound(reply.address.0.shard()).staged_control.push(reply);
         self.dirty = true;
+        let control = &mut self.outbound(reply.address.0.shard()).control;
+        assert!(control.room() > 0, "a reply's room was reserved by its ask");
+        control.push_with(|| reply);
     }
 
-    /// Publishes everything staged; returns how many user messages went out.
+    /// Publishes everything pushed and wakes the receivers that are parked, with one fence for all of them; returns how many
+    /// user messages went out.
     pub(crate) fn flush(&mut self) -> u64 {
         if !std::mem::take(&mut self.dirty) {
             return 0;
         }
-        self.out.iter_mut().flatten().map(Outbound::flush).sum()
+        let mut sent = 0;
+        let mut unannounced = false;
+        for out in self.out.iter_mut().flatten() {
+            sent += out.publish();
+            unannounced |= out.unannounced;
+        }
+        if unannounced {
+            parked::order_publication();
+            for out in self.out.iter_mut().flatten().filter(|out| out.unannounced) {
+                out.link.wake_ordered();
+            }
+        }
+        sent
     }
 
-    /// Moves every reply that has arrived into `replies`, and up to `limit` messages of each link into `messages`.
-    pub(crate) fn drain(&mut self, limit: usize, messages: &mut Vec<Envelope>, replies: &mut Vec<CrossReply>) {
+    /// Moves every reply that has arrived into `replies`.
+    pub(crate) fn take_replies(&mut self, replies: &mut Vec<CrossReply>) {
         for inbound in &mut self.inbound {
-            let count = inbound.control.slots();
+            let count = inbound.control.refresh();
             if count > 0 {
-                let chunk = inbound.control.read_chunk(count).expect("counted just now");
-                replies.extend(chunk);
+                replies.extend(std::iter::from_fn(|| inbound.control.pop()));
+                inbound.control.release();
                 let out = self.out[inbound.from as usize].as_mut().expect("links come in pairs");
                 out.asks -= u32::try_from(count).expect("a ring's size");
             }
-            let count = inbound.user.slots().min(limit);
-            if count > 0 {
-                let chunk = inbound.user.read_chunk(count).expect("counted just now");
-                messages.extend(chunk);
-            }
         }
+    }
+
+    /// Begins a batch of up to `limit` messages of each link; returns how many there are in all. `usize::MAX` takes all that
+    /// was published before the call.
+    pub(crate) fn begin_batch(&mut self, limit: usize) -> usize {
+        self.turn_of = 0;
+        let mut all = 0;
+        for inbound in &mut self.inbound {
+            let there = if limit == usize::MAX { inbound.user.refresh() } else { inbound.user.available() };
+            inbound.batch = there.min(limit);
+            all += inbound.batch;
+        }
+        all
+    }
+
+    /// Hands over the next message of the batch in its ring slot. It is the caller's: moved out or dropped in place, once.
+    /// The address is valid until [`end_batch`](Self::end_batch), whatever else is done with the mesh.
+    #[inline]
+    pub(crate) fn next_arrival(&mut self) -> Option<NonNull<Envelope>> {
+        loop {
+            let inbound = self.inbound.get_mut(self.turn_of)?;
+            if inbound.batch > 0 {
+                inbound.batch -= 1;
+                return inbound.user.take();
+            }
+            self.turn_of += 1;
+        }
+    }
+
+    /// Gives the slots of the batch back to their senders. What was not handed over stays for the next batch.
+    pub(crate) fn end_batch(&mut self) {
+        for inbound in &mut self.inbound {
+            inbound.batch = 0;
+            inbound.user.release();
+        }
+    }
+
+    /// Messages that wait in the rings towards this shard.
+    pub(crate) fn waiting(&mut self) -> u64 {
+        self.inbound.iter_mut().map(|inbound| inbound.user.refresh() as u64).sum()
     }
 
     /// Whether anything waits in the rings.

@@ -8,6 +8,7 @@ mod actor_box;
 mod async_slot;
 mod cell;
 mod core;
+mod core_cell;
 mod deliver;
 mod mailbox;
 mod mesh;
@@ -18,18 +19,20 @@ use std::cell::{Cell as StdCell, RefCell};
 use std::ptr::NonNull;
 
 pub(crate) use self::actor_box::{ActorBox, Again, Once};
-pub(crate) use self::cell::{FOREIGN_INDEX, Life};
+pub(crate) use self::cell::{CELLS_MAX, Cell, Life, foreign_index};
 pub(crate) use self::core::{DeadLetterDraft, ShardCore, Spawn};
-pub(crate) use self::mesh::{Mesh, Outbound, control_ring, user_ring};
+pub(crate) use self::core_cell::CoreCell;
+pub(crate) use self::mesh::{Inbound, Mesh, Outbound, link_shards};
 pub(crate) use self::turn::Shard;
 use crate::link::ShardLink;
 use crate::port::service::Service;
 use crate::port::transport::Transport;
+use crate::sync::thread_local;
 
 /// What the turn and the handlers of one shard share.
 pub(crate) struct ShardCell {
     pub(crate) link: &'static ShardLink,
-    pub(crate) core: RefCell<ShardCore>,
+    pub(crate) core: CoreCell,
     pub(crate) services: Vec<RefCell<Box<dyn Service>>>,
     pub(crate) transport: RefCell<Option<Box<dyn Transport>>>,
 }
@@ -44,6 +47,19 @@ pub(crate) fn current<R>(f: impl FnOnce(Option<&ShardCell>) -> R) -> R {
     let shard = CURRENT.with(StdCell::get);
     // SAFETY: `enter` keeps the pointer valid until its guard resets it, and only shared references are made from it.
     f(shard.map(|shard| unsafe { shard.as_ref() }))
+}
+
+/// The shard whose turn runs on this thread, if it is the one behind `link`: for the hottest path, which must not go through
+/// a closure.
+///
+/// # Safety
+/// The reference is used only while the calling function runs, which it does within a turn of that shard.
+#[inline(always)]
+pub(crate) unsafe fn here<'a>(link: &'static ShardLink) -> Option<&'a ShardCell> {
+    let shard = CURRENT.with(StdCell::get)?;
+    // SAFETY: `enter` keeps the pointer valid until its guard resets it, after the caller has returned.
+    let shard = unsafe { shard.as_ref() };
+    std::ptr::eq(shard.link, link).then_some(shard)
 }
 
 /// Marks `shard` as the current one of this thread until the guard is dropped.
@@ -67,6 +83,11 @@ impl Drop for Entered<'_> {
 /// Drops a user's value; a panic in its drop ends here.
 pub(crate) fn drop_contained<T>(value: T) {
     drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(value))));
+}
+
+/// Wakes somebody; a panic of a foreign waker ends here.
+pub(crate) fn wake_contained(waker: std::task::Waker) {
+    drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake())));
 }
 
 /// # Panics

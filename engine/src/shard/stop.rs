@@ -15,8 +15,8 @@ impl ShardCell {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         let Some(cell) = core.cells.get(index, generation) else { return };
-        if cell.life != Life::Stopping {
-            cell.life = Life::Stopping;
+        if cell.conduct.life != Life::Stopping {
+            cell.conduct.life = Life::Stopping;
             cell.extra().stop_reason = Some(reason);
         }
         if !cell.scheduled {
@@ -30,16 +30,16 @@ impl ShardCell {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         let Some(cell) = core.cells.get(index, generation) else { return };
-        if cell.life == Life::New {
+        if cell.conduct.life == Life::New {
             // It starts first, in this turn or the next.
             core.deferred.push(Box::new(move |shard| shard.request_drain(index, generation)));
             return;
         }
-        if cell.life == Life::Live {
-            cell.life = Life::Draining;
+        if cell.conduct.life == Life::Live {
+            cell.conduct.life = Life::Draining;
             cell.extra().stop_reason = Some(StopReason::Drained);
         }
-        if !cell.scheduled && !cell.suspended {
+        if !cell.scheduled && !cell.conduct.suspended {
             cell.scheduled = true;
             core.run_queue.push(index);
         }
@@ -50,8 +50,8 @@ impl ShardCell {
         let (state, slot, seat, reason) = {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
-            let built = cell.life != Life::New;
-            cell.life = Life::Stopping;
+            let built = cell.conduct.life != Life::New;
+            cell.conduct.life = Life::Stopping;
             cell.scheduled = true;
             let state = cell.state.take();
             let generation = cell.generation;
@@ -87,7 +87,7 @@ impl ShardCell {
                 core.graveyard.push(super::DeadLetterDraft { envelope, reason: Reason::Closed });
             }
             if cell.short {
-                core.link.short.clear(index, generation);
+                core.ledger.forget(&core.link.credit, (index, generation));
                 core.owed_room.has_room(index, generation);
             }
             let extra = cell.extra.take();

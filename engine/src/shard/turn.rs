@@ -8,12 +8,12 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::core::{Counters, ShardCore};
-use super::{ShardCell, enter};
+use super::{CoreCell, ShardCell, enter};
 use crate::actor::StopReason;
 use crate::cluster::inbound::Inbound;
 use crate::dead_letter::Reason;
 use crate::error::{AskError, StartError, Unknown};
-use crate::limits::{RING_BATCH, TURN_BUDGET};
+use crate::limits::{CREDIT_CALM_NS, RING_BATCH, TURN_BUDGET};
 use crate::link::Queues;
 use crate::port::driver::{Driver, FileCompletion};
 use crate::port::service::{Service, ServiceContext, Started};
@@ -64,6 +64,8 @@ pub(crate) struct Shard {
     replies: Vec<CrossReply>,
     expired: Vec<ReplyAddress>,
     on_started: Option<OnStarted>,
+    /// Waiting senders to wake at the end of the turn.
+    wakers: Vec<std::task::Waker>,
 }
 
 impl Shard {
@@ -78,7 +80,7 @@ impl Shard {
         let ready = vec![false; services.len()];
         let cell = Box::new(ShardCell {
             link: core.link,
-            core: RefCell::new(core),
+            core: CoreCell::new(core),
             services: services.into_iter().map(RefCell::new).collect(),
             transport: RefCell::new(transport),
         });
@@ -96,6 +98,7 @@ impl Shard {
             replies: Vec::new(),
             expired: Vec::new(),
             on_started: Some(on_started),
+            wakers: Vec::new(),
         }
     }
 
@@ -108,6 +111,7 @@ impl Shard {
         let now_ns = driver.now_ns();
         self.account(now_ns);
         let mut busy = self.complete(cell, driver, now_ns);
+        let mut moved = false;
         busy |= self.run_system(cell);
         match self.phase {
             Phase::Starting => self.start(cell, driver, now_ns),
@@ -115,7 +119,8 @@ impl Shard {
                 busy |= self.receive(cell);
                 busy |= self.fire(cell, now_ns);
                 busy |= self.poll_services(cell, driver, now_ns);
-                busy |= self.poll_transport(cell, driver);
+                moved = self.poll_transport(cell, driver);
+                busy |= moved;
                 let handled = self.run_actors(cell);
                 driver.charge_messages(handled);
                 busy |= handled > 0;
@@ -135,6 +140,7 @@ impl Shard {
             Phase::Stopped => {}
         }
         cell.bury_dead();
+        self.relieve(cell, moved);
         self.flush(cell, driver, now_ns);
         if self.phase == Phase::Closing {
             cell.link.begin_close();
@@ -186,7 +192,7 @@ impl Shard {
             op(cell);
             any = true;
         }
-        any
+        any | cell.link.wakes.drain(|sleeper| sleeper.rise(&mut cell.core.borrow_mut()))
     }
 
     fn start(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) {
@@ -225,12 +231,21 @@ impl Shard {
         let deferred = std::mem::take(&mut cell.core.borrow_mut().deferred);
         // A deferred request comes after all that is there now, so all of it is taken.
         let limit = if deferred.is_empty() { RING_BATCH } else { usize::MAX };
-        cell.core.borrow_mut().mesh.drain(limit, &mut self.arrivals, &mut self.replies);
-        cell.core.borrow_mut().counters.ring_received += self.arrivals.len() as u64;
+        {
+            let mut core = cell.core.borrow_mut();
+            core.mesh.take_replies(&mut self.replies);
+            core.counters.ring_received += core.mesh.begin_batch(limit) as u64;
+            while let Some(arrival) = core.mesh.next_arrival() {
+                // SAFETY: handed over by the batch, moved out once and before the batch ends.
+                self.arrivals.push(unsafe { arrival.read() });
+            }
+            core.mesh.end_batch();
+        }
         for _ in 0..limit.min(self.queues.user.capacity()) {
             let Some(envelope) = self.queues.user.pop() else { break };
             self.arrivals.push(envelope);
         }
+        cell.core.borrow_mut().ledger.received += self.arrivals.len() as u64;
         let any = !self.arrivals.is_empty() || !self.replies.is_empty();
         if any {
             // What was requested before these were sent comes first: spawns of actors that they speak of.
@@ -273,6 +288,19 @@ impl Shard {
         any
     }
 
+    /// Room goes to the senders that wait for it, then to those elsewhere that count.
+    fn relieve(&mut self, cell: &ShardCell, moved: bool) {
+        let mut core = cell.core.borrow_mut();
+        cell.link.waiting.serve(&mut core, moved, &mut self.wakers);
+        if !core.ledger.is_empty() {
+            core.settle_credit();
+        }
+        drop(core);
+        for waker in self.wakers.drain(..) {
+            super::wake_contained(waker);
+        }
+    }
+
     fn poll_services(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) -> bool {
         let mut any = false;
         for (index, service) in (0_u8..).zip(&cell.services) {
@@ -292,7 +320,8 @@ impl Shard {
     fn run_actors(&mut self, cell: &ShardCell) -> u32 {
         let mut handled = 0;
         while handled < TURN_BUDGET {
-            let next = cell.core.borrow_mut().run_queue.pop();
+            // SAFETY: taking a number out of a queue runs no code but the queue's.
+            let next = unsafe { cell.core.quick() }.run_queue.pop();
             let Some(index) = next else { break };
             handled += cell.activate(index);
         }
@@ -399,15 +428,22 @@ impl Shard {
         let services = cell.services.iter().filter_map(|service| service.borrow().next_deadline_ns()).min();
         let transport = cell.transport.borrow().as_ref().and_then(|transport| transport.next_deadline_ns());
         let sweep = Some(core.directory.next_sweep_ns).filter(|at| *at != u64::MAX);
-        let earliest = [core.timers.next_deadline_ns(), core.replies.next_deadline_ns(), services, transport, sweep]
-            .into_iter()
-            .flatten()
-            .min();
+        let calm = core.ledger.is_calming().then(|| core.now_ns + CREDIT_CALM_NS);
+        let earliest =
+            [core.timers.next_deadline_ns(), core.replies.next_deadline_ns(), services, transport, sweep, calm]
+                .into_iter()
+                .flatten()
+                .min();
         earliest.map_or(Wait::Idle, Wait::Until)
     }
 
     fn has_arrivals(&self, core: &ShardCore) -> bool {
-        !self.queues.system.is_empty() || !self.queues.user.is_empty() || core.mesh.has_arrivals()
+        !self.queues.system.is_empty()
+            || !self.queues.user.is_empty()
+            || core.mesh.has_arrivals()
+            || !core.link.wakes.is_empty()
+            || core.link.waiting.wants_attention()
+            || core.credit_is_due()
     }
 
     /// Announces parking and looks for work once more; `false` when there is some. Pair: `finish_park`.
@@ -445,8 +481,8 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             core.cells
                 .get(owner.index, owner.generation)
-                .filter(|cell| cell.incarnation == owner.incarnation && cell.life != super::Life::Stopping)
-                .map(|cell| cell.len() < cell.capacity)
+                .filter(|cell| cell.incarnation == owner.incarnation && cell.conduct.life != super::Life::Stopping)
+                .map(|cell| !cell.mailbox.is_full())
         };
         let Some(room) = room else { return super::drop_contained(body) };
         let mut period = match body {
@@ -487,8 +523,8 @@ impl ShardCell {
                 let idle_ms = u32::try_from(idle_ns >> 20).unwrap_or(u32::MAX);
                 for (index, generation) in core.directory.cells(position) {
                     let cell = core.cells.get(index, generation).expect("directory entries are live");
-                    let is_idle = now_ms.wrapping_sub(cell.active_ms) >= idle_ms.max(1);
-                    if is_idle && !cell.scheduled && !cell.suspended && cell.len() == 0 {
+                    let is_idle = now_ms.wrapping_sub(cell.extra().active_ms) >= idle_ms.max(1);
+                    if is_idle && !cell.scheduled && !cell.conduct.suspended && cell.len() == 0 {
                         idle.push((index, generation));
                     }
                 }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -16,6 +16,7 @@ use super::readiness::PollWake;
 use crate::driver::files::Operation;
 use crate::limits::FILE_ATTEMPTS;
 use crate::port::driver::{FileCompletion, FileOp};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A shard's writer thread.
 pub(super) struct Worker {
@@ -39,7 +40,7 @@ struct Finished {
 
 impl Worker {
     pub(super) fn new(wake: Arc<PollWake>, cpus: Option<CpuSet>) -> Self {
-        let finished = Finished { completions: Mutex::default(), any: AtomicBool::new(false), wake };
+        let finished = Finished { completions: Mutex::new(Vec::new()), any: AtomicBool::new(false), wake };
         Self { finished: Arc::new(finished), running: None, cpus }
     }
 
