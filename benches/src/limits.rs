@@ -9,6 +9,12 @@ pub const YIELD_EVERY: u64 = 1024;
 /// Requests in flight between two shards in the `ask` workload: enough to hide a crossing, few enough for a mailbox.
 pub const ASKS_IN_FLIGHT: u64 = 64;
 
+/// Requests in flight between two nodes in the wide `ask` workload: what the goals name.
+pub const REMOTE_ASKS_IN_FLIGHT: u64 = 256;
+
+/// Receivers of one message in the `fan-out` workload, half of them on each of two nodes.
+pub const VIEWERS: usize = 10_000;
+
 /// Messages the bare ring publishes at once: what one turn of a shard typically hands over.
 pub const RING_BATCH: usize = 64;
 

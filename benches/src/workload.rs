@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::limits::{ASKS_IN_FLIGHT, FIBONACCI_ACTORS, WRITERS};
+use crate::limits::{ASKS_IN_FLIGHT, FIBONACCI_ACTORS, REMOTE_ASKS_IN_FLIGHT, WRITERS};
 
 /// Where the two ends of a workload run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,11 +57,15 @@ pub enum Work {
     LogAppend(u64),
     /// `n` asks of 64 bytes to another node, so many in flight.
     RemoteAsk(u64),
+    /// One producer tells one counting actor at another node `n` messages of 64 bytes; ends when the last is counted.
+    RemoteTell,
+    /// One actor sends `n` messages of 64 bytes to each of [`VIEWERS`] actors on two nodes, one at a time.
+    FanOut,
 }
 
 impl Work {
     /// All of them, in the order of the table; [`Work::Pairs`] depend on the machine and are not among them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 26] = [
         Self::PingPong(Place::SameShard),
         Self::Tell(Place::SameShard),
         Self::FanIn,
@@ -85,6 +89,9 @@ impl Work {
         Self::LogAppend(WRITERS),
         Self::RemoteAsk(1),
         Self::RemoteAsk(ASKS_IN_FLIGHT),
+        Self::RemoteAsk(REMOTE_ASKS_IN_FLIGHT),
+        Self::RemoteTell,
+        Self::FanOut,
     ];
 
     /// How many operations `compare` runs at a time: enough that the first touch of fresh memory (milliseconds, whoever starts)
@@ -104,7 +111,9 @@ impl Work {
             Self::TickLateness | Self::TickMissed | Self::IdleCpu => 5_000,
             Self::Pairs(shards) => 20_000_000 * u64::from(shards),
             Self::PingPong(Place::OtherShard) | Self::PingPongParked | Self::RemoteAsk(1) => 10_000,
-            Self::RemoteAsk(_) => 100_000,
+            Self::RemoteAsk(_) => 200_000,
+            Self::RemoteTell => 1_000_000,
+            Self::FanOut => 200,
             Self::LogAppend(1) => 2_000,
             Self::LogAppend(_) => 30_000,
         }
@@ -116,6 +125,8 @@ impl fmt::Display for Work {
         let text = match self {
             Self::LogAppend(writers) => return f.pad(&format!("durable event, {writers} writer(s)")),
             Self::RemoteAsk(in_flight) => return f.pad(&format!("ask, other node, {in_flight} in flight")),
+            Self::RemoteTell => "tell, other node",
+            Self::FanOut => "one message to 10,000 actors on two nodes",
             Self::Pairs(shards) => return f.pad(&format!("independent pairs, {shards} shard(s)")),
             Self::PingPong(Place::SameShard) => "ping-pong, same shard",
             Self::PingPong(Place::OtherShard) => "ping-pong, other shard, spinning",

@@ -12,14 +12,15 @@
 //!      0     4  len              frame without its padding: 64 + key padded to 16 + payload
 //!      4     4  header_crc       CRC-32C of these 64 bytes with this field zero
 //!      8     2  header_version   1
-//!     10     2  kind             1 Hello, 2 Tell, 3 Ask, 4 Reply, 5 Bounce
+//!     10     2  kind             1 Hello, 2 Tell, 3 Ask, 4 Reply, 5 Bounce, 6 Route,
+//!                           7 FanOut, 8 Room
 //!     12     2  message_version  version of message_id; 0 without message
 //!     14     1  group            slot group of the actor, below 64
 //!     15     1  status           Reply and Bounce: how it ended; else 0
 //!     16     8  message_id       what the payload is; 0 without message
 //!     24     8  actor_type       type of the actor that `key` names; 0 without key
 //!     32     8  group_epoch      epoch under which the sender takes `group` to be placed
-//!     40     8  correlation      chosen by the sender of an Ask or a Tell, returned in Reply and Bounce
+//!     40     8  correlation      chosen by the sender of an Ask or a Tell, returned in Reply and Bounce; a Route's number
 //!     48     8  ttl_ns           time left to the deadline when the frame was written; 0 = none
 //!     56     4  payload_len      bytes
 //!     60     2  key_len          bytes, at most 512
@@ -34,7 +35,9 @@ use core::fmt;
 use crate::{
     checksum,
     ids::{ActorTypeId, Epoch, GroupId, MessageId, ShardId},
-    limits::{ALIGN_BYTES, HEADER_BYTES, HEADER_VERSION, KEY_BYTES_MAX, MAX_FRAME_BYTES, PAYLOAD_BYTES_MAX},
+    limits::{
+        ALIGN_BYTES, HEADER_BYTES, HEADER_VERSION, KEY_BYTES_MAX, MAX_FRAME_BYTES, PAYLOAD_BYTES_MAX, ROUTES_MAX,
+    },
     wire::{AlignedBytes, EncodeError, WireValue, encode, pad_to_align},
 };
 
@@ -52,6 +55,13 @@ pub enum FrameKind {
     Reply = 4,
     /// A [`Tell`](FrameKind::Tell) that was refused, so that its sender's dead letters can name it.
     Bounce = 5,
+    /// From here on in this lane and session, the number in `correlation` means this actor, message and epoch; see
+    /// [`short`](crate::short).
+    Route = 6,
+    /// One message for several actors of one type; [`fan_out`](crate::fan_out) draws the payload.
+    FanOut = 7,
+    /// The actor that `key` names, which refused a message for want of room, has room again.
+    Room = 8,
 }
 
 impl FrameKind {
@@ -62,6 +72,9 @@ impl FrameKind {
             3 => Some(Self::Ask),
             4 => Some(Self::Reply),
             5 => Some(Self::Bounce),
+            6 => Some(Self::Route),
+            7 => Some(Self::FanOut),
+            8 => Some(Self::Room),
             _ => None,
         }
     }
@@ -88,6 +101,10 @@ pub enum ReplyStatus {
     Failed = 6,
     /// Unknown: the group moved on to another epoch meanwhile.
     Fenced = 7,
+    /// Unknown: whoever handled it waited for something in vain.
+    Deadline = 8,
+    /// Unknown: whoever handled it lost the node that it needed.
+    PeerLost = 9,
 }
 
 impl ReplyStatus {
@@ -107,6 +124,8 @@ impl ReplyStatus {
             5 => Some(Self::Unavailable),
             6 => Some(Self::Failed),
             7 => Some(Self::Fenced),
+            8 => Some(Self::Deadline),
+            9 => Some(Self::PeerLost),
             _ => None,
         }
     }
@@ -296,8 +315,19 @@ impl FrameHeader {
         let (key, message, status) = (self.key_len != 0, self.message_id.get() != 0, self.status != ReplyStatus::Ok);
         let wrong = match kind {
             FrameKind::Hello if key || message || status => Some("a Hello with key, message or status"),
-            FrameKind::Tell | FrameKind::Ask if !message => Some("a message without id"),
-            FrameKind::Tell | FrameKind::Ask if status => Some("a message with a status"),
+            FrameKind::Tell | FrameKind::Ask | FrameKind::Route | FrameKind::FanOut if !message => {
+                Some("a message without id")
+            }
+            FrameKind::Tell | FrameKind::Ask | FrameKind::Route | FrameKind::FanOut if status => {
+                Some("a message with a status")
+            }
+            FrameKind::FanOut if key => Some("a FanOut with a key"),
+            FrameKind::Room if message || status || self.payload_len != 0 => {
+                Some("a Room with message, status or payload")
+            }
+            FrameKind::Route if self.payload_len != 0 || self.correlation >= u64::from(ROUTES_MAX) => {
+                Some("a Route with payload or beyond the last number")
+            }
             FrameKind::Bounce if !status => Some("a Bounce without reason"),
             FrameKind::Bounce if self.payload_len != 0 => Some("a Bounce with payload"),
             FrameKind::Reply if self.status.is_rejection() && self.payload_len != 0 => Some("a rejection with payload"),

@@ -22,10 +22,17 @@ pub const PLACEMENT_HASH_VERSION: u16 = 1;
 pub const HEADER_VERSION: u16 = 1;
 
 /// Version of the node-to-node protocol above the header: who greets first, which kinds exist.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Bytes of a frame header. One cache line.
 pub const HEADER_BYTES: usize = 64;
+
+/// Bytes of a short frame's header: what alignment leaves no less of.
+pub const SHORT_HEADER_BYTES: usize = 16;
+
+/// Routes (receiver and message under one number) that one lane of one session may have at a time. Bounds what a peer can
+/// make us keep: at most 600 bytes each with the longest keys, 10 MB in all.
+pub const ROUTES_MAX: u16 = 16_384;
 
 /// Frames, keys and payloads begin at multiples of this many bytes: the strictest alignment that an archive
 /// can ask for (`u128`).
@@ -61,6 +68,7 @@ const _: () = assert!(SLOTS_PER_GROUP as u32 * GROUP_COUNT as u32 == SLOT_COUNT 
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize && KEY_BYTES_MAX.is_multiple_of(ALIGN_BYTES));
 const _: () = assert!(MAX_FRAME_BYTES <= u32::MAX as usize && MAX_FRAME_BYTES.is_multiple_of(ALIGN_BYTES));
 const _: () = assert!(HEADER_BYTES.is_multiple_of(ALIGN_BYTES));
+const _: () = assert!(MAX_FRAME_BYTES < 1 << 24, "the highest byte of a frame's length tells short forms");
 const _: () = assert!(NAME_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(SCHEMA_COUNT_MAX <= u16::MAX as usize);
 const _: () = assert!(

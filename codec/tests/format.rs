@@ -111,7 +111,7 @@ fn a_greeting_is_these_bytes() {
     let payload = header.payload(&out).expect("it is whole");
     assert_eq!(
         hex(payload),
-        "01000100 03000000 252b7c19 efe6e6f9\n\
+        "02000100 03000000 252b7c19 efe6e6f9\n\
          09000000 00000000 01000200 00100100\n\
          e3dbb29d c21dd12a 08070605 04030201\n\
          02000a00 74657374 2e6f7264 6572"
@@ -310,12 +310,15 @@ fn a_header_that_contradicts_itself_says_how() {
     assert!(forged(|_| ()).is_ok());
     assert!(matches!(forged(|h| h[0] += 1), Err(HeaderError::Len { len: 0x58, key_len: 5, payload_len: 7 })));
     assert!(matches!(forged(|h| h[8] = 2), Err(HeaderError::Version { version: 2 })));
-    assert!(matches!(forged(|h| h[10] = 6), Err(HeaderError::Kind { kind: 6 })));
+    assert!(matches!(forged(|h| h[10] = 9), Err(HeaderError::Kind { kind: 9 })));
     assert!(matches!(forged(|h| h[14] = 64), Err(HeaderError::Group { group: 64 })));
-    assert!(matches!(forged(|h| h[15] = 8), Err(HeaderError::Status { status: 8 })));
+    assert!(matches!(forged(|h| h[15] = 10), Err(HeaderError::Status { status: 10 })));
     assert!(matches!(forged(|h| h[15] = 1), Err(HeaderError::Contradiction { .. })));
     assert!(matches!(forged(|h| h[16..24].fill(0)), Err(HeaderError::Contradiction { .. })));
     assert!(matches!(forged(|h| h[10] = 1), Err(HeaderError::Contradiction { .. })));
+    assert!(matches!(forged(|h| h[10] = 6), Err(HeaderError::Contradiction { .. })));
+    assert!(matches!(forged(|h| h[10] = 7), Err(HeaderError::Contradiction { .. })));
+    assert!(matches!(forged(|h| h[10] = 8), Err(HeaderError::Contradiction { .. })));
     assert!(matches!(forged(|h| h[10] = 5), Err(HeaderError::Contradiction { .. })));
     assert!(matches!(forged(|h| h[59] = 0xff), Err(HeaderError::Payload { .. })));
     assert!(matches!(forged(|h| h[61] = 0xff), Err(HeaderError::Key { .. })));
@@ -346,8 +349,8 @@ fn nodes_that_differ_say_in_what() {
     let own = Hello::new("test", NodeId::new(3), 9, ShardId::new(1), 2);
     assert_eq!(own.accept(&Hello { node: NodeId::new(4), incarnation: 1, ..own }), Ok(()));
     assert_eq!(
-        own.accept(&Hello { protocol_version: 2, ..own }),
-        Err(HelloRefusal::Differs { what: "protocol version", own: 1, theirs: 2 })
+        own.accept(&Hello { protocol_version: 3, ..own }),
+        Err(HelloRefusal::Differs { what: "protocol version", own: 2, theirs: 3 })
     );
     assert!(matches!(own.accept(&Hello { placement_hash_version: 0, ..own }), Err(HelloRefusal::Differs { .. })));
     assert!(matches!(own.accept(&Hello { slot_count: 1, ..own }), Err(HelloRefusal::Differs { .. })));

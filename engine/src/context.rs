@@ -16,6 +16,7 @@ use crate::ask::{Question, Target};
 use crate::envelope::{CellId, Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable, read_payload};
 use crate::erased::Erased;
 use crate::error::{AskError, SpawnError};
+use crate::fan_out::{Audience, FanOut, FanOutTarget};
 use crate::key::Key;
 use crate::limits::ASK_DEADLINE;
 use crate::message::{Message, WireMessage};
@@ -81,7 +82,8 @@ impl<A: Actor> Context<A> {
     #[must_use]
     pub fn sender(&self) -> Option<ActorId> {
         let engine = self.shard_cell().link.engine();
-        self.seat.sender.map(|sender| ActorId::new(engine.link(sender.shard()), sender.index(), sender.generation()))
+        let sender = self.seat.sender.filter(|sender| sender.as_node().is_none());
+        sender.map(|sender| ActorId::new(engine.link(sender.shard()), sender.index(), sender.generation()))
     }
 
     /// The shard that this actor lives on.
@@ -291,6 +293,15 @@ impl<A: Actor> Context<A> {
     {
         let (target, vtable) = target.target();
         PendingAsk { question: Question { target, vtable, message, ttl: ASK_DEADLINE }, cx: self }
+    }
+
+    /// Sends one message to every receiver in `audience`; never blocks. For each other node it is encoded once, for each shard
+    /// with receivers allocated once. Between this actor and one receiver it keeps its place among single messages.
+    pub fn tell_many<T, M, K>(&mut self, audience: &mut Audience<T>, message: M) -> FanOut
+    where
+        T: FanOutTarget<M, K>,
+    {
+        crate::fan_out::tell_many(audience, message)
     }
 
     /// Calls `f` with this shard's service of type `S`, such as the event log; `None` when there is none, or when it is the one

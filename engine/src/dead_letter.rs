@@ -65,7 +65,11 @@ impl Reason {
             ReplyStatus::Expired => Self::Expired,
             ReplyStatus::NoHandler => Self::NoHandler,
             ReplyStatus::Fenced => Self::Fenced,
-            ReplyStatus::Unavailable | ReplyStatus::Failed | ReplyStatus::Ok => Self::Unavailable,
+            ReplyStatus::Unavailable
+            | ReplyStatus::Failed
+            | ReplyStatus::Ok
+            | ReplyStatus::Deadline
+            | ReplyStatus::PeerLost => Self::Unavailable,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::dead_letter::DeadLetters;
 use crate::engine_link::EngineLink;
 use crate::envelope::EpochTag;
 use crate::error::{Error, ShutdownError, SpawnError, StartError};
+use crate::fan_out::{Audience, FanOut, FanOutTarget};
 use crate::key::Key;
 use crate::latch::{Latch, LatchGuard};
 use crate::peers::PeerState;
@@ -127,6 +128,16 @@ impl Engine {
     #[must_use]
     pub fn actor<A: VirtualActor>(&self, key: impl Into<Key>) -> VirtualRef<A> {
         VirtualRef::new(self.link, key.into())
+    }
+
+    /// Sends one message to every receiver in `audience`, from a thread outside the shards; see
+    /// [`Context::tell_many`](crate::Context::tell_many). For each other node it is encoded once on each shard of this node by
+    /// way of which single messages to the receivers would go.
+    pub fn tell_many<T, M, K>(&self, audience: &mut Audience<T>, message: M) -> FanOut
+    where
+        T: FanOutTarget<M, K>,
+    {
+        crate::fan_out::tell_many(audience, message)
     }
 
     /// How many shards the engine has.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use shardstage_codec::NodeId;
 
 use crate::blame::LongTurnOffice;
+use crate::cluster::credit::NoRoom;
 use crate::cluster::placement::Placement;
 use crate::cluster::registry::Registry;
 use crate::dead_letter::DeadLetterOffice;
@@ -25,6 +26,8 @@ pub(crate) struct EngineLink {
     pub(crate) dead_letters: DeadLetterOffice,
     pub(crate) long_turns: LongTurnOffice,
     pub(crate) peers: Peers,
+    /// Receivers without room, by node.
+    no_room: Box<[NoRoom]>,
 }
 
 impl EngineLink {
@@ -46,6 +49,7 @@ impl EngineLink {
             dead_letters: DeadLetterOffice::new(),
             long_turns: LongTurnOffice::new(),
             peers: Peers::default(),
+            no_room: (0..node_count).map(|_| NoRoom::new()).collect(),
         }));
         for shard in &link.shards {
             shard.set_engine(link);
@@ -59,6 +63,11 @@ impl EngineLink {
 
     pub(crate) fn links(&'static self) -> &'static [ShardLink] {
         &self.shards
+    }
+
+    /// Receivers at this node that have no room; `None` for a node that is not in the list.
+    pub(crate) fn no_room(&self, node: NodeId) -> Option<&NoRoom> {
+        self.no_room.get(node.get() as usize)
     }
 
     pub(crate) fn me(&self) -> NodeId {

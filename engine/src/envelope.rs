@@ -20,7 +20,7 @@ use std::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
 use std::num::NonZero;
 use std::ptr::{self, NonNull};
 
-use shardstage_codec::Epoch;
+use shardstage_codec::{Epoch, NodeId};
 
 use crate::context_block::ContextBlock;
 use crate::credit::Credit;
@@ -213,7 +213,9 @@ pub(crate) struct PackedAddress(NonZero<u64>);
 pub(crate) const INDEX_BITS: u32 = 27;
 pub(crate) const GENERATION_BITS: u32 = 27;
 pub(crate) const GENERATION_MAX: u32 = (1 << GENERATION_BITS) - 1;
-pub(crate) const SHARDS_MAX: u16 = 1 << (64 - INDEX_BITS - GENERATION_BITS);
+/// Shards of a node, at most; the number above the last stands for other nodes.
+pub(crate) const SHARDS_MAX: u16 = NODES_SHARD;
+const NODES_SHARD: u16 = (1 << (64 - INDEX_BITS - GENERATION_BITS)) - 1;
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
 
 impl PackedAddress {
@@ -234,6 +236,18 @@ impl PackedAddress {
     #[inline(always)]
     pub(crate) fn word(self) -> u64 {
         self.0.get()
+    }
+
+    /// Another node, as the sender of a message that nobody waits for: its refusal travels back there.
+    pub(crate) fn node(node: NodeId) -> Self {
+        let word = u64::from(NODES_SHARD) << (INDEX_BITS + GENERATION_BITS) | u64::from(node.get());
+        Self(NonZero::new(word).expect("the shard's number is not 0"))
+    }
+
+    /// The node, if this is one.
+    pub(crate) fn as_node(self) -> Option<NodeId> {
+        #[expect(clippy::cast_possible_truncation, reason = "the number that `node` put there")]
+        (self.shard() == NODES_SHARD).then_some(NodeId::new(self.word() as u32))
     }
 
     pub(crate) fn shard(self) -> u16 {

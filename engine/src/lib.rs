@@ -25,6 +25,7 @@ mod engine_link;
 mod envelope;
 mod erased;
 mod error;
+mod fan_out;
 mod gate;
 #[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]
 pub mod host;
@@ -75,6 +76,7 @@ pub use engine::Engine;
 pub use error::{
     AskError, Error, Panicked, Rejected, Result, ShutdownError, SpawnError, StartError, TellError, Unknown,
 };
+pub use fan_out::{Audience, AudienceMember, FanOut, FanOutTarget, Shared};
 pub use key::Key;
 pub use latch::Happening;
 pub use message::{Message, WireMessage, WireOps};

@@ -71,6 +71,13 @@ pub const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// How often the poll driver tries a socket that had nothing, nanoseconds: an empty receive costs about 0.3 us.
 pub const POLL_RECHECK_NS: u64 = 10_000;
 
+/// How long a socket that had something is tried without waiting for the kernel's report, nanoseconds: a few round trips
+/// between near nodes. A report costs two system calls of its own and the sender a wake-up.
+pub const HOT_NS: u64 = 100_000;
+
+/// How often that is done, nanoseconds: an empty receive costs about 0.3 us.
+pub const HOT_RECHECK_NS: u64 = 500;
+
 /// How often an interrupted read or write is started again before its error is reported.
 pub const FILE_ATTEMPTS: u32 = 16;
 
@@ -194,3 +201,29 @@ pub const WATCH_QUIET_ROUNDS: u32 = 64;
 pub const WATCH_QUIET_PERIODS: u32 = 8;
 
 const _: () = assert!(LONG_TURN.as_nanos() >= LONG_TURN_MIN.as_nanos());
+
+/// Received bytes that messages read in place may keep from being used again, bytes a shard; beyond it they are copied, so
+/// that slow readers of small messages do not hold large buffers without bound.
+pub const PINNED_BYTES: usize = 64 * 1024 * 1024;
+
+/// Receivers and messages remembered for one lane to one peer before they get a route, entries. A route costs a frame, which
+/// pays off from the second message on.
+pub const ROUTES_REMEMBERED: usize = 1024;
+
+/// Messages above this size travel with a full header, bytes: 48 bytes more or less do not show.
+pub const ROUTED_BYTES: usize = 16 * 1024;
+
+const _: () = assert!(ROUTES_REMEMBERED.is_power_of_two());
+
+const _: () = assert!(HOT_RECHECK_NS < HOT_NS);
+
+/// Receivers at one other node that one message to many may name, receivers: half of what a lane has numbers for, so that
+/// giving the last of them a number never takes it from the first.
+pub const FAN_OUT_NUMBERED: usize = shardstage_codec::limits::ROUTES_MAX as usize / 2;
+
+/// Numbers defined with one reservation on a lane, frames of about 100 bytes.
+pub const DEFINED_AT_ONCE: usize = 256;
+
+/// Receivers of one shard that may be named to other nodes as having no room, pairs of receiver and node; beyond it they are
+/// refused message by message.
+pub const OWED_ROOM: usize = 256;

@@ -5,12 +5,16 @@
 
 use std::marker::PhantomData;
 
-use shardstage_codec::{AlignedBytes, WireValue};
+use shardstage_codec::{DecodeError, WireValue};
 
 use crate::actor::{Actor, ArchivedHandler, AsyncHandler, DeferredHandler, Handler};
 use crate::context::{Context, Seat};
-use crate::envelope::{Class, Delivery, Front, VTable, drop_message};
+use crate::dead_letter::{DeadLetter, MessageName, Reason};
+use crate::envelope::{Class, Delivery, Envelope, EpochTag, Front, Meta, VTable, drop_message};
+use crate::error::{AskError, Panicked, Rejected};
+use crate::fan_out::Shared;
 use crate::message::{Message, WireMessage};
+use crate::port::frame::{Frame, SharedBytes};
 use crate::reply::{self, Reply};
 
 /// Names of the handler kinds, for the inferred parameter of [`Receive`].
@@ -27,9 +31,18 @@ pub mod kind {
     /// [`ArchivedHandler`](crate::ArchivedHandler).
     #[derive(Debug)]
     pub enum Archived {}
+    /// [`Handler`](crate::Handler) of a message of which each of many receivers gets its own copy.
+    #[derive(Debug)]
+    pub enum Copied {}
 }
 
 mod sealed {
+    use shardstage_codec::DecodeError;
+
+    use crate::envelope::{Envelope, EpochTag, Meta};
+    use crate::message::WireMessage;
+    use crate::port::frame::Frame;
+
     pub(crate) trait Sealed<M, K> {
         /// Runs one message.
         ///
@@ -40,6 +53,20 @@ mod sealed {
 
         /// Whether a panic is answered by the handler's own `Reply`, not by the dispatcher.
         const OWNS_REPLY: bool = false;
+
+        /// Wraps a message that came over the wire as `payload`, a part of `frame`: rebuilt, unless the kind says otherwise.
+        #[doc(hidden)]
+        fn wrap(frame: Frame<'_>, payload: &[u8], epoch: EpochTag) -> Result<Envelope, DecodeError>
+        where
+            M: WireMessage,
+            Self: super::Receive<M, K>,
+            K: 'static,
+        {
+            let _kept_by_no_one = frame;
+            let message = shardstage_codec::decode::<M>(payload)?;
+            // SAFETY: the vtable is made for `M`; the inbound path fills in a cell of type `Self`.
+            Ok(unsafe { Envelope::new(0, 0, super::vtable::<Self, M, K>(), epoch, Meta::None, message) })
+        }
     }
 }
 
@@ -52,6 +79,16 @@ mod sealed {
 )]
 #[expect(private_bounds, reason = "the supertrait seals this one")]
 pub trait Receive<M: Message, K>: Actor + sealed::Sealed<M, K> {}
+
+/// What wraps a message for `A` that came over the wire.
+pub(crate) fn wrap<A, M, K>(frame: Frame<'_>, payload: &[u8], epoch: EpochTag) -> Result<Envelope, DecodeError>
+where
+    A: Receive<M, K>,
+    M: WireMessage,
+    K: 'static,
+{
+    <A as sealed::Sealed<M, K>>::wrap(frame, payload, epoch)
+}
 
 /// The vtable of (`A`, `M`, `K`).
 pub(crate) fn vtable<A, M, K>() -> &'static VTable
@@ -90,6 +127,19 @@ impl<A: Handler<M>, M: Message> sealed::Sealed<M, kind::Sync> for A {
         if let Some(address) = delivery.reply {
             reply::answer_with(delivery.shard, address, delivery.epoch(), value);
         }
+    }
+}
+
+impl<A: Handler<M>, M: Message + Sync + Clone> Receive<Shared<M>, kind::Copied> for A {}
+
+impl<A: Handler<M>, M: Message + Sync + Clone> sealed::Sealed<Shared<M>, kind::Copied> for A {
+    unsafe fn run(delivery: &Delivery<'_>, front: Front) {
+        // SAFETY: the caller's contract.
+        let message = unsafe { front.take::<Shared<M>>() };
+        // SAFETY: the caller's contract.
+        let actor = unsafe { front.actor::<A>() };
+        let copy = M::clone(&message);
+        actor.handle(copy, &mut context(delivery));
     }
 }
 
@@ -136,22 +186,98 @@ impl<A: ArchivedHandler<M>, M: WireMessage> sealed::Sealed<M, kind::Archived> fo
 where
     M::Reply: WireValue,
 {
+    /// A message from this node: archived once, into room that is used again.
     unsafe fn run(delivery: &Delivery<'_>, front: Front) {
         // SAFETY: the caller's contract.
         let message = unsafe { front.take::<M>() };
         // SAFETY: the caller's contract.
         let actor = unsafe { front.actor::<A>() };
-        let mut bytes = AlignedBytes::new();
-        let failed = |why: String| crate::error::AskError::Failed(crate::error::Panicked(why.into()));
-        let value = match shardstage_codec::encode(&message, &mut bytes) {
-            Err(error) => Err(failed(format!("{} cannot be archived: {error}", M::NAME))),
-            Ok(_) => match shardstage_codec::access::<M>(&bytes) {
-                Err(error) => Err(failed(format!("{} cannot be read in place: {error}", M::NAME))),
-                Ok(archived) => Ok(actor.handle(archived, &mut context(delivery))),
-            },
-        };
-        if let Some(address) = delivery.reply {
-            reply::answer(delivery.shard, address, delivery.epoch(), value);
+        let mut bytes = std::mem::take(&mut delivery.shard.core.borrow_mut().scratch);
+        bytes.clear();
+        match shardstage_codec::encode(&message, &mut bytes) {
+            Ok(_) => read_in_place::<A, M>(delivery, actor, &bytes),
+            Err(error) => {
+                let why = format!("{} cannot be archived: {error}", M::NAME);
+                answer_error::<M>(delivery, AskError::Failed(Panicked(why.into())));
+            }
         }
+        delivery.shard.core.borrow_mut().scratch = bytes;
+    }
+
+    fn wrap(frame: Frame<'_>, payload: &[u8], epoch: EpochTag) -> Result<Envelope, DecodeError> {
+        let message = InPlace::<M> { bytes: frame.keep(payload), _message: PhantomData };
+        // SAFETY: the vtable is made for an `InPlace<M>`; the inbound path fills in a cell of type `A`.
+        Ok(unsafe { Envelope::new(0, 0, in_place_vtable::<A, M>(), epoch, Meta::None, message) })
+    }
+}
+
+/// A message that stays where it arrived until its handler reads it.
+struct InPlace<M> {
+    bytes: SharedBytes,
+    _message: PhantomData<fn() -> M>,
+}
+
+fn in_place_vtable<A, M>() -> &'static VTable
+where
+    A: ArchivedHandler<M>,
+    M: WireMessage,
+    M::Reply: WireValue,
+{
+    struct Made<A, M>(PhantomData<(A, M)>);
+    impl<A: ArchivedHandler<M>, M: WireMessage> Made<A, M>
+    where
+        M::Reply: WireValue,
+    {
+        const VTABLE: &'static VTable = &VTable {
+            run: run_in_place::<A, M>,
+            drop_message: drop_message::<InPlace<M>>,
+            message_name: std::any::type_name::<M>,
+            actor_name: std::any::type_name::<A>,
+            class: Class::Plain,
+        };
+    }
+    Made::<A, M>::VTABLE
+}
+
+/// # Safety
+/// The front is an `InPlace<M>` for a built actor of type `A` that nobody else uses.
+unsafe fn run_in_place<A, M>(delivery: &Delivery<'_>, front: Front)
+where
+    A: ArchivedHandler<M>,
+    M: WireMessage,
+    M::Reply: WireValue,
+{
+    // SAFETY: the caller's contract.
+    let message = unsafe { front.take::<InPlace<M>>() };
+    // SAFETY: the caller's contract.
+    let actor = unsafe { front.actor::<A>() };
+    read_in_place::<A, M>(delivery, actor, &message.bytes);
+}
+
+/// Validates an archive, once, and hands the view to the handler.
+fn read_in_place<A, M>(delivery: &Delivery<'_>, actor: &mut A, bytes: &[u8])
+where
+    A: ArchivedHandler<M>,
+    M: WireMessage,
+    M::Reply: WireValue,
+{
+    let Ok(archived) = shardstage_codec::access::<M>(bytes) else {
+        delivery.shard.link.engine().dead_letters.record(DeadLetter {
+            receiver: Some(delivery.shard.core.borrow().actor_id(delivery.id.index(), delivery.id.generation())),
+            sender: None,
+            message: MessageName::Type(std::any::type_name::<M>()),
+            reason: Reason::Malformed,
+        });
+        return answer_error::<M>(delivery, AskError::Rejected(Rejected::NoHandler));
+    };
+    let value = actor.handle(archived, &mut context(delivery));
+    if let Some(address) = delivery.reply {
+        reply::answer_with(delivery.shard, address, delivery.epoch(), value);
+    }
+}
+
+fn answer_error<M: Message>(delivery: &Delivery<'_>, error: AskError) {
+    if let Some(address) = delivery.reply {
+        reply::answer::<M::Reply>(delivery.shard, address, delivery.epoch(), Err(error));
     }
 }

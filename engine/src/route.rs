@@ -51,7 +51,13 @@ fn deadline_ns(now_ns: u64, ttl: Duration) -> u64 {
 
 /// Wraps a message whose type the vtable was made for.
 #[inline(always)]
-fn wrap<M: Message>(cell: (u32, u32), vtable: &'static VTable, epoch: EpochTag, meta: Meta, message: M) -> Envelope {
+pub(crate) fn wrap<M: Message>(
+    cell: (u32, u32),
+    vtable: &'static VTable,
+    epoch: EpochTag,
+    meta: Meta,
+    message: M,
+) -> Envelope {
     // SAFETY: a vtable reaches this file only together with the message type for which its reference was made.
     unsafe { Envelope::new(cell.0, cell.1, vtable, epoch, meta, message) }
 }
@@ -196,7 +202,7 @@ fn tell_virtual_from_shard<M: Message>(
     message: M,
 ) -> Result<(), TellError<M>> {
     match place(id) {
-        Place::Node(peer) => send_frame(shard, id, peer, FrameKind::Tell, 0, Duration::ZERO, &message)
+        Place::Node(peer) => outbound::send_message(shard, id, peer, FrameKind::Tell, 0, Duration::ZERO, &message)
             .map_err(|reason| TellError::new(reason, message)),
         Place::Shard(to) if to == shard.link.shard().get() => {
             let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
@@ -422,7 +428,7 @@ fn ask_node<M: Message>(
 ) -> Result<ReplyAddress, (Rejected, NewSlot)> {
     slot.peer = Some(peer);
     let address = shard.core.borrow_mut().replies.insert(slot)?;
-    match send_frame(shard, id, peer, FrameKind::Ask, address.0.word(), ttl, message) {
+    match outbound::send_message(shard, id, peer, FrameKind::Ask, address.0.word(), ttl, message) {
         Ok(()) => Ok(address),
         Err(reason) => {
             let slot = shard.core.borrow_mut().replies.unsend(address);
@@ -474,23 +480,6 @@ fn lane_of(id: &VirtualId) -> Lane {
     id.position.map_or(Lane::User, |position| id.engine.registry.types[position].lane)
 }
 
-fn send_frame<M: Message>(
-    shard: &ShardCell,
-    id: &VirtualId,
-    peer: NodeId,
-    kind: FrameKind,
-    correlation: u64,
-    ttl: Duration,
-    message: &M,
-) -> Result<(), Rejected> {
-    let mut scratch = std::mem::take(&mut shard.core.borrow_mut().scratch);
-    scratch.clear();
-    let sent = encode(&mut scratch, id, kind, correlation, ttl, shard.link.shard().get(), message)
-        .and_then(|()| outbound::send(shard, peer, lane_of(id), &scratch));
-    shard.core.borrow_mut().scratch = scratch;
-    sent
-}
-
 fn encode_outside<M: Message>(
     id: &VirtualId,
     peer: NodeId,
@@ -498,6 +487,10 @@ fn encode_outside<M: Message>(
     ttl: Duration,
     message: &M,
 ) -> Result<RemoteSend, Rejected> {
+    let registered = id.position.map(|position| &id.engine.registry.types[position]);
+    if registered.is_some_and(|registered| outbound::has_no_room(id.engine, peer, registered.id, &id.key)) {
+        return Err(Rejected::Full);
+    }
     let shard = shard_of(id.slot, id.engine.shard_count());
     let mut frame = AlignedBytes::new();
     encode(&mut frame, id, kind, 0, ttl, shard, message)?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use shardstage_codec::{AlignedBytes, NodeId, ShardId};
 
 use crate::cluster::directory::Directory;
+use crate::cluster::routes::Routes;
 use crate::engine_link::EngineLink;
 use crate::error::StartError;
 use crate::port::driver::Driver;
@@ -111,6 +112,8 @@ impl ShardSeed {
             counters: Default::default(),
             graveyard: Vec::new(),
             frames: Default::default(),
+            owed_room: Default::default(),
+            routes: Routes::new(driver.random_u64()),
             scratch: AlignedBytes::new(),
             mailbox_capacity: blueprint.mailbox_capacity,
             random: Random::new(driver.random_u64()),

@@ -8,8 +8,11 @@ use shardstage_codec::{AlignedBytes, GroupId, NodeId};
 
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
-use crate::envelope::{Class, Delivery, Envelope, EpochTag, Front, Meta, VTable, drop_message};
+use crate::dead_letter::Reason;
+use crate::engine_link::EngineLink;
+use crate::envelope::{Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable, drop_message};
 use crate::error::{AskError, Rejected};
+use crate::fan_out::{Members, Source};
 use crate::port::transport::Lane;
 use crate::reply::ForeignAsker;
 
@@ -80,6 +83,59 @@ impl RemoteSend {
     /// Takes it out again; gives the envelope back if it is something else.
     pub(crate) fn from_envelope(envelope: Envelope) -> Result<Self, Envelope> {
         if !std::ptr::eq(envelope.vtable(), &REMOTE_SEND) {
+            return Err(envelope);
+        }
+        // SAFETY: only `into_envelope` makes envelopes with this vtable.
+        Ok(unsafe { envelope.into_message::<Self>() })
+    }
+}
+
+/// A message for many receivers of one shard, on its way there; with `peer`, for many at that node, from a thread outside the
+/// shards to the one that sends it.
+pub(crate) struct Parcel {
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) members: Arc<Members>,
+    pub(crate) engine: &'static EngineLink,
+    pub(crate) sender: Option<PackedAddress>,
+    /// The node that sent it.
+    pub(crate) origin: Option<NodeId>,
+    pub(crate) peer: Option<NodeId>,
+    /// Of the placement when it was sent.
+    pub(crate) version: u64,
+}
+
+impl Drop for Parcel {
+    fn drop(&mut self) {
+        // Whoever drops its envelope counts that as one.
+        for _ in 1..self.members.len() {
+            self.engine.dead_letters.count(Reason::Closed);
+        }
+    }
+}
+
+static PARCEL: VTable = VTable {
+    run: unreachable_run,
+    drop_message: drop_message::<Parcel>,
+    message_name: || "Parcel",
+    actor_name: || "",
+    class: Class::Plain,
+};
+
+impl Parcel {
+    /// The receivers; dropping the parcel counts nobody any more.
+    pub(crate) fn take_members(&mut self) -> Arc<Members> {
+        std::mem::take(&mut self.members)
+    }
+
+    /// Wraps it for rings and injectors, where it takes the place of one message.
+    pub(crate) fn into_envelope(self) -> Envelope {
+        // SAFETY: the vtable drops a `Parcel`.
+        unsafe { Envelope::new::<Self>(0, 0, &PARCEL, EpochTag::BY_GENERATION, Meta::None, self) }
+    }
+
+    /// Takes it out again; gives the envelope back if it is something else.
+    pub(crate) fn from_envelope(envelope: Envelope) -> Result<Self, Envelope> {
+        if !std::ptr::eq(envelope.vtable(), &PARCEL) {
             return Err(envelope);
         }
         // SAFETY: only `into_envelope` makes envelopes with this vtable.

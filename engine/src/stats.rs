@@ -66,6 +66,10 @@ counters! {
     frames_sent,
     /// Frames received from other nodes.
     frames_received,
+    /// Messages to many receivers that were encoded, once for each other node.
+    fan_out_encoded,
+    /// Messages to many receivers that were allocated, once for each shard with receivers.
+    fan_out_shared,
     /// Frames and replies refused because of their epoch.
     fenced,
     /// Ticks of repeating timers that were left out because the shard was late.

@@ -9,10 +9,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use shardstage::port::driver::Driver;
-use shardstage::port::transport::{Lane, ReserveError, Transport, TransportEvents, TransportFactory, TransportSeat};
+use shardstage::port::frame::FrameBuffer;
+use shardstage::port::transport::{
+    Lane, ReserveError, Source, Transport, TransportEvents, TransportFactory, TransportSeat,
+};
 use shardstage::sim::{SimOptions, SimWorld};
 use shardstage::{AskError, Engine, Epoch, NodeId, Unknown};
-use shardstage_codec::{ActorTypeId, AlignedBytes, FrameHeader, FrameKind, ReplyStatus, Wire, append_frame, slot_of};
+use shardstage_codec::{
+    ActorTypeId, AlignedBytes, FrameHeader, FrameKind, ReplyStatus, ShortHeader, Wire, append_frame, is_short, slot_of,
+};
 use shardstage_tests::sim_cluster::{A, Add, B, Counter, SECOND, cluster, key_on};
 
 /// What the scripted node has to say to shard 0 of node `a`, and what it heard from all shards.
@@ -30,14 +35,28 @@ impl Scripted {
         self.0.lock().expect("no test panics with the script in hand")
     }
 
-    /// Takes the first frame of this kind that was heard.
+    /// Takes the first frame of this kind that was heard: its header, made up for a short one, and its payload.
     fn take(&self, kind: FrameKind) -> Option<(FrameHeader, AlignedBytes)> {
         let mut script = self.script();
-        let decoded = |frame: &AlignedBytes| FrameHeader::decode(frame).expect("the engine encodes sound frames");
-        let position = script.heard.iter().position(|frame| decoded(frame).kind == kind)?;
+        let position = script.heard.iter().position(|frame| read(frame).0.kind == kind)?;
         let frame = script.heard.remove(position);
-        Some((decoded(&frame), frame))
+        let (header, payload) = read(&frame);
+        let mut copy = AlignedBytes::new();
+        copy.extend_from_slice(payload);
+        Some((header, copy))
     }
+}
+
+fn read(frame: &AlignedBytes) -> (FrameHeader, &[u8]) {
+    if !is_short(frame) {
+        let header = FrameHeader::decode(frame).expect("the engine encodes sound frames");
+        return (header, header.payload(frame).expect("they are whole"));
+    }
+    let (short, payload) = ShortHeader::decode(frame).expect("the engine encodes sound frames");
+    let ShortHeader::Reply { epoch, correlation } = short else { panic!("nothing is sent twice to one actor") };
+    let header =
+        FrameHeader { group_epoch: Epoch::new(u64::from(epoch)), correlation, ..FrameHeader::new(FrameKind::Reply) };
+    (header, payload)
 }
 
 struct ScriptedTransport {
@@ -73,7 +92,10 @@ impl Transport for ScriptedTransport {
         }
         let said = if self.speaks { self.script.script().says.pop_front() } else { None };
         if let Some(frame) = &said {
-            events.frame(B, Lane::User, frame);
+            let mut buffer = FrameBuffer::default();
+            buffer.bytes_mut().extend_from_slice(frame);
+            let from = Source { peer: B, link: 0, session: 1 };
+            events.frame(from, Lane::User, buffer.frame(0..frame.len()));
         }
         said.is_some()
     }
@@ -142,10 +164,10 @@ fn a_message_under_epoch_0_is_refused_and_one_under_epoch_1_is_handled() {
 
     script.script().says.push_back(add_frame(FrameKind::Ask, &key, Epoch::FIRST));
     assert!(world.run_until(|_| script.script().heard.len() == 1, SECOND));
-    let (header, frame) = script.take(FrameKind::Reply).expect("an ask is answered");
+    let (header, payload) = script.take(FrameKind::Reply).expect("an ask is answered");
     assert_eq!(header.status, ReplyStatus::Ok);
     assert_eq!(header.group_epoch, Epoch::FIRST);
-    let total = shardstage_codec::decode::<u64>(header.payload(&frame).expect("a payload")).expect("a u64");
+    let total = shardstage_codec::decode::<u64>(&payload).expect("a u64");
     assert_eq!(total, 5, "neither refused message had an effect");
     let fenced = a.stats().iter().map(|shard| shard.fenced).sum::<u64>();
     assert_eq!(fenced, 2);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shardstage::sim::{SimOptions, SimWorld};
 use shardstage::{AskError, Rejected, TellError, Unknown};
-use shardstage_tests::sim_cluster::{A, Add, B, Counter, SECOND, key_on, start, start_both};
+use shardstage_tests::sim_cluster::{A, Add, B, Blob, Counter, SECOND, key_on, start, start_both};
 
 #[test]
 fn an_ask_in_flight_ends_as_unknown_and_the_next_is_refused_until_the_node_is_back() {
@@ -85,4 +85,40 @@ fn an_unregistered_type_is_named_at_once() {
     let nodes = start_both(&world);
     let refused = nodes[0].actor::<Stranger>("x").tell(Add { amount: 1 });
     assert!(matches!(refused, Err(TellError::NoHandler(Add { amount: 1 }))));
+}
+
+/// Messages of a mebibyte, of which a broken connection takes the first only.
+struct Bulk {
+    counter: shardstage::VirtualRef<Counter>,
+}
+
+impl shardstage::Actor for Bulk {}
+
+/// Send so many; answers how many were taken.
+struct Send(usize);
+
+impl shardstage::Message for Send {
+    type Reply = usize;
+}
+
+impl shardstage::Handler<Send> for Bulk {
+    fn handle(&mut self, send: Send, _cx: &mut shardstage::Context<Self>) -> usize {
+        let blob = || Blob { bytes: vec![1; 1 << 20] };
+        (0..send.0).take_while(|_| self.counter.tell(blob()).is_ok()).count()
+    }
+}
+
+#[test]
+fn tells_that_never_left_are_dead_letters_when_the_session_ends() {
+    let world = SimWorld::new(SimOptions::seeded(7));
+    let nodes = start_both(&world);
+    let counter = nodes[0].actor::<Counter>(key_on(&nodes[0], B));
+    let sender = nodes[0].spawn_on(0, move || Bulk { counter: counter.clone() }).expect("it runs");
+    world.cut(A, B);
+    world.cut(B, A);
+    let taken = world.block_on(sender.ask(Send(6)), SECOND).expect("it ends").expect("it answers");
+    assert_eq!(taken, 6, "the session looks alive");
+    assert!(world.run_until(|_| nodes[0].peer(B).sessions == 0, 100 * SECOND));
+    let lost = nodes[0].dead_letters().count(shardstage::Reason::Unavailable);
+    assert!((4..6).contains(&lost), "{lost} of 6; of the first one or two, a part had left");
 }

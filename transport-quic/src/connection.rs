@@ -4,12 +4,15 @@
 //! was accepted; so no frame reaches the engine outside a session. Shard's thread.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use bytes::Bytes;
 use quinn_proto::{Connection, Dir, StreamId, WriteError};
 use rustls_pki_types::CertificateDer;
-use shardstage::port::transport::Lane;
+use shardstage::port::frame::Frame;
+use shardstage::port::transport::{Lane, Source};
 use shardstage_codec::NodeId;
 
 use crate::clock::ns;
@@ -25,7 +28,7 @@ pub(crate) enum Phase {
     /// The peer's certificate is known; its greeting is awaited.
     Greeting { peer: NodeId },
     /// A session over this link.
-    Open { link: usize, peer: NodeId },
+    Open { link: usize, source: Source },
     /// Over; the protocol library lingers to answer stray datagrams.
     Ended,
 }
@@ -47,6 +50,8 @@ pub(crate) struct Conn {
     pub(crate) deadline_ns: u64,
     /// Earliest time at which a held-back write should go out.
     pub(crate) hold_ns: u64,
+    /// Since when a busy shard has left its frames for a later flush.
+    pub(crate) waiting_since_ns: Option<u64>,
     /// Whether it waits for events to be handled / for datagrams to be sent.
     pub(crate) in_service: bool,
     pub(crate) in_transmit: bool,
@@ -56,10 +61,18 @@ pub(crate) struct Conn {
     pub(crate) finished: usize,
     incoming: Vec<Incoming>,
     max_frame_bytes: usize,
+    /// Received bytes that the engine keeps, of all connections of this transport.
+    pinned: Arc<AtomicUsize>,
 }
 
 impl Conn {
-    pub(crate) fn new(quic: Connection, dialled: Option<usize>, deadline_ns: u64, max_frame_bytes: usize) -> Self {
+    pub(crate) fn new(
+        quic: Connection,
+        dialled: Option<usize>,
+        deadline_ns: u64,
+        max_frame_bytes: usize,
+        pinned: Arc<AtomicUsize>,
+    ) -> Self {
         Self {
             remote: quic.remote_address(),
             quic,
@@ -67,12 +80,14 @@ impl Conn {
             dialled,
             deadline_ns,
             hold_ns: u64::MAX,
+            waiting_since_ns: None,
             in_service: false,
             in_transmit: false,
             outgoing: None,
             finished: 0,
             incoming: Vec::new(),
             max_frame_bytes,
+            pinned,
         }
     }
 
@@ -116,7 +131,7 @@ impl Conn {
             if self.incoming.len() == Lane::ALL.len() {
                 return Err("it opened more streams than there are lanes");
             }
-            self.incoming.push(Incoming { id, lane: ReceiveLane::new(self.max_frame_bytes) });
+            self.incoming.push(Incoming { id, lane: ReceiveLane::new(self.max_frame_bytes, &self.pinned) });
         }
         Ok(())
     }
@@ -144,7 +159,7 @@ impl Conn {
     }
 
     /// Delivers every whole frame that has arrived, lane by lane.
-    pub(crate) fn read_frames(&mut self, deliver: &mut impl FnMut(Lane, &[u8])) -> Result<(), FrameError> {
+    pub(crate) fn read_frames(&mut self, deliver: &mut impl FnMut(Lane, Frame<'_>)) -> Result<(), FrameError> {
         for incoming in &mut self.incoming {
             let mut stream = self.quic.recv_stream(incoming.id);
             let Ok(mut chunks) = stream.read(true) else { continue };
@@ -175,8 +190,8 @@ impl Conn {
             }
             match lane.write_to(&mut self.quic.send_stream(id), now_ns) {
                 Ok(_) | Err(WriteError::Blocked) => {}
-                // The connection is closing; its end is reported with the reason.
-                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => lane.clear(),
+                // The connection is closing; its end is reported with the reason, and what was not sent with it.
+                Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {}
             }
         }
     }

@@ -5,12 +5,15 @@
 //! Lengths from the peer are checked before they are used. Called on the shard's thread only.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{SendStream, WriteError};
+use shardstage::port::frame::{Frame, FrameBuffer};
 use shardstage::port::transport::{Lane, ReserveError};
-use shardstage_codec::AlignedBytes;
-use shardstage_codec::limits::{ALIGN_BYTES, HEADER_BYTES};
+use shardstage_codec::limits::ALIGN_BYTES;
+use shardstage_codec::short;
 
 use crate::limits::{
     COALESCE_BYTES, CONTROL_QUEUE_BYTES, KEEP_REASSEMBLY_BYTES, LANE_QUEUE_BYTES, PREAMBLE_BYTES, QUEUE_BLOCK_BYTES,
@@ -37,6 +40,9 @@ pub(crate) struct SendLane {
     blocks: VecDeque<Bytes>,
     open: BytesMut,
     queued: usize,
+    /// Bytes of each reservation that no stream has taken wholly, and how many of the first one it has.
+    reserved: VecDeque<u32>,
+    taken: usize,
     capacity: usize,
     /// When the last small write went out.
     small_write_ns: u64,
@@ -45,7 +51,8 @@ pub(crate) struct SendLane {
 impl SendLane {
     pub(crate) fn new(lane: Lane) -> Self {
         let capacity = if lane == Lane::Control { CONTROL_QUEUE_BYTES } else { LANE_QUEUE_BYTES };
-        Self { blocks: VecDeque::new(), open: BytesMut::new(), queued: 0, capacity, small_write_ns: 0 }
+        let (blocks, open) = (VecDeque::new(), BytesMut::new());
+        Self { blocks, open, queued: 0, reserved: VecDeque::new(), taken: 0, capacity, small_write_ns: 0 }
     }
 
     /// Zeroed room for one frame.
@@ -60,16 +67,35 @@ impl SendLane {
         let start = self.open.len();
         self.open.resize(start + len, 0);
         self.queued += len;
+        self.reserved.push_back(u32::try_from(len).expect("a reservation is far below 4 GiB"));
         Ok(&mut self.open[start..])
+    }
+
+    /// Bytes that no stream took yet.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.queued == 0
     }
 
-    /// Forgets everything that no stream took yet.
-    pub(crate) fn clear(&mut self) {
-        self.blocks.clear();
+    /// Forgets everything that no stream took yet; `unsent` gets each frame of which it took nothing.
+    pub(crate) fn clear(&mut self, mut unsent: impl FnMut(&[u8])) {
+        self.close_block();
+        // A frame of which the stream has a part may have arrived; the others surely have not.
+        let mut skip = if self.taken == 0 { 0 } else { self.reserved[0] as usize - self.taken };
+        for block in self.blocks.drain(..) {
+            // A reservation lies in one block.
+            let mut rest = &block[std::mem::take(&mut skip)..];
+            while let Some(len) = rest.first_chunk().and_then(|first| short::unpadded_len(*first)) {
+                let (frame, after) = rest.split_at(len.next_multiple_of(ALIGN_BYTES).min(rest.len()));
+                unsent(frame);
+                rest = after;
+            }
+        }
+        self.reserved.clear();
+        self.taken = 0;
         self.open = BytesMut::new();
         self.queued = 0;
         self.small_write_ns = 0;
@@ -95,9 +121,19 @@ impl SendLane {
                 Err(error) => return Err(error),
             };
             self.blocks.drain(..written.chunks);
-            self.queued -= written.bytes;
+            self.note_taken(written.bytes);
         }
         Ok(self.queued != before)
+    }
+
+    /// The stream has taken so many bytes.
+    fn note_taken(&mut self, bytes: usize) {
+        self.queued -= bytes;
+        self.taken += bytes;
+        while let Some(first) = self.reserved.front().filter(|first| **first as usize <= self.taken) {
+            self.taken -= *first as usize;
+            self.reserved.pop_front();
+        }
     }
 
     /// Ends the block that is being filled; the rest of its memory serves the next one.
@@ -113,32 +149,33 @@ impl SendLane {
 pub(crate) enum FrameError {
     /// The stream does not begin with a lane's preamble.
     Preamble,
-    /// The length of a frame is impossible.
-    Length { len: usize, limit: usize },
+    /// No frame begins with these four bytes, or not one within the limit.
+    Length { first: u32, limit: usize },
 }
 
 impl std::fmt::Display for FrameError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Preamble => f.write_str("a stream does not begin with the preamble of a lane"),
-            Self::Length { len, limit } => {
-                write!(f, "a frame claims {len} bytes, allowed are {HEADER_BYTES} to {limit}")
+            Self::Length { first, limit } => {
+                write!(f, "no frame of up to {limit} bytes begins with {first:#010x}")
             }
         }
     }
 }
 
-/// Puts a stream's chunks together again, in one aligned buffer.
+/// Puts a stream's chunks together again, in one aligned buffer: the only copy between the datagram and a reader in place.
 #[derive(Debug)]
 pub(crate) struct ReceiveLane {
     lane: Option<Lane>,
-    buffer: AlignedBytes,
+    buffer: FrameBuffer,
     max_frame_bytes: usize,
 }
 
 impl ReceiveLane {
-    pub(crate) fn new(max_frame_bytes: usize) -> Self {
-        Self { lane: None, buffer: AlignedBytes::new(), max_frame_bytes }
+    /// `pinned` counts the received bytes that the engine keeps.
+    pub(crate) fn new(max_frame_bytes: usize, pinned: &Arc<AtomicUsize>) -> Self {
+        Self { lane: None, buffer: FrameBuffer::new(pinned), max_frame_bytes }
     }
 
     /// Bytes gathered and not delivered yet.
@@ -148,7 +185,7 @@ impl ReceiveLane {
 
     /// Takes a chunk.
     pub(crate) fn extend(&mut self, chunk: &[u8]) {
-        self.buffer.extend_from_slice(chunk);
+        self.buffer.bytes_mut().extend_from_slice(chunk);
     }
 
     /// How many bytes to read before the peer's greeting is known: the preamble; on the control lane the first frame.
@@ -176,7 +213,7 @@ impl ReceiveLane {
     }
 
     /// Delivers every whole frame and keeps the rest at the front of the buffer.
-    pub(crate) fn parse(&mut self, deliver: &mut impl FnMut(Lane, &[u8])) -> Result<(), FrameError> {
+    pub(crate) fn parse(&mut self, deliver: &mut impl FnMut(Lane, Frame<'_>)) -> Result<(), FrameError> {
         let mut at = 0;
         let lane = match self.lane {
             Some(lane) => lane,
@@ -187,8 +224,10 @@ impl ReceiveLane {
             }
         };
         while let Some(occupied) = self.occupied(at)? {
-            let Some(frame) = self.buffer.get(at..at + occupied) else { break };
-            deliver(lane, frame);
+            if self.buffer.len() < at + occupied {
+                break;
+            }
+            deliver(lane, self.buffer.frame(at..at + occupied));
             at += occupied;
         }
         self.consume(at);
@@ -197,24 +236,15 @@ impl ReceiveLane {
 
     /// Bytes that the frame at `at` occupies, once its length is there.
     fn occupied(&self, at: usize) -> Result<Option<usize>, FrameError> {
-        let Some(len) = self.buffer.get(at..).and_then(<[u8]>::first_chunk::<4>) else { return Ok(None) };
-        let len = u32::from_le_bytes(*len) as usize;
-        if !(HEADER_BYTES..=self.max_frame_bytes).contains(&len) {
-            return Err(FrameError::Length { len, limit: self.max_frame_bytes });
-        }
-        Ok(Some(len.next_multiple_of(ALIGN_BYTES)))
+        let Some(first) = self.buffer.get(at..).and_then(<[u8]>::first_chunk::<4>) else { return Ok(None) };
+        let len = short::unpadded_len(*first).filter(|len| *len <= self.max_frame_bytes);
+        let refused = || FrameError::Length { first: u32::from_le_bytes(*first), limit: self.max_frame_bytes };
+        Ok(Some(len.ok_or_else(refused)?.next_multiple_of(ALIGN_BYTES)))
     }
 
     fn consume(&mut self, at: usize) {
-        if at == 0 {
-            return;
-        }
-        let rest = self.buffer.len() - at;
-        self.buffer.copy_within(at.., 0);
-        self.buffer.resize(rest, 0);
-        if rest == 0 && self.buffer.capacity() > KEEP_REASSEMBLY_BYTES {
-            self.buffer = AlignedBytes::new();
-        }
+        self.buffer.restart(at);
+        self.buffer.shrink(KEEP_REASSEMBLY_BYTES);
     }
 }
 
@@ -240,9 +270,9 @@ mod tests {
         let mut stream = preamble(Lane::Bulk).to_vec();
         stream.extend(frames.concat());
         for cut in [1, 3, 15, 16, 17, 63, 64, 1200, 70_000, usize::MAX] {
-            let mut lane = ReceiveLane::new(1 << 20);
+            let mut lane = ReceiveLane::new(1 << 20, &Arc::default());
             let mut got = Vec::new();
-            let mut deliver = |lane, frame: &[u8]| {
+            let mut deliver = |lane, frame: Frame<'_>| {
                 assert_eq!(lane, Lane::Bulk);
                 assert_eq!(frame.as_ptr() as usize % ALIGN_BYTES, 0);
                 got.push(frame.to_vec());
@@ -258,12 +288,12 @@ mod tests {
     #[test]
     fn impossible_lengths_and_preambles_are_refused() {
         for len in [0, 63, 1025, u32::MAX] {
-            let mut lane = ReceiveLane::new(1024);
+            let mut lane = ReceiveLane::new(1024, &Arc::default());
             lane.extend(&preamble(Lane::User));
             lane.extend(&len.to_le_bytes());
-            assert_eq!(lane.parse(&mut |_, _| ()), Err(FrameError::Length { len: len as usize, limit: 1024 }));
+            assert_eq!(lane.parse(&mut |_, _| ()), Err(FrameError::Length { first: len, limit: 1024 }));
         }
-        let mut lane = ReceiveLane::new(1024);
+        let mut lane = ReceiveLane::new(1024, &Arc::default());
         lane.extend(&[7; 16]);
         assert_eq!(lane.parse(&mut |_, _| ()), Err(FrameError::Preamble));
     }
@@ -275,7 +305,33 @@ mod tests {
         let count = |lane: &mut SendLane| (0..).take_while(|_| lane.reserve(1024).is_ok()).count() * 1024;
         assert_eq!(count(&mut user), LANE_QUEUE_BYTES);
         assert_eq!(count(&mut control), CONTROL_QUEUE_BYTES);
-        user.clear();
+        let mut unsent = 0;
+        user.clear(|_| unsent += 1);
+        assert_eq!(unsent, 0, "zeroes are no frames");
         assert!(user.is_empty() && user.reserve(64).is_ok());
+    }
+
+    #[test]
+    fn what_no_stream_took_is_named_when_it_is_forgotten() {
+        for taken in [0, 64, 80, 200] {
+            let mut lane = SendLane::new(Lane::User);
+            for (len, fill) in [(64, 1), (160, 2), (96, 3)] {
+                let bytes = frame(len, fill);
+                lane.reserve(bytes.len()).unwrap().copy_from_slice(&bytes);
+            }
+            // As a stream that takes so many bytes.
+            lane.close_block();
+            bytes::Buf::advance(&mut lane.blocks[0], taken);
+            lane.note_taken(taken);
+            let mut unsent = Vec::new();
+            lane.clear(|frame| unsent.push(frame[4]));
+            let expected: &[u8] = match taken {
+                0 => &[1, 2, 3],
+                64 => &[2, 3],
+                _ => &[3],
+            };
+            assert_eq!(unsent, expected, "{taken} bytes were taken");
+            assert!(lane.is_empty());
+        }
     }
 }

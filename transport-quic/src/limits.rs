@@ -25,6 +25,13 @@ pub const QUEUE_BLOCK_BYTES: usize = 64 * 1024;
 /// buffer is searched from its start, so thousands of small unacknowledged pieces are slow.
 pub const COALESCE_BYTES: usize = 16 * 1024;
 
+/// How long a batch below [`COALESCE_BYTES`] waits for more while its shard is busy: a fraction of what it takes to send it
+/// and to wake the peer.
+pub const BUSY_HOLD: Duration = Duration::from_micros(10);
+
+/// How often the wall clock is read, which dates certificates and address tokens.
+pub const WALL_CLOCK_EVERY: Duration = Duration::from_millis(1);
+
 /// Small writes allowed per round trip and lane; a small write waits at most this fraction of a round trip.
 pub const SMALL_WRITES_PER_RTT: u32 = 64;
 

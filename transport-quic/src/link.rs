@@ -67,6 +67,11 @@ impl Link {
         self.lanes.iter().all(SendLane::is_empty)
     }
 
+    /// Bytes that wait for the streams.
+    pub(crate) fn queued(&self) -> usize {
+        self.lanes.iter().map(SendLane::queued).sum()
+    }
+
     /// A session is open.
     pub(crate) fn opened(&mut self, connection: usize) {
         self.connection = Some(connection);
@@ -78,11 +83,15 @@ impl Link {
         }
     }
 
-    /// The session, or an attempt, is over. Returns whether the engine must hear of it.
+    /// Forgets the frames that wait; `unsent` gets each of which no stream took a part.
+    pub(crate) fn clear(&mut self, mut unsent: impl FnMut(&[u8])) {
+        self.lanes.iter_mut().for_each(|lane| lane.clear(&mut unsent));
+    }
+
+    /// The session, or an attempt, is over, and its lanes were cleared. Returns whether the engine must hear of it.
     pub(crate) fn ended(&mut self, reason: &PeerDown, now_ns: u64, random: u64) -> bool {
         let was_up = std::mem::take(&mut self.up);
         self.connection = None;
-        self.lanes.iter_mut().for_each(SendLane::clear);
         if let Some(dial) = &mut self.dial {
             dial.due_ns = Some(now_ns.saturating_add(wait_ns(dial.attempts, random)));
             dial.attempts = dial.attempts.saturating_add(1);

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use shardstage::driver::{DriverChoice, RealDriverFactory};
 use shardstage::port::driver::DriverFactory;
+use shardstage::port::frame::Frame;
 use shardstage::port::transport::{
-    ClusterConfig, Lane, NodeInfo, PeerDown, ReserveError, Transport, TransportEvents, TransportFactory, TransportSeat,
+    ClusterConfig, Lane, NodeInfo, PeerDown, ReserveError, Source, Transport, TransportEvents, TransportFactory,
+    TransportSeat,
 };
 use shardstage_codec::{NodeId, ShardId};
 use shardstage_quic::{Quic, QuicConfig};
@@ -45,9 +47,9 @@ struct Events {
 }
 
 impl TransportEvents for Events {
-    fn frame(&mut self, _: NodeId, lane: Lane, bytes: &[u8]) {
+    fn frame(&mut self, _: Source, lane: Lane, bytes: Frame<'_>) {
         if self.checks {
-            assert_eq!(bytes, frame(self.got, size(self.got)));
+            assert_eq!(*bytes, frame(self.got, size(self.got)));
         } else {
             self.echo.push((lane, bytes.to_vec()));
         }

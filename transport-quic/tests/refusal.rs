@@ -319,7 +319,7 @@ fn a_hostile_frame_length_ends_the_session() {
         assert_eq!(world.shards[1].sink.frames[0].0, NodeId::new(0));
         for shard in &world.shards {
             assert!(
-                matches!(&shard.downs()[0], PeerDown::Failed(why) if why.contains("claims")),
+                matches!(&shard.downs()[0], PeerDown::Failed(why) if why.contains("no frame of up to")),
                 "{:?}",
                 shard.downs()
             );

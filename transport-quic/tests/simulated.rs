@@ -9,8 +9,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use shardstage::port::driver::Driver;
+use shardstage::port::frame::Frame;
 use shardstage::port::transport::{
-    ClusterConfig, Lane, NodeInfo, PeerDown, Transport, TransportEvents, TransportFactory, TransportSeat,
+    ClusterConfig, Lane, NodeInfo, PeerDown, Source, Transport, TransportEvents, TransportFactory, TransportSeat,
 };
 use shardstage::sim::{SimOptions, SimShard, SimWait, SimWorld};
 use shardstage_codec::{NodeId, ShardId};
@@ -30,11 +31,11 @@ struct Log {
 struct Events<'a>(&'a mut Log);
 
 impl TransportEvents for Events<'_> {
-    fn frame(&mut self, _: NodeId, lane: Lane, bytes: &[u8]) {
+    fn frame(&mut self, _: Source, lane: Lane, bytes: Frame<'_>) {
         assert!(self.0.up, "frames come inside a session");
         assert_eq!((lane, bytes.as_ptr() as usize % 16), (Lane::User, 0));
         let number = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
-        assert_eq!(bytes, frame(number, size(number)), "whole and unchanged");
+        assert_eq!(*bytes, frame(number, size(number)), "whole and unchanged");
         self.0.sessions.last_mut().unwrap().push(number);
     }
     fn peer_up(&mut self, _: NodeId, _: u64) {

@@ -3,19 +3,24 @@
 //! Invariant: a frame is untrusted until checked, in this order: lengths, kind, epoch and owner, type, message, payload. A
 //! refused ask is answered, a refused tell is bounced and counted; nothing is lost in silence.
 
-use shardstage_codec::{ActorTypeId, AlignedBytes, FrameHeader, FrameKind, NodeId, ReplyStatus};
+use std::sync::Arc;
 
-use super::outbound;
+use shardstage_codec::{ActorTypeId, FrameHeader, FrameKind, NodeId, ReplyStatus, ShortHeader, Slot, is_short};
+
+use super::outbound::{self, low_bits};
 use super::placement::shard_of;
-use super::registry::RemoteAsk;
+use super::registry::{InboundMessage, RemoteAsk};
+use super::routes::{InRoute, Receiver};
 use crate::context_block::{Asker, ContextBlock, VirtualTarget};
-use crate::dead_letter::Reason;
-use crate::envelope::{EpochTag, Meta, PackedAddress};
+use crate::dead_letter::{DeadLetter, MessageName, Reason};
+use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress};
 use crate::error::{AskError, Rejected, Unknown};
+use crate::fan_out::Members;
 use crate::key::Key;
-use crate::port::transport::{Lane, PeerDown, TransportEvents};
+use crate::port::frame::Frame;
+use crate::port::transport::{Lane, PeerDown, Source, TransportEvents};
 use crate::reply::{self, ReplyAddress};
-use crate::shard::ShardCell;
+use crate::shard::{ShardCell, ShardCore};
 
 /// Hands what a transport reports to the shard.
 pub(crate) struct Inbound<'a> {
@@ -23,25 +28,57 @@ pub(crate) struct Inbound<'a> {
 }
 
 impl TransportEvents for Inbound<'_> {
-    fn frame(&mut self, peer: NodeId, _lane: Lane, frame: &[u8]) {
+    fn frame(&mut self, from: Source, lane: Lane, frame: Frame<'_>) {
         self.shard.core.borrow_mut().counters.frames_received += 1;
-        let Ok(header) = FrameHeader::decode(frame) else {
-            self.shard.link.engine().dead_letters.count(Reason::Malformed);
-            return;
-        };
+        if is_short(&frame) {
+            return self.short(from, lane, frame);
+        }
+        let Ok(header) = FrameHeader::decode(&frame) else { return self.malformed() };
         match header.kind {
-            FrameKind::Tell | FrameKind::Ask => self.message(peer, &header, frame),
-            FrameKind::Reply => self.reply(&header, frame),
-            FrameKind::Bounce => self.bounce(&header, frame),
-            FrameKind::Hello => self.shard.link.engine().dead_letters.count(Reason::Malformed),
+            FrameKind::Tell | FrameKind::Ask => self.full(from.peer, &header, frame),
+            FrameKind::Route => self.define(from, lane, &header, &frame),
+            FrameKind::Reply => match header.payload(&frame) {
+                Ok(payload) => {
+                    self.note_room(from.peer, &header, &frame);
+                    self.reply(&header, payload);
+                }
+                Err(_) => self.malformed(),
+            },
+            FrameKind::Bounce => {
+                self.note_room(from.peer, &header, &frame);
+                self.bounce(&header);
+            }
+            FrameKind::Room => self.note_room(from.peer, &header, &frame),
+            FrameKind::FanOut => self.fan_out(from, lane, &header, &frame),
+            FrameKind::Hello => self.malformed(),
         }
     }
 
+    /// Asks among them end as `PeerLost`; of tells, nobody else would hear.
+    fn unsent(&mut self, _peer: NodeId, frame: &[u8]) {
+        let tells = if is_short(frame) {
+            usize::from(matches!(ShortHeader::decode(frame), Ok((ShortHeader::Tell { .. }, _))))
+        } else {
+            match FrameHeader::decode(frame) {
+                Ok(header) if header.kind == FrameKind::Tell => 1,
+                Ok(header) if header.kind == FrameKind::FanOut => header
+                    .payload(frame)
+                    .ok()
+                    .and_then(|payload| shardstage_codec::fan_out::decode(payload).ok())
+                    .map_or(0, |(receivers, _)| receivers.len()),
+                _ => 0,
+            }
+        };
+        (0..tells).for_each(|_| self.shard.link.engine().dead_letters.count(Reason::Unavailable));
+    }
+
     fn peer_up(&mut self, peer: NodeId, _session: u64) {
+        self.forget(peer);
         self.shard.link.engine().peers.up(peer, self.shard.link.shard());
     }
 
     fn peer_down(&mut self, peer: NodeId, reason: &PeerDown) {
+        self.forget(peer);
         self.shard.link.engine().peers.down(peer, self.shard.link.shard(), reason);
         let mut waiting = Vec::new();
         self.shard.core.borrow().replies.of_peer(peer, &mut waiting);
@@ -51,126 +88,370 @@ impl TransportEvents for Inbound<'_> {
     }
 }
 
+/// What a message frame says beside its receiver and payload.
+#[derive(Clone, Copy)]
+struct Arrival {
+    peer: NodeId,
+    /// `None` for a tell.
+    ask: Option<u64>,
+    ttl_ns: u64,
+}
+
 impl Inbound<'_> {
-    fn message(&mut self, peer: NodeId, header: &FrameHeader, frame: &[u8]) {
-        if let Err(refusal) = self.accept(peer, header, frame) {
-            self.refuse(peer, header, refusal);
+    /// What was agreed in a session ends with it.
+    fn forget(&self, peer: NodeId) {
+        let mut core = self.shard.core.borrow_mut();
+        core.routes.forget(peer);
+        core.owed_room.forget(peer);
+        if let Some(table) = self.shard.link.engine().no_room(peer) {
+            table.forget();
         }
     }
 
-    fn accept(&mut self, peer: NodeId, header: &FrameHeader, frame: &[u8]) -> Result<(), ReplyStatus> {
+    /// The peer has named an actor that has no room, or has it again.
+    fn note_room(&self, peer: NodeId, header: &FrameHeader, frame: &[u8]) {
+        let (Ok(key), Some(table)) = (header.key(frame), self.shard.link.engine().no_room(peer)) else { return };
+        match (header.kind, header.status) {
+            (FrameKind::Room, _) => table.clear(header.actor_type, key),
+            (_, ReplyStatus::Full) if !key.is_empty() => table.mark(header.actor_type, key),
+            _ => {}
+        }
+    }
+
+    fn malformed(&self) {
+        self.shard.link.engine().dead_letters.count(Reason::Malformed);
+    }
+
+    /// A message with a full header.
+    fn full(&mut self, peer: NodeId, header: &FrameHeader, frame: Frame<'_>) {
+        let ask = (header.kind == FrameKind::Ask).then_some(header.correlation);
+        let arrival = Arrival { peer, ask, ttl_ns: header.ttl_ns };
+        let mut refused = (0, 0);
+        let accepted = self.resolve(header, &frame).and_then(|mut receiver| {
+            let payload = header.payload(&frame).map_err(|_| ReplyStatus::NoHandler)?;
+            let message = self.check(&receiver, header)?;
+            let key = header.key(&frame).map_err(|_| ReplyStatus::NoHandler)?;
+            let wrapped = (message.wrap)(frame, payload, EpochTag::of(header.group_epoch));
+            let envelope = wrapped.map_err(|_| ReplyStatus::NoHandler)?;
+            let delivered = self.deliver(&mut receiver, header, KeyText::Borrowed(key), arrival, message, envelope);
+            refused = receiver.refused;
+            delivered
+        });
+        if let Err(status) = accepted {
+            self.refuse(arrival, header, refused, status);
+        }
+    }
+
+    /// What the numbers of short frames mean from here on.
+    fn define(&mut self, from: Source, lane: Lane, header: &FrameHeader, frame: &[u8]) {
+        let number = usize::try_from(header.correlation).unwrap_or(usize::MAX);
+        let key = Key::from(header.key(frame).unwrap_or_default());
+        let receiver = self.resolve(header, frame).unwrap_or_else(|status| Receiver {
+            message: Err(status),
+            position: 0,
+            shard: self.shard.link.shard().get(),
+            cell: (0, 0),
+            refused: (0, 0),
+        });
+        let mut core = self.shard.core.borrow_mut();
+        let Some(routes) = core.routes.from(from, lane).filter(|routes| number <= routes.len()) else {
+            drop(core);
+            return self.malformed();
+        };
+        let route = InRoute { receiver, header: *header, key };
+        if number == routes.len() {
+            routes.push(route);
+        } else {
+            routes[number] = route;
+        }
+    }
+
+    fn short(&mut self, from: Source, lane: Lane, frame: Frame<'_>) {
+        let Ok((header, payload)) = ShortHeader::decode(&frame) else { return self.malformed() };
+        let (number, ask, ttl_ns) = match header {
+            ShortHeader::Tell { route } => (usize::from(route), None, 0),
+            ShortHeader::Ask { route, ttl_ns, correlation } => (usize::from(route), Some(correlation), ttl_ns),
+            ShortHeader::Reply { epoch, correlation } => return self.reply_value(epoch, correlation, payload),
+        };
+        let arrival = Arrival { peer: from.peer, ask, ttl_ns };
+        let found = {
+            let mut core = self.shard.core.borrow_mut();
+            let route = core.routes.from(from, lane).and_then(|routes| routes.get(number));
+            route.map(|route| (route.receiver, route.header))
+        };
+        let Some((mut receiver, header)) = found else { return self.malformed() };
+        let before = receiver.cell;
+        let accepted = self.check(&receiver, &header).and_then(|message| {
+            let wrapped = (message.wrap)(frame, payload, EpochTag::of(header.group_epoch));
+            let envelope = wrapped.map_err(|_| ReplyStatus::NoHandler)?;
+            let key = KeyText::Route(from, lane, number);
+            self.deliver(&mut receiver, &header, key, arrival, message, envelope)
+        });
+        if receiver.cell != before {
+            let mut core = self.shard.core.borrow_mut();
+            if let Some(route) = core.routes.from(from, lane).and_then(|routes| routes.get_mut(number)) {
+                route.receiver.cell = receiver.cell;
+            }
+        }
+        if let Err(status) = accepted {
+            self.refuse(arrival, &header, receiver.refused, status);
+        }
+    }
+
+    /// One message for many: rebuilt once, shared by the receivers of each shard.
+    fn fan_out(&mut self, from: Source, lane: Lane, header: &FrameHeader, frame: &[u8]) {
         let shard = self.shard;
         let engine = shard.link.engine();
+        let Some((numbers, archive)) =
+            header.payload(frame).ok().and_then(|payload| shardstage_codec::fan_out::decode(payload).ok())
+        else {
+            return self.malformed();
+        };
+        let id = (header.message_id, header.message_version);
+        let shared = engine
+            .registry
+            .by_id(header.actor_type)
+            .and_then(|position| engine.registry.types[position].shared.get(&id));
+        let source = shared
+            .ok_or(ReplyStatus::NoHandler)
+            .and_then(|shared| (shared.decode)(archive).map_err(|_| ReplyStatus::NoHandler));
+        // Taken out, so that cells can be looked up meanwhile; nothing below reads a route otherwise.
+        let mut routes = shard.core.borrow_mut().routes.from(from, lane).map(std::mem::take).unwrap_or_default();
+        let arrival = Arrival { peer: from.peer, ask: None, ttl_ns: 0 };
+        let batch = source.as_ref().map(|source| source.open());
+        let meta = PackedAddress::node(from.peer);
+        let mut elsewhere: Vec<(u16, Members)> = Vec::new();
+        let mut is_shared = false;
+        for number in numbers {
+            let fits = |route: &&mut InRoute| {
+                (route.header.message_id, route.header.message_version) == id
+                    && route.header.actor_type == header.actor_type
+            };
+            let Some(InRoute { receiver, header, key }) = routes.get_mut(usize::from(number)).filter(fits) else {
+                self.malformed();
+                continue;
+            };
+            let outcome = match &batch {
+                Err(status) => Err(**status),
+                Ok(batch) => self.current(header).and_then(|()| {
+                    if receiver.shard != shard.link.shard().get() {
+                        let place = elsewhere.iter().position(|(shard, _)| *shard == receiver.shard);
+                        let place = place.unwrap_or_else(|| {
+                            elsewhere.push((receiver.shard, Members::default()));
+                            elsewhere.len() - 1
+                        });
+                        elsewhere[place].1.push_virtual(receiver.position, header.actor_type, key.clone());
+                        return Ok(());
+                    }
+                    let epoch = EpochTag::of(header.group_epoch);
+                    let mut core = shard.core.borrow_mut();
+                    core.counters.fan_out_shared += u64::from(!std::mem::replace(&mut is_shared, true));
+                    let cell = core.locate(receiver, &KeyText::Known(key), epoch).map_err(status_of)?;
+                    core.admit_remote(cell.0, cell.1, epoch).map_err(|reason| {
+                        receiver.refused = cell;
+                        status_of(reason)
+                    })?;
+                    core.enqueue_with(cell.0, || batch.envelope(cell, epoch, Meta::Sender(meta)));
+                    Ok(())
+                }),
+            };
+            if let Err(status) = outcome {
+                let (header, refused) = (*header, std::mem::take(&mut receiver.refused));
+                self.refuse(arrival, &header, refused, status);
+            }
+        }
+        if let Some(place) = shard.core.borrow_mut().routes.from(from, lane) {
+            *place = routes;
+        }
+        for (to, members) in elsewhere {
+            let source = source.as_ref().expect("nobody is elsewhere otherwise");
+            let receivers = members.len();
+            if let Err(reason) = shard.pass_on(to, source, &Arc::new(members), Some(from.peer)) {
+                (0..receivers).for_each(|_| self.refuse(arrival, header, (0, 0), status_of(reason)));
+            }
+        }
+    }
+
+    /// Who gets messages with this header: what does not change until the next definition.
+    fn resolve(&self, header: &FrameHeader, frame: &[u8]) -> Result<Receiver, ReplyStatus> {
+        let engine = self.shard.link.engine();
         let key = header.key(frame).map_err(|_| ReplyStatus::NoHandler)?;
-        let slot = shardstage_codec::slot_of(header.actor_type, key);
-        let group = slot.group();
-        if header.group != group {
+        let slot: Slot = shardstage_codec::slot_of(header.actor_type, key);
+        if header.group != slot.group() {
             return Err(ReplyStatus::Unavailable);
         }
-        let epoch = engine.placement.epoch(group);
+        let shard = shard_of(slot, engine.shard_count());
+        let position = engine.registry.by_id(header.actor_type);
+        let message = position.and_then(|position| {
+            engine.registry.types[position].messages.get(&(header.message_id, header.message_version))
+        });
+        let message = message.ok_or(ReplyStatus::NoHandler);
+        Ok(Receiver { message, position: position.unwrap_or(0), shard, cell: (0, 0), refused: (0, 0) })
+    }
+
+    /// What may change from message to message: epoch and owner. Then whether the message is taken at all.
+    fn check(&self, receiver: &Receiver, header: &FrameHeader) -> Result<&'static InboundMessage, ReplyStatus> {
+        self.current(header)?;
+        receiver.message
+    }
+
+    /// Whether this node owns the group under the epoch that the header says.
+    fn current(&self, header: &FrameHeader) -> Result<(), ReplyStatus> {
+        let engine = self.shard.link.engine();
+        let epoch = engine.placement.epoch(header.group);
         if header.group_epoch != epoch {
-            shard.core.borrow_mut().counters.fenced += 1;
+            self.shard.core.borrow_mut().counters.fenced += 1;
             return Err(if header.group_epoch < epoch { ReplyStatus::Fenced } else { ReplyStatus::Unavailable });
         }
-        if engine.placement.owner(group) != engine.me() {
+        if engine.placement.owner(header.group) != engine.me() {
             return Err(ReplyStatus::Unavailable);
-        }
-        let position = engine.registry.by_id(header.actor_type).ok_or(ReplyStatus::NoHandler)?;
-        let registered = &engine.registry.types[position];
-        let message =
-            registered.messages.get(&(header.message_id, header.message_version)).ok_or(ReplyStatus::NoHandler)?;
-        let payload = header.payload(frame).map_err(|_| ReplyStatus::NoHandler)?;
-        let mut envelope = (message.wrap)(payload, EpochTag::of(epoch)).map_err(|_| ReplyStatus::NoHandler)?;
-
-        let now_ns = shard.core.borrow().now_ns;
-        let deadline_ns = if header.ttl_ns == 0 { 0 } else { now_ns.saturating_add(header.ttl_ns) };
-        let target_shard = shard_of(slot, engine.shard_count());
-        let is_here = target_shard == shard.link.shard().get();
-        let mut asker = Asker::None;
-        if header.kind == FrameKind::Ask {
-            if !is_here && !shard.core.borrow_mut().mesh.reserve_ask(target_shard) {
-                return Err(ReplyStatus::Full);
-            }
-            let ask = RemoteAsk {
-                peer,
-                correlation: header.correlation,
-                group,
-                epoch,
-                deadline_ns: if deadline_ns == 0 { u64::MAX } else { deadline_ns },
-            };
-            asker = Asker::Slot((message.open_slot)(shard, ask).map_err(|_| ReplyStatus::Full)?);
-        }
-        let context = ContextBlock {
-            asker,
-            deadline_ns,
-            target: Some(VirtualTarget { position, key: Key::from(key), epoch }),
-            origin: Some(peer),
-            ..ContextBlock::new()
-        };
-        envelope.set_meta(Meta::Context(engine.link(target_shard).contexts.make(context)));
-        if is_here {
-            shard.deliver(envelope);
-        } else {
-            shard.push_or_bury(target_shard, envelope);
         }
         Ok(())
     }
 
-    /// Answers a refused ask, bounces a refused tell.
-    fn refuse(&mut self, peer: NodeId, header: &FrameHeader, status: ReplyStatus) {
+    /// Puts a message into its mailbox, or on its way to the shard where that is.
+    fn deliver(
+        &self,
+        receiver: &mut Receiver,
+        header: &FrameHeader,
+        key: KeyText<'_>,
+        arrival: Arrival,
+        message: &'static InboundMessage,
+        mut envelope: Envelope,
+    ) -> Result<(), ReplyStatus> {
+        let shard = self.shard;
+        if receiver.shard != shard.link.shard().get() {
+            let key = key.owned(&mut shard.core.borrow_mut());
+            return self.hop(receiver, header, &key, arrival, message, envelope);
+        }
+        let epoch = EpochTag::of(header.group_epoch);
+        let mut core = shard.core.borrow_mut();
+        let (index, generation) = core.locate(receiver, &key, epoch).map_err(status_of)?;
+        if let Err(reason) = core.admit_remote(index, generation, epoch) {
+            receiver.refused = (index, generation);
+            return Err(status_of(reason));
+        }
+        envelope.index = index;
+        envelope.generation = generation;
+        let meta = match arrival.ask {
+            None => Meta::Sender(PackedAddress::node(arrival.peer)),
+            Some(correlation) => {
+                drop(core);
+                let slot = (message.open_slot)(shard, self.ask(header, arrival, correlation));
+                core = shard.core.borrow_mut();
+                Meta::Reply(slot.map_err(|_| ReplyStatus::Full)?)
+            }
+        };
+        envelope.set_meta(meta);
+        core.enqueue_with(index, || envelope);
+        Ok(())
+    }
+
+    fn ask(&self, header: &FrameHeader, arrival: Arrival, correlation: u64) -> RemoteAsk {
+        RemoteAsk {
+            peer: arrival.peer,
+            correlation,
+            group: header.group,
+            epoch: header.group_epoch,
+            deadline_ns: match arrival.ttl_ns {
+                0 => u64::MAX,
+                ttl_ns => self.shard.core.borrow().now_ns.saturating_add(ttl_ns),
+            },
+        }
+    }
+
+    /// The actor lives on another shard of this node.
+    fn hop(
+        &self,
+        receiver: &Receiver,
+        header: &FrameHeader,
+        key: &Key,
+        arrival: Arrival,
+        message: &'static InboundMessage,
+        mut envelope: Envelope,
+    ) -> Result<(), ReplyStatus> {
+        let shard = self.shard;
+        let mut context = ContextBlock { origin: Some(arrival.peer), ..ContextBlock::new() };
+        if let Some(correlation) = arrival.ask {
+            if !shard.core.borrow_mut().mesh.reserve_ask(receiver.shard) {
+                return Err(ReplyStatus::Full);
+            }
+            let ask = self.ask(header, arrival, correlation);
+            context.deadline_ns = if arrival.ttl_ns == 0 { 0 } else { ask.deadline_ns };
+            let slot = (message.open_slot)(shard, ask).map_err(|_| {
+                shard.core.borrow_mut().mesh.cancel_ask(receiver.shard);
+                ReplyStatus::Full
+            });
+            context.asker = Asker::Slot(slot?);
+        }
+        let target = VirtualTarget { position: receiver.position, key: key.clone(), epoch: header.group_epoch };
+        context.target = Some(target);
+        envelope.set_meta(Meta::Context(Box::new(context)));
+        shard.push_or_bury(receiver.shard, envelope);
+        Ok(())
+    }
+
+    /// Answers a refused ask, bounces a refused tell; names the receiver in `cell` if that had no room.
+    fn refuse(&mut self, arrival: Arrival, header: &FrameHeader, cell: (u32, u32), status: ReplyStatus) {
         let engine = self.shard.link.engine();
-        engine.dead_letters.count(Reason::from_status(status));
-        let kind = if header.kind == FrameKind::Ask { FrameKind::Reply } else { FrameKind::Bounce };
+        engine.dead_letters.record(DeadLetter {
+            receiver: None,
+            sender: None,
+            message: MessageName::Id(header.message_id),
+            reason: Reason::from_status(status),
+        });
+        let kind = if arrival.ask.is_some() { FrameKind::Reply } else { FrameKind::Bounce };
         let answer = FrameHeader {
             status,
             message_id: header.message_id,
             message_version: header.message_version,
             group: header.group,
             group_epoch: engine.placement.epoch(header.group),
-            correlation: header.correlation,
-            actor_type: ActorTypeId::new(0),
+            correlation: arrival.ask.unwrap_or(0),
             shard: self.shard.link.shard(),
             ..FrameHeader::new(kind)
         };
-        let mut out = shardstage_codec::AlignedBytes::new();
-        shardstage_codec::append_frame_bytes(&mut out, answer, "", &[]).expect("an empty frame fits");
+        let named = if status == ReplyStatus::Full { self.shard.name_to(arrival.peer, cell) } else { None };
+        let out = outbound::refusal(answer, named.as_ref().map(|(actor_type, key)| (*actor_type, key)));
         // A session that is gone has told the sender already.
-        let _ = outbound::send(self.shard, peer, Lane::Control, &out);
+        let _ = outbound::send(self.shard, arrival.peer, Lane::Control, &out);
     }
 
-    fn reply(&mut self, header: &FrameHeader, frame: &[u8]) {
+    /// Whether an answer to this ask is for another shard; then it is on its way there.
+    ///
+    /// Nodes with unequal shard counts: the link of another shard brought it.
+    fn forward(
+        &self,
+        address: ReplyAddress,
+        payload: &[u8],
+        finish: impl FnOnce(Inbound<'_>, &[u8]) + Send + 'static,
+    ) -> bool {
         let shard = self.shard;
+        if address.0.shard() == shard.link.shard().get() {
+            return false;
+        }
         let engine = shard.link.engine();
-        let Some(address) = PackedAddress::from_word(header.correlation).map(ReplyAddress) else {
-            engine.dead_letters.count(Reason::Malformed);
-            return;
-        };
-        if address.0.shard() != shard.link.shard().get() {
-            // Nodes with unequal shard counts: the link of another shard brought it.
-            if address.0.shard() < engine.shard_count() {
-                let mut copy = AlignedBytes::new();
-                copy.extend_from_slice(frame);
-                let header = *header;
-                engine.link(address.0.shard()).run(Box::new(move |shard| Inbound { shard }.reply(&header, &copy)));
-            } else {
-                engine.dead_letters.count(Reason::Malformed);
-            }
+        if address.0.shard() < engine.shard_count() {
+            let copy = crate::port::frame::SharedBytes::copied(payload);
+            engine.link(address.0.shard()).run(Box::new(move |shard| finish(Inbound { shard }, &copy)));
+        } else {
+            self.malformed();
+        }
+        true
+    }
+
+    /// An answer with a value.
+    fn reply_value(&mut self, epoch: u32, correlation: u64, payload: &[u8]) {
+        let shard = self.shard;
+        let Some(address) = PackedAddress::from_word(correlation).map(ReplyAddress) else { return self.malformed() };
+        if self.forward(address, payload, move |mut there, payload| there.reply_value(epoch, correlation, payload)) {
             return;
         }
-        let Ok(payload) = header.payload(frame) else {
-            shard.link.engine().dead_letters.count(Reason::Malformed);
-            return;
-        };
-        let Some((ops, group)) = shard.core.borrow_mut().replies.waiting(address).map(|slot| (slot.ops, slot.group))
-        else {
-            return;
-        };
-        let current = group.map(|group| shard.link.engine().placement.epoch(group));
-        if header.status == ReplyStatus::Ok && current.is_some_and(|epoch| epoch != header.group_epoch) {
+        let waiting = shard.core.borrow_mut().replies.waiting(address).map(|slot| (slot.ops, slot.group));
+        let Some((ops, group)) = waiting else { return };
+        if group.is_some_and(|group| low_bits(shard.link.engine().placement.epoch(group)) != epoch) {
             shard.core.borrow_mut().counters.fenced += 1;
             (ops.fail)(shard, address, AskError::Unknown(Unknown::Fenced));
-        } else if let Some(error) = outbound::error_of(header.status, payload) {
-            (ops.fail)(shard, address, error);
         } else if let Some(complete) = ops.complete_bytes {
             complete(shard, address, payload);
         } else {
@@ -178,8 +459,96 @@ impl Inbound<'_> {
         }
     }
 
+    /// An answer with a full header: any end.
+    fn reply(&mut self, header: &FrameHeader, payload: &[u8]) {
+        let Some(error) = outbound::error_of(header.status, payload) else {
+            return self.reply_value(low_bits(header.group_epoch), header.correlation, payload);
+        };
+        let Some(address) = PackedAddress::from_word(header.correlation).map(ReplyAddress) else {
+            return self.malformed();
+        };
+        let copy = *header;
+        if !self.forward(address, payload, move |mut there, payload| there.reply(&copy, payload)) {
+            reply::fail_here(self.shard, address, error);
+        }
+    }
+
     /// One of our tells was refused over there: the dead letters name it.
-    fn bounce(&mut self, header: &FrameHeader, _frame: &[u8]) {
+    fn bounce(&mut self, header: &FrameHeader) {
         self.shard.link.engine().dead_letters.bounced(header);
+    }
+}
+
+impl ShardCell {
+    /// The virtual actor in a cell that has no room, to be named to a peer that is then owed word of room; `None` if it cannot
+    /// be, or was not full.
+    pub(crate) fn name_to(&self, peer: NodeId, cell: (u32, u32)) -> Option<(ActorTypeId, Key)> {
+        let mut core = self.core.borrow_mut();
+        let full = core.cells.get(cell.0, cell.1).filter(|full| full.short)?;
+        let (position, key) = full.extra.as_ref()?.identity.clone()?;
+        let actor_type = self.link.engine().registry.types[position].id;
+        core.owed_room.note(cell, peer, actor_type, &key).then_some((actor_type, key))
+    }
+}
+
+/// Where the text of a key is.
+#[derive(Clone, Copy)]
+enum KeyText<'a> {
+    Borrowed(&'a str),
+    Known(&'a Key),
+    Route(Source, Lane, usize),
+}
+
+impl KeyText<'_> {
+    /// The key as one that can be kept.
+    fn owned(&self, core: &mut ShardCore) -> Key {
+        match *self {
+            Self::Borrowed(text) => Key::from(text),
+            Self::Known(key) => key.clone(),
+            Self::Route(from, lane, number) => {
+                let routes = core.routes.from(from, lane).expect("the message came by this route");
+                routes[number].key.clone()
+            }
+        }
+    }
+}
+
+impl ShardCore {
+    /// The cell of a receiver on this shard, activated if it sleeps.
+    fn locate(&mut self, receiver: &mut Receiver, key: &KeyText<'_>, epoch: EpochTag) -> Result<(u32, u32), Rejected> {
+        let (index, generation) = receiver.cell;
+        // A generation is one activation, and one that lives is in the directory.
+        if generation != 0 && self.cells.get(index, generation).is_some_and(|cell| cell.admits()) {
+            return Ok(receiver.cell);
+        }
+        if let KeyText::Borrowed(text) = key
+            && let Some((index, generation)) = self.directory.get(receiver.position, text)
+            && self.cells.get(index, generation).is_some_and(|cell| cell.admits())
+        {
+            return Ok((index, generation));
+        }
+        let key = key.owned(self);
+        receiver.cell = self.activate_virtual(receiver.position, &key, epoch)?;
+        Ok(receiver.cell)
+    }
+
+    /// Whether a message from another node may enter; if there is no room, senders of this node learn of it too.
+    fn admit_remote(&mut self, index: u32, generation: u32, epoch: EpochTag) -> Result<(), Rejected> {
+        let admitted = self.admit(index, generation, epoch);
+        if admitted == Err(Rejected::Full) {
+            self.mark_short(index, generation);
+        }
+        admitted
+    }
+}
+
+/// How a refusal travels.
+pub(crate) fn status_of(reason: Rejected) -> ReplyStatus {
+    match reason {
+        Rejected::Full => ReplyStatus::Full,
+        Rejected::Closed => ReplyStatus::Closed,
+        Rejected::Expired => ReplyStatus::Expired,
+        Rejected::NoHandler => ReplyStatus::NoHandler,
+        Rejected::Unavailable | Rejected::TooLarge => ReplyStatus::Unavailable,
     }
 }

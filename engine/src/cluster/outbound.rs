@@ -2,14 +2,24 @@
 //!
 //! Invariant: what `send` accepts is on the lane in call order; what it refuses was not sent at all.
 
+use std::time::Duration;
+
 use shardstage_codec::{
-    self as codec, AlignedBytes, EncodeError, Epoch, FrameHeader, FrameKind, GroupId, MessageId, NodeId, ReplyStatus,
+    self as codec, ActorTypeId, AlignedBytes, EncodeError, Epoch, FrameHeader, FrameKind, GroupId, MessageId, NodeId,
+    ReplyStatus, ShortHeader,
 };
 
+use super::routes::Form;
+use crate::engine_link::EngineLink;
 use crate::error::{AskError, Panicked, Rejected, Unknown};
+use crate::fan_out::{Members, Numbers, Source};
+use crate::key::Key;
+use crate::limits::{DEFINED_AT_ONCE, FAN_OUT_NUMBERED};
+use crate::message::Message;
 use crate::port::transport::{Lane, ReserveError};
 use crate::reply::RemoteAsker;
 use crate::shard::ShardCell;
+use crate::virtual_ref::VirtualId;
 
 /// An encoded frame that waits for the transport.
 pub(crate) struct PendingFrame {
@@ -52,6 +62,224 @@ pub(crate) fn encode_message<M>(
     codec::append_frame_with(out, frame, key, |out| encode(message, out)).map_err(|_| Rejected::TooLarge)
 }
 
+/// Sends a message to a virtual actor of another node, or says why not. Never allocates once the shard's scratch room has
+/// grown: what is sent to the same actor again and again has a number, and its frame 16 bytes of header.
+pub(crate) fn send_message<M: Message>(
+    shard: &ShardCell,
+    id: &VirtualId,
+    peer: NodeId,
+    kind: FrameKind,
+    correlation: u64,
+    ttl: Duration,
+    message: &M,
+) -> Result<(), Rejected> {
+    let ops = const { M::WIRE };
+    let ops = ops.as_ref().ok_or(Rejected::NoHandler)?;
+    let position = id.position.ok_or(Rejected::NoHandler)?;
+    let registered = &id.engine.registry.types[position];
+    if has_no_room(id.engine, peer, registered.id, &id.key) {
+        return Err(Rejected::Full);
+    }
+    let (group, lane) = (id.slot.group(), registered.lane);
+    let epoch = id.engine.placement.epoch(group);
+    let ttl_ns = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
+    let (mut scratch, form) = {
+        let mut core = shard.core.borrow_mut();
+        let form = core
+            .routes
+            .towards(peer, lane)
+            .map_or(Form::Full, |(routes, hash)| routes.find(hash, position, (ops.id, ops.version), &id.key, epoch));
+        (std::mem::take(&mut core.scratch), form)
+    };
+    scratch.clear();
+    let header = FrameHeader {
+        message_version: ops.version,
+        group,
+        message_id: ops.id,
+        actor_type: registered.id,
+        group_epoch: epoch,
+        shard: shard.link.shard(),
+        ..FrameHeader::new(kind)
+    };
+    let encoded = match form {
+        Form::Full => {
+            codec::append_frame_with(&mut scratch, FrameHeader { correlation, ttl_ns, ..header }, &id.key, |out| {
+                (ops.encode)(message, out)
+            })
+        }
+        Form::Known(route) | Form::Define(route) => {
+            let defined = if matches!(form, Form::Define(_)) {
+                let header = FrameHeader { kind: FrameKind::Route, correlation: u64::from(route), ..header };
+                codec::append_frame_bytes(&mut scratch, header, &id.key, &[])
+            } else {
+                Ok(0)
+            };
+            let short = match kind {
+                FrameKind::Ask => ShortHeader::Ask { route, ttl_ns, correlation },
+                _ => ShortHeader::Tell { route },
+            };
+            defined.and_then(|_| codec::append_short_with(&mut scratch, short, |out| (ops.encode)(message, out)))
+        }
+    };
+    let sent = encoded.map_err(|_| Rejected::TooLarge).and_then(|_| send(shard, peer, lane, &scratch));
+    let mut core = shard.core.borrow_mut();
+    core.scratch = scratch;
+    if let (Ok(()), Form::Define(route)) = (sent, form)
+        && let Some((routes, _)) = core.routes.towards(peer, lane)
+    {
+        routes.defined(route);
+    }
+    sent
+}
+
+/// Whether an actor at another node is known to have no room.
+#[inline]
+pub(crate) fn has_no_room(engine: &EngineLink, peer: NodeId, actor_type: ActorTypeId, key: &str) -> bool {
+    engine.no_room(peer).is_some_and(|table| table.contains(actor_type, key))
+}
+
+/// Tells other nodes which receivers have room again.
+pub(crate) fn send_due_room(shard: &ShardCell) {
+    if shard.core.borrow().owed_room.due.is_empty() {
+        return;
+    }
+    let due = std::mem::take(&mut shard.core.borrow_mut().owed_room.due);
+    for owed in due {
+        let group = codec::slot_of(owed.actor_type, &owed.key).group();
+        let header = FrameHeader {
+            group,
+            actor_type: owed.actor_type,
+            group_epoch: shard.link.engine().placement.epoch(group),
+            shard: shard.link.shard(),
+            ..FrameHeader::new(FrameKind::Room)
+        };
+        let mut out = AlignedBytes::new();
+        codec::append_frame_bytes(&mut out, header, &owed.key, &[]).expect("a frame with nothing but a key fits");
+        // A session that is gone has taken the mark with it.
+        let _ = send(shard, owed.peer, Lane::Control, &out);
+    }
+}
+
+/// The frame that refuses a message: the answer to an ask, or what brings a tell back. Names the receiver if that is `known`.
+pub(crate) fn refusal(header: FrameHeader, known: Option<(ActorTypeId, &Key)>) -> AlignedBytes {
+    let mut out = AlignedBytes::new();
+    let (actor_type, key) = known.map_or((ActorTypeId::new(0), ""), |(actor_type, key)| (actor_type, key.as_str()));
+    codec::append_frame_bytes(&mut out, FrameHeader { actor_type, ..header }, key, &[])
+        .expect("a frame with nothing but a key fits");
+    out
+}
+
+/// Sends one message to many virtual actors of one type at `peer`, or says why none was sent: one frame with the numbers of
+/// the receivers, and the message once. `numbers` keeps the numbers from one message to the next.
+pub(crate) fn send_fan_out(
+    shard: &ShardCell,
+    source: &dyn Source,
+    peer: NodeId,
+    members: &Members,
+    numbers: &mut Numbers,
+) -> Result<(), Rejected> {
+    let message = source.wire().ok_or(Rejected::NoHandler)?;
+    let position = members.position().ok_or(Rejected::NoHandler)?;
+    let engine = shard.link.engine();
+    let registered = &engine.registry.types[position];
+    let lane = registered.lane;
+    number_members(shard, peer, lane, position, message, members, numbers)?;
+    let mut scratch = std::mem::take(&mut shard.core.borrow_mut().scratch);
+    scratch.clear();
+    let header = FrameHeader {
+        message_id: message.0,
+        message_version: message.1,
+        actor_type: registered.id,
+        shard: shard.link.shard(),
+        ..FrameHeader::new(FrameKind::FanOut)
+    };
+    let encoded = codec::append_frame_with(&mut scratch, header, "", |out| {
+        let list = codec::fan_out::append_receivers(out, &numbers.numbers);
+        let len = list + source.encode(out)?;
+        let limit = codec::limits::PAYLOAD_BYTES_MAX;
+        if len > limit { Err(EncodeError::TooLarge { limit }) } else { Ok(len) }
+    });
+    let sent = encoded.map_err(|_| Rejected::TooLarge).and_then(|_| send(shard, peer, lane, &scratch));
+    shard.core.borrow_mut().scratch = scratch;
+    sent
+}
+
+/// Makes sure that every receiver has a number, and that the peer knows it.
+fn number_members(
+    shard: &ShardCell,
+    peer: NodeId,
+    lane: Lane,
+    position: usize,
+    message: (MessageId, u16),
+    members: &Members,
+    numbers: &mut Numbers,
+) -> Result<(), Rejected> {
+    if members.len() > FAN_OUT_NUMBERED {
+        return Err(Rejected::TooLarge);
+    }
+    let engine = shard.link.engine();
+    let placed = engine.placement.version();
+    // The second pass finds what the first has defined, unless that has driven out numbers of its own.
+    for _ in 0..2 {
+        let mut core = shard.core.borrow_mut();
+        let (routes, hash) = core.routes.towards(peer, lane).ok_or(Rejected::NoHandler)?;
+        let version = routes.version();
+        let is_known = numbers.shard.is_some_and(|known| std::ptr::eq(known, shard.link))
+            && numbers.version == version
+            && numbers.placed == placed
+            && numbers.message == Some(message);
+        if is_known {
+            return Ok(());
+        }
+        numbers.shard = None;
+        numbers.numbers.clear();
+        let mut fresh = Vec::new();
+        for (key, slot) in members.keys() {
+            let epoch = engine.placement.epoch(slot.group());
+            let (number, define) = routes.assign(hash, position, message, key, epoch);
+            numbers.numbers.push(number);
+            if define {
+                fresh.push((number, key, slot, epoch));
+            }
+        }
+        let version = routes.version();
+        drop(core);
+        for batch in fresh.chunks(DEFINED_AT_ONCE) {
+            let mut frames = AlignedBytes::new();
+            for (number, key, slot, epoch) in batch {
+                let header = FrameHeader {
+                    message_version: message.1,
+                    group: slot.group(),
+                    message_id: message.0,
+                    actor_type: engine.registry.types[position].id,
+                    group_epoch: *epoch,
+                    correlation: u64::from(*number),
+                    shard: shard.link.shard(),
+                    ..FrameHeader::new(FrameKind::Route)
+                };
+                codec::append_frame_bytes(&mut frames, header, key, &[]).map_err(|_| Rejected::TooLarge)?;
+            }
+            send(shard, peer, lane, &frames)?;
+            let mut core = shard.core.borrow_mut();
+            let (routes, _) = core.routes.towards(peer, lane).ok_or(Rejected::NoHandler)?;
+            batch.iter().for_each(|(number, ..)| routes.defined(*number));
+        }
+        (numbers.version, numbers.placed) = (version, placed);
+        (numbers.shard, numbers.message) = (Some(shard.link), Some(message));
+        let evicted = {
+            let mut distinct = numbers.numbers.clone();
+            distinct.sort_unstable();
+            distinct.dedup();
+            distinct.len() != numbers.numbers.len()
+        };
+        if !evicted {
+            return Ok(());
+        }
+        numbers.shard = None;
+    }
+    Err(Rejected::Full)
+}
+
 /// Sends a whole frame to `peer`, or says why not.
 pub(crate) fn send(shard: &ShardCell, peer: NodeId, lane: Lane, frame: &[u8]) -> Result<(), Rejected> {
     let Ok(mut transport) = shard.transport.try_borrow_mut() else {
@@ -76,33 +304,42 @@ pub(crate) fn send(shard: &ShardCell, peer: NodeId, lane: Lane, frame: &[u8]) ->
 
 /// Sends the answer to a remote asker. If its node is gone the asker has learnt that by itself.
 pub(crate) fn send_reply<R>(shard: &ShardCell, asker: &RemoteAsker<R>, value: Result<R, AskError>) {
+    let wire = asker.wire;
     let header = FrameHeader {
-        message_id: asker.message.0,
-        message_version: asker.message.1,
+        message_id: wire.id,
+        message_version: wire.version,
         group: asker.group,
         group_epoch: asker.epoch,
         correlation: asker.correlation,
         shard: shard.link.shard(),
         ..FrameHeader::new(FrameKind::Reply)
     };
-    let mut out = AlignedBytes::new();
+    let mut out = std::mem::take(&mut shard.core.borrow_mut().scratch);
+    out.clear();
+    let failed = |out: &mut AlignedBytes, text: &[u8]| {
+        codec::append_frame_bytes(out, FrameHeader { status: ReplyStatus::Failed, ..header }, "", text)
+    };
     let written = match value {
         Ok(value) => {
-            codec::append_frame_with(&mut out, header, "", |out| (asker.encode)(&value, out)).or_else(|error| {
-                let header = FrameHeader { status: ReplyStatus::Failed, ..header };
-                codec::append_frame_bytes(&mut out, header, "", format!("the reply cannot be sent: {error}").as_bytes())
-            })
+            let short = ShortHeader::Reply { epoch: low_bits(asker.epoch), correlation: asker.correlation };
+            codec::append_short_with(&mut out, short, |out| (wire.encode)(&value, out))
+                .or_else(|error| failed(&mut out, format!("the reply cannot be sent: {error}").as_bytes()))
         }
         Err(AskError::Failed(Panicked(why))) => {
-            let header = FrameHeader { status: ReplyStatus::Failed, ..header };
-            let text = &why.as_bytes()[..why.len().min(codec::limits::USER_BYTES_MAX)];
-            codec::append_frame_bytes(&mut out, header, "", text)
+            failed(&mut out, &why.as_bytes()[..why.len().min(codec::limits::USER_BYTES_MAX)])
         }
         Err(error) => codec::append_frame_bytes(&mut out, FrameHeader { status: status_of(&error), ..header }, "", &[]),
     };
     written.expect("an empty reply or a bounded text fits a frame");
     // Control has room for it: the asker reserved it. If the session is gone, so is the asker's interest.
     let _ = send(shard, asker.peer, Lane::Control, &out);
+    shard.core.borrow_mut().scratch = out;
+}
+
+/// What a short reply carries of an epoch.
+#[expect(clippy::cast_possible_truncation, reason = "the low bits are what is compared")]
+pub(crate) fn low_bits(epoch: Epoch) -> u32 {
+    epoch.get() as u32
 }
 
 fn status_of(error: &AskError) -> ReplyStatus {
@@ -113,7 +350,9 @@ fn status_of(error: &AskError) -> ReplyStatus {
         AskError::Rejected(Rejected::NoHandler) => ReplyStatus::NoHandler,
         AskError::Rejected(Rejected::Unavailable | Rejected::TooLarge) => ReplyStatus::Unavailable,
         AskError::Failed(_) => ReplyStatus::Failed,
-        AskError::Unknown(Unknown::Deadline | Unknown::PeerLost | Unknown::Fenced) => ReplyStatus::Fenced,
+        AskError::Unknown(Unknown::Deadline) => ReplyStatus::Deadline,
+        AskError::Unknown(Unknown::PeerLost) => ReplyStatus::PeerLost,
+        AskError::Unknown(Unknown::Fenced) => ReplyStatus::Fenced,
     }
 }
 
@@ -128,5 +367,7 @@ pub(crate) fn error_of(status: ReplyStatus, text: &[u8]) -> Option<AskError> {
         ReplyStatus::Unavailable => AskError::Rejected(Rejected::Unavailable),
         ReplyStatus::Failed => AskError::Failed(Panicked(String::from_utf8_lossy(text).into())),
         ReplyStatus::Fenced => AskError::Unknown(Unknown::Fenced),
+        ReplyStatus::Deadline => AskError::Unknown(Unknown::Deadline),
+        ReplyStatus::PeerLost => AskError::Unknown(Unknown::PeerLost),
     })
 }

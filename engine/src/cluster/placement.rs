@@ -16,6 +16,7 @@ struct Group {
 /// The placement table of one engine; read from any thread.
 pub(crate) struct Placement {
     groups: [Group; GROUP_COUNT as usize],
+    version: AtomicU64,
 }
 
 impl Placement {
@@ -26,7 +27,7 @@ impl Placement {
             owner: AtomicU32::new(u32::try_from(index).expect("64 groups") % node_count),
             epoch: AtomicU64::new(Epoch::FIRST.get()),
         };
-        Self { groups: std::array::from_fn(group) }
+        Self { groups: std::array::from_fn(group), version: AtomicU64::new(0) }
     }
 
     fn group(&self, group: GroupId) -> &Group {
@@ -44,6 +45,12 @@ impl Placement {
     /// Raises a group's epoch, as a change of owner will; lower values are ignored.
     pub(crate) fn raise_epoch(&self, group: GroupId, epoch: Epoch) {
         self.group(group).epoch.fetch_max(epoch.get(), Ordering::AcqRel);
+        self.version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Rises whenever anything here changes: what was resolved under another version must be resolved again.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 }
 

@@ -5,29 +5,42 @@
 use std::any::TypeId;
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::FixedState;
 use shardstage_codec::{ActorTypeId, DecodeError, GroupId, MessageId, NodeId, WireValue};
 
 use crate::actor::VirtualActor;
-use crate::envelope::{Envelope, EpochTag, Meta};
+use crate::envelope::{Envelope, EpochTag};
 use crate::error::Rejected;
+use crate::fan_out::{Shared, Source};
 use crate::key::Key;
 use crate::limits::VIRTUAL_IDLE;
 use crate::message::WireMessage;
+use crate::port::frame::Frame;
 use crate::port::transport::{Lane, SchemaLine};
-use crate::receive::{Receive, vtable};
-use crate::reply::{NewSlot, RemoteAsker, ReplyAddress, ReplyOps, Waiter};
+use crate::receive::Receive;
+use crate::reply::{NewSlot, RemoteAsker, ReplyAddress, ReplyOps, ReplyWire, Waiter};
 use crate::shard::{ActorBox, Again, ShardCell};
 
 /// What the inbound path needs of one accepted message type.
 pub(crate) struct InboundMessage {
     pub(crate) schema: SchemaLine,
-    /// Rebuilds the message and wraps it for the actor.
-    pub(crate) wrap: fn(&[u8], EpochTag) -> Result<Envelope, DecodeError>,
+    /// Wraps the message for the actor: rebuilt from the payload, the second argument, or kept where it lies in the frame.
+    pub(crate) wrap: fn(Frame<'_>, &[u8], EpochTag) -> Result<Envelope, DecodeError>,
     /// Opens a slot whose answer goes to another node.
     pub(crate) open_slot: fn(&ShardCell, RemoteAsk) -> Result<ReplyAddress, Rejected>,
 }
+
+/// What the inbound path needs of a message for many.
+pub(crate) struct SharedMessage {
+    pub(crate) schema: SchemaLine,
+    /// Rebuilds it, once for the node.
+    pub(crate) decode: DecodeShared,
+}
+
+type DecodeShared = fn(&[u8]) -> Result<Arc<dyn Source>, DecodeError>;
 
 /// Where the answer to a remote ask goes.
 pub(crate) struct RemoteAsk {
@@ -47,7 +60,9 @@ pub(crate) struct RegisteredType {
     pub(crate) idle: Duration,
     pub(crate) mailbox_capacity: Option<u32>,
     pub(crate) lane: Lane,
-    pub(crate) messages: HashMap<(MessageId, u16), InboundMessage>,
+    pub(crate) messages: HashMap<(MessageId, u16), InboundMessage, FixedState>,
+    /// Messages that it takes as one of many receivers.
+    pub(crate) shared: HashMap<(MessageId, u16), SharedMessage, FixedState>,
 }
 
 /// All registered types.
@@ -70,8 +85,11 @@ impl Registry {
         let mut lines: Vec<SchemaLine> = self
             .types
             .iter()
-            .flat_map(|registered| registered.messages.values())
-            .map(|message| message.schema.clone())
+            .flat_map(|registered| {
+                let single = registered.messages.values().map(|message| &message.schema);
+                single.chain(registered.shared.values().map(|message| &message.schema))
+            })
+            .cloned()
             .collect();
         lines.sort_by_key(|line| (line.id, line.version));
         lines.dedup();
@@ -86,6 +104,13 @@ pub struct TypeBuilder<A> {
     _actor: PhantomData<fn(A)>,
 }
 
+struct Answers<M>(PhantomData<M>);
+
+impl<M: WireMessage> Answers<M> {
+    const WIRE: &'static ReplyWire<M::Reply> =
+        &ReplyWire { id: M::ID, version: M::VERSION, encode: shardstage_codec::encode::<M::Reply> };
+}
+
 impl<A: VirtualActor> TypeBuilder<A> {
     pub(crate) fn new() -> Self {
         let registered = RegisteredType {
@@ -96,7 +121,8 @@ impl<A: VirtualActor> TypeBuilder<A> {
             idle: VIRTUAL_IDLE,
             mailbox_capacity: None,
             lane: Lane::User,
-            messages: HashMap::new(),
+            messages: HashMap::with_hasher(FixedState::default()),
+            shared: HashMap::with_hasher(FixedState::default()),
         };
         Self { registered, _actor: PhantomData }
     }
@@ -112,19 +138,14 @@ impl<A: VirtualActor> TypeBuilder<A> {
     {
         let message = InboundMessage {
             schema: SchemaLine { id: M::ID, version: M::VERSION, fingerprint: M::FINGERPRINT, name: M::NAME },
-            wrap: |bytes, epoch| {
-                let message = shardstage_codec::decode::<M>(bytes)?;
-                // SAFETY: the vtable is made for `M`; the inbound path fills in a cell of type `A`.
-                Ok(unsafe { Envelope::new(0, 0, vtable::<A, M, K>(), epoch, Meta::None, message) })
-            },
+            wrap: crate::receive::wrap::<A, M, K>,
             open_slot: |shard, ask| {
                 let asker = RemoteAsker::<M::Reply> {
                     peer: ask.peer,
                     correlation: ask.correlation,
                     group: ask.group,
                     epoch: ask.epoch,
-                    message: (M::ID, M::VERSION),
-                    encode: shardstage_codec::encode::<M::Reply>,
+                    wire: Answers::<M>::WIRE,
                 };
                 let new = NewSlot {
                     deadline_ns: ask.deadline_ns,
@@ -139,6 +160,21 @@ impl<A: VirtualActor> TypeBuilder<A> {
             },
         };
         self.registered.messages.insert((M::ID, M::VERSION), message);
+        self
+    }
+
+    /// Accepts messages of type `M` that another node sends to many receivers at once; see [`Audience`](crate::Audience). The
+    /// actor handles `Shared<M>`, or `M` where that is `Clone`.
+    #[must_use]
+    pub fn accept_shared<M, K>(mut self) -> Self
+    where
+        M: WireMessage + Sync,
+        A: Receive<Shared<M>, K>,
+        K: 'static,
+    {
+        let schema = SchemaLine { id: M::ID, version: M::VERSION, fingerprint: M::FINGERPRINT, name: M::NAME };
+        let message = SharedMessage { schema, decode: crate::fan_out::decode::<A, M, K> };
+        self.registered.shared.insert((M::ID, M::VERSION), message);
         self
     }
 

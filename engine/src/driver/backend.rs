@@ -80,6 +80,9 @@ pub(super) trait Backend {
     /// Whether sockets are armed as soon as they run dry, not only before a sleep.
     fn arms_at_once(&self) -> bool;
 
+    /// Whether somebody else sleeps for this driver, on its wake descriptor.
+    fn is_hosted(&self) -> bool;
+
     /// Sleeps until there is something to gather, the wake flag is raised or the time is over. May return early.
     fn wait(&mut self, timeout: Option<Duration>);
 

@@ -19,6 +19,7 @@ use super::files::{self, Files};
 use super::random::RandomPool;
 use super::table::Table;
 use super::udp::UdpSocket;
+use crate::limits::{HOT_NS, HOT_RECHECK_NS};
 use crate::port::driver::{
     DatagramBatch, Driver, DriverKind, FileCompletion, FileId, FileRequest, OpenOptions, SocketId, Transmit, Wake,
 };
@@ -41,6 +42,9 @@ struct Socket {
     blocked: bool,
     armed: Interest,
     tried_ns: u64,
+    /// Until then it is tried without being asked: a socket that had something usually has more soon, and arming it costs
+    /// two system calls a datagram.
+    hot_until_ns: u64,
 }
 
 impl<B: Backend> RealDriver<B> {
@@ -83,9 +87,16 @@ impl<B: Backend> RealDriver<B> {
             return Ok(true);
         }
         self.gather();
-        let entry = self.sockets.get(socket.0).ok_or_else(unknown_socket)?;
-        let recheck = B::RECHECK_NS.is_some_and(|every| clock::monotonic_ns().saturating_sub(entry.tried_ns) >= every);
-        Ok(entry.readable || recheck)
+        let entry = self.sockets.get_mut(socket.0).ok_or_else(unknown_socket)?;
+        if entry.readable {
+            return Ok(true);
+        }
+        let now_ns = if entry.hot_until_ns != 0 || B::RECHECK_NS.is_some() { clock::monotonic_ns() } else { 0 };
+        if now_ns < entry.hot_until_ns {
+            return Ok(now_ns - entry.tried_ns >= HOT_RECHECK_NS);
+        }
+        entry.hot_until_ns = 0;
+        Ok(B::RECHECK_NS.is_some_and(|every| now_ns - entry.tried_ns >= every))
     }
 }
 
@@ -153,7 +164,8 @@ impl<B: Backend> Driver for RealDriver<B> {
     fn bind(&mut self, address: SocketAddr) -> io::Result<(SocketId, SocketAddr)> {
         let udp = UdpSocket::bind(address)?;
         let bound = udp.local_address()?;
-        let socket = Socket { udp, readable: true, blocked: false, armed: Interest::default(), tried_ns: 0 };
+        let socket =
+            Socket { udp, readable: true, blocked: false, armed: Interest::default(), tried_ns: 0, hot_until_ns: 0 };
         let key = self.sockets.insert(socket).map_err(|_| io::Error::other("the driver's socket table is full"))?;
         let entry = self.sockets.get(key).expect("it was just inserted");
         if let Err(error) = self.backend.attach(key, &entry.udp) {
@@ -181,11 +193,16 @@ impl<B: Backend> Driver for RealDriver<B> {
             };
             // A batch that was not filled has emptied the socket; what comes later is reported once it is armed.
             entry.readable = received == batch.buffers.len().min(BATCH_SIZE);
-            if B::RECHECK_NS.is_some() {
+            let may_be_hot = (received > 0 || entry.hot_until_ns != 0) && !self.backend.is_hosted();
+            if may_be_hot || B::RECHECK_NS.is_some() {
                 entry.tried_ns = clock::monotonic_ns();
             }
+            if received > 0 && may_be_hot {
+                entry.hot_until_ns = entry.tried_ns + HOT_NS;
+            }
         }
-        if !entry.readable && !entry.armed.read && self.backend.arms_at_once() {
+        let is_hot = entry.hot_until_ns != 0 && !self.backend.is_hosted();
+        if !entry.readable && !is_hot && !entry.armed.read && self.backend.arms_at_once() {
             let wanted = Interest { read: true, write: false };
             entry.armed = self.backend.arm(socket.0, &entry.udp, wanted, entry.armed);
         }

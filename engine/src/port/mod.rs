@@ -5,5 +5,6 @@
 
 pub mod buffer;
 pub mod driver;
+pub mod frame;
 pub mod service;
 pub mod transport;

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use shardstage_codec::{NodeId, ShardId};
 
 use super::driver::Driver;
+use super::frame::Frame;
 
 /// Independent streams to one peer: a stalled lane delays no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,11 +74,25 @@ impl fmt::Display for PeerDown {
     }
 }
 
+/// Where a frame came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The node.
+    pub peer: NodeId,
+    /// A small number for the peer's shard: the same in every session with it, unlike that of any other shard or peer.
+    pub link: u32,
+    /// The session, unlike any earlier one of this transport.
+    pub session: u64,
+}
+
 /// What a transport tells the engine while it is polled.
 pub trait TransportEvents {
-    /// A whole frame arrived. `frame` starts at an address that is a multiple of 16; it is untrusted bytes from an
-    /// authenticated peer.
-    fn frame(&mut self, peer: NodeId, lane: Lane, frame: &[u8]);
+    /// A whole frame arrived: untrusted bytes from an authenticated peer.
+    fn frame(&mut self, from: Source, lane: Lane, frame: Frame<'_>);
+
+    /// A frame was queued for a session that is over, and surely did not leave. Called before
+    /// [`peer_down`](Self::peer_down) says so. What left and was not acknowledged may or may not have arrived.
+    fn unsent(&mut self, _peer: NodeId, _frame: &[u8]) {}
 
     /// A session with the peer is open. `session` differs from every earlier one with that peer.
     fn peer_up(&mut self, peer: NodeId, session: u64);
@@ -94,8 +109,8 @@ pub trait Transport {
     /// What could not be bound, by address.
     fn start(&mut self, driver: &mut dyn Driver) -> io::Result<()>;
 
-    /// Room for one frame of `len` bytes (a multiple of 16) on (peer, lane). The caller fills it wholly before any other
-    /// call; the frame counts as queued from then on.
+    /// Room for whole frames of `len` bytes in all (a multiple of 16) on (peer, lane). The caller fills it wholly before any
+    /// other call; the frames count as queued from then on.
     ///
     /// # Errors
     /// See [`ReserveError`].
@@ -106,6 +121,11 @@ pub trait Transport {
 
     /// Sends what was reserved since the last flush, in as few datagrams as possible.
     fn flush(&mut self, driver: &mut dyn Driver);
+
+    /// The same for a shard whose next turn follows at once: may leave small batches for that one, but none for long.
+    fn flush_soon(&mut self, driver: &mut dyn Driver) {
+        self.flush(driver);
+    }
 
     /// When [`poll`](Self::poll) must be called again at the latest, on the driver's clock.
     fn next_deadline_ns(&self) -> Option<u64>;

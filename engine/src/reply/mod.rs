@@ -60,13 +60,21 @@ fn complete_bytes_typed<M: crate::Message>(shard: &ShardCell, address: ReplyAddr
     complete::<M::Reply>(shard, address, None, value);
 }
 
-/// How an answer to a remote asker becomes a frame.
-pub(crate) struct RemoteAsker<R> {
-    pub(crate) peer: NodeId,
+/// Where an answer goes that another node asked for. At most 32 bytes, so that the slot holds it in place.
+pub(crate) struct RemoteAsker<R: 'static> {
     pub(crate) correlation: u64,
-    pub(crate) group: shardstage_codec::GroupId,
     pub(crate) epoch: shardstage_codec::Epoch,
-    pub(crate) message: (shardstage_codec::MessageId, u16),
+    pub(crate) wire: &'static ReplyWire<R>,
+    pub(crate) peer: NodeId,
+    pub(crate) group: shardstage_codec::GroupId,
+}
+
+const _: () = assert!(size_of::<RemoteAsker<()>>() <= 32);
+
+/// How the answers to one message type become bytes.
+pub(crate) struct ReplyWire<R: 'static> {
+    pub(crate) id: shardstage_codec::MessageId,
+    pub(crate) version: u16,
     pub(crate) encode: fn(&R, &mut AlignedBytes) -> Result<usize, EncodeError>,
 }
 

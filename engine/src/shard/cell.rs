@@ -187,8 +187,8 @@ impl Cell {
 
     /// Whether a user's message may enter.
     #[inline(always)]
-    fn admit(&self, epoch: EpochTag) -> Result<(), Rejected> {
-        if !self.is_open() {
+    pub(crate) fn admit(&self, epoch: EpochTag) -> Result<(), Rejected> {
+        if !self.admits() {
             return Err(Rejected::Closed);
         }
         if epoch != self.epoch && epoch != EpochTag::BY_GENERATION {
@@ -198,6 +198,12 @@ impl Cell {
             return Err(Rejected::Full);
         }
         Ok(())
+    }
+
+    /// Whether it takes messages, given room.
+    #[inline]
+    pub(crate) fn admits(&self) -> bool {
+        matches!(self.conduct.life, Life::Live | Life::New)
     }
 
     /// Whether a future or a suspension keeps the actor from its messages.

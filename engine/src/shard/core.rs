@@ -51,6 +51,8 @@ pub(crate) struct Counters {
     pub(crate) ring_received: u64,
     pub(crate) frames_sent: u64,
     pub(crate) frames_received: u64,
+    pub(crate) fan_out_encoded: u64,
+    pub(crate) fan_out_shared: u64,
     pub(crate) fenced: u64,
     pub(crate) missed_ticks: u64,
 }
@@ -72,6 +74,10 @@ pub(crate) struct ShardCore {
     pub(crate) graveyard: Vec<DeadLetterDraft>,
     /// Encoded frames that could not be reserved inside the transport's own poll.
     pub(crate) frames: VecDeque<crate::cluster::outbound::PendingFrame>,
+    /// Word of room that is owed to other nodes.
+    pub(crate) owed_room: crate::cluster::credit::OwedRoom,
+    /// Numbers that stand for receivers at other nodes, and for ours at them.
+    pub(crate) routes: crate::cluster::routes::Routes,
     /// Reused room for encoding.
     pub(crate) scratch: shardstage_codec::AlignedBytes,
     pub(crate) mailbox_capacity: u32,
@@ -215,6 +221,9 @@ impl ShardCore {
         for entry in (0..self.ledger.len()).rev() {
             let (index, generation) = self.ledger.cell(entry);
             let cell = self.cells.get(index, generation).expect("entries go with their cells");
+            if cell.len() * 2 <= cell.mailbox.capacity {
+                self.owed_room.has_room(index, generation);
+            }
             match self.ledger.decide(table, entry, cell.room(), now_ms) {
                 Decision::Nothing => {}
                 Decision::Grant(tokens) => {

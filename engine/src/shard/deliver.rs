@@ -6,15 +6,19 @@ use super::{DeadLetterDraft, ShardCell};
 use crate::context_block::{Asker, ContextBlock};
 use crate::dead_letter::{DeadLetter, MessageName, Reason};
 use crate::envelope::{Class, Envelope, Meta, PackedAddress};
-use crate::error::{AskError, Panicked, Rejected};
+use crate::error::{AskError, Panicked};
 use crate::reply;
-use crate::signal::RemoteSend;
+use crate::signal::{Parcel, RemoteSend};
 
 impl ShardCell {
     /// Delivers a message that arrived.
     pub(crate) fn deliver(&self, envelope: Envelope) {
         let mut envelope = match RemoteSend::from_envelope(envelope) {
             Ok(send) => return self.remote_send(send),
+            Err(envelope) => envelope,
+        };
+        envelope = match Parcel::from_envelope(envelope) {
+            Ok(parcel) => return self.open_parcel(parcel),
             Err(envelope) => envelope,
         };
         if envelope.has_context() {
@@ -103,12 +107,15 @@ impl ShardCell {
         let mut sender = None;
         match envelope.take_meta() {
             Meta::None | Meta::Signal => {}
-            Meta::Sender(address) => sender = Some(address),
+            Meta::Sender(address) => match address.as_node() {
+                Some(peer) => self.bounce(peer, (envelope.index, envelope.generation), reason),
+                None => sender = Some(address),
+            },
             Meta::Reply(address) => reply::answer_failure(self, address, rejected),
             Meta::Context(context) => {
                 sender = context.sender;
                 if let (Some(peer), Asker::None) = (context.origin, &context.asker) {
-                    self.bounce(peer, reason);
+                    self.bounce(peer, (envelope.index, envelope.generation), reason);
                 }
                 context.reject(reason.rejected());
             }
@@ -129,20 +136,13 @@ impl ShardCell {
     }
 
     /// Tells another node that one of its tells was not delivered.
-    fn bounce(&self, peer: shardstage_codec::NodeId, reason: Reason) {
-        use shardstage_codec::{FrameHeader, FrameKind, ReplyStatus};
-        let status = match reason.rejected() {
-            Rejected::Full => ReplyStatus::Full,
-            Rejected::Closed => ReplyStatus::Closed,
-            Rejected::Expired => ReplyStatus::Expired,
-            Rejected::NoHandler => ReplyStatus::NoHandler,
-            Rejected::Unavailable | Rejected::TooLarge => ReplyStatus::Unavailable,
-        };
-        let mut out = shardstage_codec::AlignedBytes::new();
+    fn bounce(&self, peer: shardstage_codec::NodeId, cell: (u32, u32), reason: Reason) {
+        use shardstage_codec::{FrameHeader, FrameKind};
+        let status = crate::cluster::inbound::status_of(reason.rejected());
+        let named = if reason == Reason::Full { self.name_to(peer, cell) } else { None };
         let header = FrameHeader { status, shard: self.link.shard(), ..FrameHeader::new(FrameKind::Bounce) };
-        if shardstage_codec::append_frame_bytes(&mut out, header, "", &[]).is_ok() {
-            // A session that is gone has told the sender already.
-            let _ = crate::cluster::outbound::send(self, peer, crate::port::transport::Lane::Control, &out);
-        }
+        let out = crate::cluster::outbound::refusal(header, named.as_ref().map(|(kind, key)| (*kind, key)));
+        // A session that is gone has told the sender already.
+        let _ = crate::cluster::outbound::send(self, peer, crate::port::transport::Lane::Control, &out);
     }
 }

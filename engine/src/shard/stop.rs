@@ -89,6 +89,7 @@ impl ShardCell {
             }
             if cell.short {
                 core.ledger.forget(&core.link.credit, (index, generation));
+                core.owed_room.has_room(index, generation);
             }
             let extra = cell.extra.take();
             let give_out = core.cells.release(index);

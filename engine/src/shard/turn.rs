@@ -347,6 +347,7 @@ impl Shard {
                 service.borrow_mut().flush(&mut cx);
             }
         }
+        crate::cluster::outbound::send_due_room(cell);
         loop {
             let Some(frame) = cell.core.borrow_mut().frames.pop_front() else { break };
             if let Err(reason) = crate::cluster::outbound::send(cell, frame.peer, frame.lane, &frame.bytes) {
@@ -356,7 +357,8 @@ impl Shard {
         if self.phase == Phase::Running
             && let Some(transport) = cell.transport.borrow_mut().as_mut()
         {
-            transport.flush(driver);
+            let goes_on = !cell.core.borrow().run_queue.is_empty();
+            if goes_on { transport.flush_soon(driver) } else { transport.flush(driver) }
         }
         let sent = cell.core.borrow_mut().mesh.flush();
         cell.core.borrow_mut().counters.ring_sent += sent;
@@ -398,6 +400,8 @@ impl Shard {
             ring_received,
             frames_sent,
             frames_received,
+            fan_out_encoded,
+            fan_out_shared,
             fenced,
             missed_ticks,
         } = core.counters;
@@ -415,6 +419,8 @@ impl Shard {
             ring_received,
             frames_sent,
             frames_received,
+            fan_out_encoded,
+            fan_out_shared,
             fenced,
             missed_ticks,
             actors: u64::from(core.cells.live()),

@@ -13,11 +13,13 @@ mod serve;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use quinn_proto::{ClientConfig, Connection, ConnectionHandle, Endpoint, EndpointConfig, ServerConfig};
 use shardstage::port::driver::{DatagramBatch, Driver, SocketId};
+use shardstage::port::frame::Frame;
 use shardstage::port::transport::{
-    Lane, NodeInfo, PeerDown, ReserveError, SchemaLine, Transport, TransportEvents, TransportSeat,
+    Lane, NodeInfo, PeerDown, ReserveError, SchemaLine, Source, Transport, TransportEvents, TransportSeat,
 };
 use shardstage_codec::NodeId;
 use shardstage_codec::limits::ALIGN_BYTES;
@@ -70,6 +72,8 @@ pub(crate) struct QuicTransport {
     tls: Tls,
     clock: Clock,
     wall: Arc<WallClock>,
+    /// When it is read next.
+    wall_due_ns: u64,
     greeting: Greeting,
     incarnation: u64,
     /// State of a small generator for jitter, seeded by the driver.
@@ -88,6 +92,8 @@ pub(crate) struct QuicTransport {
     /// Attempts that failed at their first datagram: from where, and why.
     stillborn: Vec<(SocketAddr, PeerDown)>,
     stalled: Option<Stalled>,
+    /// Received bytes that the engine keeps.
+    pinned: Arc<AtomicUsize>,
     scratch: Vec<u8>,
     now_ns: u64,
     stopping: Stopping,
@@ -114,6 +120,7 @@ impl QuicTransport {
             tls,
             clock: Clock::new(),
             wall,
+            wall_due_ns: 0,
             incarnation: 0,
             jitter: 0,
             next_session: 1,
@@ -126,6 +133,7 @@ impl QuicTransport {
             transmit: Vec::new(),
             stillborn: Vec::new(),
             stalled: None,
+            pinned: Arc::default(),
             scratch: Vec::new(),
             now_ns: 0,
             stopping: Stopping::No,
@@ -180,7 +188,10 @@ impl QuicTransport {
 
     fn update_time(&mut self, driver: &mut dyn Driver) {
         self.now_ns = self.now_ns.max(driver.now_ns());
-        self.wall.set(driver.wall_unix_ns());
+        if self.now_ns >= self.wall_due_ns {
+            self.wall.set(driver.wall_unix_ns());
+            self.wall_due_ns = self.now_ns + ns(limits::WALL_CLOCK_EVERY);
+        }
     }
 
     fn touch(&mut self, index: usize) {
@@ -201,7 +212,8 @@ impl QuicTransport {
             self.deadlines.resize(index + 1, u64::MAX);
         }
         assert!(self.conns[index].is_none(), "a handle is reused only after its connection was drained");
-        self.conns[index] = Some(Box::new(Conn::new(quic, dialled, deadline_ns, self.config.max_frame_bytes)));
+        let conn = Conn::new(quic, dialled, deadline_ns, self.config.max_frame_bytes, self.pinned.clone());
+        self.conns[index] = Some(Box::new(conn));
         self.touch(index);
     }
 }
@@ -210,7 +222,7 @@ impl QuicTransport {
 struct Deaf;
 
 impl TransportEvents for Deaf {
-    fn frame(&mut self, _: NodeId, _: Lane, _: &[u8]) {}
+    fn frame(&mut self, _: Source, _: Lane, _: Frame<'_>) {}
     fn peer_up(&mut self, _: NodeId, _: u64) {}
     fn peer_down(&mut self, _: NodeId, _: &PeerDown) {}
 }
@@ -269,6 +281,16 @@ impl Transport for QuicTransport {
         self.update_time(driver);
         if self.unstall(driver) {
             self.send_all(driver);
+        }
+    }
+
+    fn flush_soon(&mut self, driver: &mut dyn Driver) {
+        if self.transmit.is_empty() && self.stalled.is_none() {
+            return;
+        }
+        self.now_ns = self.now_ns.max(driver.now_ns());
+        if self.stalled.is_some() || self.transmit_is_due() {
+            self.flush(driver);
         }
     }
 

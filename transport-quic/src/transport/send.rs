@@ -25,6 +25,17 @@ impl QuicTransport {
         true
     }
 
+    /// Whether any connection has a batch that is large or old enough, or something to say beside frames.
+    pub(super) fn transmit_is_due(&mut self) -> bool {
+        let now_ns = self.now_ns;
+        self.transmit.iter().any(|index| {
+            let Some(conn) = &mut self.conns[*index] else { return true };
+            let Phase::Open { link, .. } = conn.phase else { return true };
+            let since_ns = *conn.waiting_since_ns.get_or_insert(now_ns);
+            now_ns - since_ns >= ns(limits::BUSY_HOLD) || self.links[link].queued() >= limits::COALESCE_BYTES
+        })
+    }
+
     pub(super) fn send_all(&mut self, driver: &mut dyn Driver) {
         let mut waiting = std::mem::take(&mut self.transmit);
         waiting.retain(|index| {
@@ -43,6 +54,7 @@ impl QuicTransport {
 
     pub(super) fn write_queues(&mut self, index: usize) {
         let Some(conn) = &mut self.conns[index] else { return };
+        conn.waiting_since_ns = None;
         if let Phase::Open { link, .. } = conn.phase {
             conn.write(&mut self.links[link].lanes, self.now_ns, self.stopping != Stopping::No);
         }

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use quinn_proto::{ConnectionHandle, Event, StreamEvent};
-use shardstage::port::transport::{PeerDown, TransportEvents};
+use shardstage::port::transport::{PeerDown, Source, TransportEvents};
 use shardstage_codec::NodeId;
 
 use super::QuicTransport;
@@ -179,8 +179,8 @@ impl QuicTransport {
             self.greet(index, peer, events);
         }
         let Some(conn) = &mut self.conns[index] else { return };
-        let Phase::Open { peer, .. } = conn.phase else { return };
-        if let Err(error) = conn.read_frames(&mut |lane, frame| events.frame(peer, lane, frame)) {
+        let Phase::Open { source, .. } = conn.phase else { return };
+        if let Err(error) = conn.read_frames(&mut |lane, frame| events.frame(source, lane, frame)) {
             self.violation(index, &error.to_string(), events);
         }
     }
@@ -223,11 +223,12 @@ impl QuicTransport {
         }
         let expires_ns = self.certificate_expires_ns(index);
         let Some(conn) = &mut self.conns[index] else { return };
-        conn.phase = Phase::Open { link, peer };
-        conn.deadline_ns = expires_ns;
-        self.links[link].opened(index);
         let session = self.next_session;
         self.next_session += 1;
+        let number = u32::try_from(link).expect("a node list of 2^32 shards does not exist");
+        conn.phase = Phase::Open { link, source: Source { peer, link: number, session } };
+        conn.deadline_ns = expires_ns;
+        self.links[link].opened(index);
         if self.links[link].primary {
             events.peer_up(peer, session);
         }
@@ -282,6 +283,8 @@ impl QuicTransport {
     pub(super) fn end_link(&mut self, link: usize, down: &PeerDown, events: &mut dyn TransportEvents) {
         let random = self.random();
         let link = &mut self.links[link];
+        let peer = link.peer;
+        link.clear(|frame| events.unsent(peer, frame));
         if link.ended(down, self.now_ns, random) {
             events.peer_down(link.peer, down);
         }

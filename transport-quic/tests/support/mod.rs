@@ -15,9 +15,10 @@ use shardstage::port::driver::{
     DatagramBatch, DatagramMeta, Driver, DriverKind, FileCompletion, FileId, FileRequest, OpenOptions, SocketId,
     Transmit, Wake,
 };
+use shardstage::port::frame::Frame;
 use shardstage::port::transport::{
-    ClusterConfig, Lane, NodeInfo, PeerDown, ReserveError, SchemaLine, Transport, TransportEvents, TransportFactory,
-    TransportSeat,
+    ClusterConfig, Lane, NodeInfo, PeerDown, ReserveError, SchemaLine, Source, Transport, TransportEvents,
+    TransportFactory, TransportSeat,
 };
 use shardstage_codec::{NodeId, ShardId};
 use shardstage_quic::{Quic, QuicConfig};
@@ -216,7 +217,7 @@ pub struct Sink {
 }
 
 impl TransportEvents for Sink {
-    fn frame(&mut self, peer: NodeId, lane: Lane, frame: &[u8]) {
+    fn frame(&mut self, Source { peer, .. }: Source, lane: Lane, frame: Frame<'_>) {
         assert_eq!(frame.as_ptr() as usize % 16, 0, "frames are aligned");
         assert!(
             matches!(

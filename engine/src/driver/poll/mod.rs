@@ -72,6 +72,10 @@ impl Backend for PollBackend {
         self.hosted.get()
     }
 
+    fn is_hosted(&self) -> bool {
+        self.hosted.get()
+    }
+
     fn wait(&mut self, timeout: Option<Duration>) {
         self.readiness.wait(timeout);
     }

@@ -141,6 +141,10 @@ impl Backend for UringBackend {
         true
     }
 
+    fn is_hosted(&self) -> bool {
+        self.wake.host().is_some()
+    }
+
     fn wait(&mut self, timeout: Option<Duration>) {
         self.arm_wake();
         match timeout {
