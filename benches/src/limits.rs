@@ -92,6 +92,10 @@ pub const ROUNDS: usize = 5;
 /// short of room, not a way to get rid of work.
 pub const BOUNCED_MAX: f64 = 1.0;
 
+/// Tells to another node ahead of what it has counted: they fit its mailbox beside the ask that counts; what does not fit is lost to the
+/// dead letters.
+pub const WINDOW: u64 = 1000;
+
 /// How much less a quick comparison does.
 pub const QUICK: u64 = 10;
 

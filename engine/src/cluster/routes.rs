@@ -296,8 +296,7 @@ mod tests {
         let hash = FixedState::with_seed(1);
         let mut routes = OutRoutes::default();
         let key = Key::from("a");
-        let find =
-            |routes: &mut OutRoutes, key: &Key, epoch| routes.find(&hash, 0, MESSAGE, key, Epoch::new(epoch));
+        let find = |routes: &mut OutRoutes, key: &Key, epoch| routes.find(&hash, 0, MESSAGE, key, Epoch::new(epoch));
         assert_eq!(find(&mut routes, &key, 1), Form::Full);
         assert_eq!(find(&mut routes, &key, 1), Form::Define(0));
         assert_eq!(find(&mut routes, &key, 1), Form::Define(0), "it did not fit on the lane");
