@@ -11,7 +11,7 @@ use shardstage_codec::ShardId;
 
 use crate::actor::{Actor, StopReason};
 use crate::ask::{Ask, Target};
-use crate::credit::{Credit, CreditKey};
+use crate::credit::CreditKey;
 use crate::envelope::{Envelope, EpochTag, Meta, VTable};
 use crate::error::TellError;
 use crate::latch::{Happening, Latch, LatchGuard};
@@ -382,7 +382,7 @@ fn tell_other_shard<M: Message>(
         drop(core);
         return Err(TellError::Full(message));
     }
-    let Ok(credit) = id.link.take_credit(id.credit_key()) else {
+    let Ok(credit) = core.purse.take(id) else {
         drop(core);
         return Err(TellError::Full(message));
     };
@@ -404,15 +404,15 @@ fn tell_from_outside<M: Message>(id: ActorId, vtable: &'static VTable, message: 
         unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, Meta::None, message) };
     envelope.set_credit(credit);
     id.link.inject(envelope).map_err(|(reason, envelope)| {
-        give_back(id, credit);
+        give_back(id, credit.tokens());
         // SAFETY: made for `M` just above, with no meta word.
         TellError::new(reason, unsafe { envelope.into_message::<M>() })
     })
 }
 
-/// Gives back the token of a message that was not sent.
-pub(crate) fn give_back(id: ActorId, credit: Credit) {
-    if credit == Credit::Token && !id.link.credit.give_back(id.credit_key()) {
-        id.link.run(Box::new(move |shard| shard.core.borrow_mut().redeem(id.index, id.generation)));
+/// Gives back tokens of messages that were not sent.
+pub(crate) fn give_back(id: ActorId, tokens: u32) {
+    if tokens > 0 && !id.link.credit.give_back(id.credit_key(), tokens) {
+        id.link.run(Box::new(move |shard| shard.core.borrow_mut().redeem(id.index, id.generation, tokens)));
     }
 }

@@ -1,7 +1,7 @@
 //! Credit: how a shard tells all others that a receiver of its is short of room, and how many messages it still takes.
 //!
 //! A receiver that runs short gets one word in its shard's [`CreditTable`]. Senders elsewhere (other shards, threads outside)
-//! take one token from that word for each message; without a token they answer `Full(m)` at once and leave a mark that they
+//! take one token from that word for each message (shards several at a time, see [`Purse`]); without a token they answer `Full(m)` at once and leave a mark that they
 //! wanted one. The receiver's shard grants tokens once a turn, as far as the mailbox has room, and drops the word when the
 //! receiver has been calm for a while.
 //!
@@ -17,7 +17,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::limits::{CREDIT_CALM_MS, CREDIT_IDLE_MS, SHORT_RECEIVERS};
+use crate::actor_ref::ActorId;
+use crate::error::Rejected;
+use crate::limits::{CREDIT_CALM_MS, CREDIT_IDLE_MS, SHORT_RECEIVERS, TOKENS_AT_ONCE};
 
 const TOKEN_BITS: u32 = 9;
 const TOKEN_MASK: u64 = (1 << TOKEN_BITS) - 1;
@@ -68,6 +70,13 @@ pub(crate) enum Credit {
     Spent(bool),
 }
 
+impl Credit {
+    /// Tokens that were taken.
+    pub(crate) fn tokens(self) -> u32 {
+        u32::from(self == Self::Token)
+    }
+}
+
 /// The receivers of one shard that are short of room.
 pub(crate) struct CreditTable {
     /// One bit for each home that has words: whoever is not short pays one relaxed load.
@@ -80,41 +89,47 @@ impl CreditTable {
         Self { hint: AtomicU64::new(0), words: [const { AtomicU64::new(0) }; SHORT_RECEIVERS] }
     }
 
-    /// Takes a token if the receiver is short. A late answer costs a bounce, never a loss.
-    #[inline]
-    pub(crate) fn take(&self, key: CreditKey) -> Credit {
-        if self.hint.load(Ordering::Relaxed) & 1 << key.home() == 0 {
-            return Credit::Open;
-        }
-        self.take_short(key)
+    /// Whether the receiver may be short: one relaxed load. A late answer costs a bounce, never a loss.
+    #[inline(always)]
+    pub(crate) fn may_be_short(&self, key: CreditKey) -> bool {
+        self.hint.load(Ordering::Relaxed) & 1 << key.home() != 0
     }
 
+    /// Takes a token if the receiver is short.
+    #[inline]
+    pub(crate) fn take(&self, key: CreditKey) -> Credit {
+        if self.may_be_short(key) { self.take_up_to(key, 1).0 } else { Credit::Open }
+    }
+
+    /// Takes up to `most` tokens if the receiver is short, and says how many.
     #[cold]
-    fn take_short(&self, key: CreditKey) -> Credit {
-        let Some(word) = self.find(key) else { return Credit::Open };
+    fn take_up_to(&self, key: CreditKey, most: u64) -> (Credit, u32) {
+        let Some(word) = self.find(key) else { return (Credit::Open, 0) };
         let mut seen = word.load(Ordering::Relaxed);
         loop {
             if seen >> KEY_SHIFT != key.0 {
-                return Credit::Open;
+                return (Credit::Open, 0);
             }
-            let (next, credit) = match seen & TOKEN_MASK {
-                0 if seen & WANTED != 0 => return Credit::Spent(false),
+            let taken = (seen & TOKEN_MASK).min(most);
+            let (next, credit) = match taken {
+                0 if seen & WANTED != 0 => return (Credit::Spent(false), 0),
                 0 => (seen | WANTED, Credit::Spent(true)),
-                _ => (seen - 1, Credit::Token),
+                _ => (seen - taken, Credit::Token),
             };
             // Released for the owner, which must see the mark of a sender that woke it. Pair: `state`.
             match word.compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return credit,
+                Ok(_) => return (credit, taken as u32),
                 Err(now) => seen = now,
             }
         }
     }
 
-    /// Gives a token back whose message was not sent; `false` when the word is gone, and the receiver's shard must be told.
-    pub(crate) fn give_back(&self, key: CreditKey) -> bool {
+    /// Gives tokens back whose messages were not sent; `false` when the word is gone, and the receiver's shard must be told.
+    pub(crate) fn give_back(&self, key: CreditKey, tokens: u32) -> bool {
         let Some(word) = self.find(key) else { return false };
         word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |seen| {
-            (seen >> KEY_SHIFT == key.0 && seen & TOKEN_MASK < TOKEN_MASK).then(|| seen + 1)
+            let tokens = (seen & TOKEN_MASK) + u64::from(tokens);
+            (seen >> KEY_SHIFT == key.0 && tokens <= TOKEN_MASK).then_some(seen & !TOKEN_MASK | tokens)
         })
         .is_ok()
     }
@@ -168,6 +183,63 @@ impl CreditTable {
             self.hint.fetch_and(!(1 << home), Ordering::Release);
         }
         left
+    }
+}
+
+/// Tokens that a shard has taken several at a time and spends in one turn, so that a message to a short receiver costs no
+/// atomic: a word that two cores change for every message costs more than the message. What is left goes back when the turn
+/// ends.
+#[derive(Default)]
+pub(crate) struct Purse {
+    held: Vec<Held>,
+}
+
+struct Held {
+    receiver: ActorId,
+    tokens: u32,
+}
+
+impl Purse {
+    /// Takes a token for `receiver`, which lives on another shard of this engine, if it is short.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, receiver: ActorId) -> Result<Credit, Rejected> {
+        if receiver.link().credit.may_be_short(receiver.credit_key()) {
+            self.take_short(receiver)
+        } else {
+            Ok(Credit::Open)
+        }
+    }
+
+    #[inline(never)]
+    fn take_short(&mut self, receiver: ActorId) -> Result<Credit, Rejected> {
+        if let Some(held) = self.held.iter_mut().find(|held| held.receiver == receiver && held.tokens > 0) {
+            held.tokens -= 1;
+            return Ok(Credit::Token);
+        }
+        match receiver.link().credit.take_up_to(receiver.credit_key(), TOKENS_AT_ONCE) {
+            (Credit::Token, tokens) => {
+                match self.held.iter_mut().find(|held| held.receiver == receiver) {
+                    Some(held) => held.tokens = tokens - 1,
+                    None => self.held.push(Held { receiver, tokens: tokens - 1 }),
+                }
+                Ok(Credit::Token)
+            }
+            (Credit::Spent(first), _) => {
+                if first {
+                    receiver.link().wake();
+                }
+                Err(Rejected::Full)
+            }
+            (Credit::Open, _) => Ok(Credit::Open),
+        }
+    }
+
+    /// Gives back what the turn has not spent.
+    #[inline]
+    pub(crate) fn empty(&mut self) {
+        for Held { receiver, tokens } in self.held.drain(..).filter(|held| held.tokens > 0) {
+            crate::actor_ref::give_back(receiver, tokens);
+        }
     }
 }
 
@@ -345,9 +417,9 @@ mod tests {
         assert_eq!(ledger.decide(&table, 0, room, 0), Decision::Grant(3), "half of the bound");
         assert_eq!(table.take(successor), Credit::Open);
         assert_eq!([0; 4].map(|_| table.take(key)), [Credit::Token, Credit::Token, Credit::Token, Credit::Spent(true)]);
-        assert!(table.give_back(key) && !table.give_back(successor));
+        assert!(table.give_back(key, 1) && !table.give_back(successor, 1));
         assert_eq!(ledger.clear(&table, 0), 1);
-        assert_eq!((table.take(key), table.give_back(key)), (Credit::Open, false));
+        assert_eq!((table.take(key), table.give_back(key, 1)), (Credit::Open, false));
     }
 
     #[test]

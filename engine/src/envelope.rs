@@ -466,6 +466,26 @@ impl Envelope {
         self.head.addr().get() & FLAG_CREDIT != 0
     }
 
+    /// Whether the message took a token; afterwards it has none.
+    #[inline(always)]
+    pub(crate) fn take_credit(&mut self) -> bool {
+        let had = self.has_credit();
+        if had {
+            self.head = self.head.map_addr(|address| {
+                NonZero::new(address.get() & !FLAG_CREDIT)
+                    .expect("a vtable's address is not null without its flag bits")
+            });
+        }
+        had
+    }
+
+    /// Whether it can enter a mailbox as it is: no context to prepare, nobody who waits.
+    #[inline(always)]
+    pub(crate) fn is_light(&self) -> bool {
+        let head = self.head.addr().get();
+        head & META_MASK != META_CONTEXT && head & FLAG_PATIENT == 0
+    }
+
     #[inline]
     pub(crate) fn has_context(&self) -> bool {
         self.head.addr().get() & META_MASK == META_CONTEXT

@@ -137,6 +137,10 @@ pub const MAILBOX_CAPACITY_MAX: u32 = 1 << 20;
 /// Receivers per shard that can be marked as short of room at one time; more bounce at arrival.
 pub const SHORT_RECEIVERS: usize = 64;
 
+/// Tokens for one short receiver that a shard takes at once, tokens: half a turn's messages. What the turn does not spend goes
+/// back at its end.
+pub const TOKENS_AT_ONCE: u64 = 32;
+
 /// Senders that may wait for room in mailboxes of one shard, senders; more are refused.
 pub const WAITERS_PER_SHARD: usize = 4096;
 

@@ -130,7 +130,7 @@ pub(crate) fn send_now<M: Message>(target: &Target, vtable: &'static VTable, mes
     }
     let Ok(credit) = link.take_credit(key) else { return Err(TellError::Full(message)) };
     send_with(target, vtable, message, credit).inspect_err(|_| match (target, whom) {
-        (Target::Actor(id), _) => give_back(*id, credit),
+        (Target::Actor(id), _) => give_back(*id, credit.tokens()),
         (Target::Virtual(id), Whom::Name(position, _)) => {
             give_back_virtual(id, link.shard().get(), position, credit);
         }
@@ -273,12 +273,12 @@ fn tell_virtual_from_outside<M: Message>(
 
 /// Gives back the token of a message to a virtual actor that was not sent.
 fn give_back_virtual(id: &VirtualId, to: u16, position: usize, credit: Credit) {
-    if credit == Credit::Token && !id.engine.link(to).credit.give_back(id.credit) {
+    if credit == Credit::Token && !id.engine.link(to).credit.give_back(id.credit, 1) {
         let key = id.key.clone();
         id.engine.link(to).run(Box::new(move |shard| {
             let mut core = shard.core.borrow_mut();
             if let Some((index, generation)) = core.directory.get(position, &key) {
-                core.redeem(index, generation);
+                core.redeem(index, generation, 1);
             }
         }));
     }
@@ -511,7 +511,7 @@ pub(crate) fn ask_from_outside<M: Message>(question: Question<M>, reply: Arc<For
             let cell = (id.index(), id.generation());
             let mut envelope = wrap(cell, vtable, EpochTag::BY_GENERATION, meta, message);
             envelope.set_credit(credit);
-            id.link().inject(envelope).inspect_err(|_| give_back(id, credit))
+            id.link().inject(envelope).inspect_err(|_| give_back(id, credit.tokens()))
         }
         Target::Virtual(id) => {
             let Some(position) = id.position else { return refuse(Rejected::NoHandler) };

@@ -107,6 +107,7 @@ impl ShardSeed {
             replies: ReplyTable::new(shard.get()),
             mesh: Mesh::new(out, inbound),
             ledger: Default::default(),
+            purse: Default::default(),
             timers: Timers::new(),
             directory: Directory::new(engine.registry.types.len(), driver.random_u64()),
             counters: Default::default(),

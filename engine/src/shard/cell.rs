@@ -298,6 +298,36 @@ impl CellTable {
         (cell.generation == generation && cell.conduct.life != Life::Free).then_some(cell)
     }
 
+    /// Copies a message that arrived from another shard into its mailbox, if nothing about it or its receiver needs more than
+    /// that: no context, nobody who waits, a receiver that is alive, has room and does not run short by it. Returns whether it
+    /// did. A token that the message took is room again either way.
+    ///
+    /// # Safety
+    /// `arrival` is a valid envelope; if the answer is `true`, the caller forgets it.
+    #[inline(always)]
+    pub(crate) unsafe fn take_in(
+        &mut self,
+        mut arrival: NonNull<Envelope>,
+        pool: &mut BacklogPool,
+        run_queue: &mut RunQueue,
+    ) -> bool {
+        // SAFETY: the caller's contract.
+        let envelope = unsafe { arrival.as_mut() };
+        let (index, generation) = (envelope.index, envelope.generation);
+        let Some(cell) = self.get(index, generation) else { return false };
+        if envelope.take_credit() {
+            cell.return_credit(1);
+        }
+        let gets_short = cell.len() * 2 >= cell.mailbox.capacity && !cell.short;
+        if gets_short || !envelope.is_light() || cell.admit(envelope.epoch()).is_err() {
+            return false;
+        }
+        let slot = cell.claim(index, pool, run_queue);
+        // SAFETY: the slot was just claimed, and the two are different memory.
+        unsafe { slot.copy_from_nonoverlapping(arrival, 1) };
+        true
+    }
+
     /// How many actors live here.
     pub(crate) fn live(&self) -> u32 {
         self.live

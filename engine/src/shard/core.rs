@@ -13,7 +13,7 @@ use super::mailbox::BacklogPool;
 use super::mesh::Mesh;
 use crate::actor_ref::ActorId;
 use crate::cluster::directory::Directory;
-use crate::credit::{CreditKey, Decision, Ledger};
+use crate::credit::{CreditKey, Decision, Ledger, Purse};
 use crate::dead_letter::Reason;
 use crate::envelope::{Envelope, EpochTag, PackedAddress};
 use crate::error::{Rejected, SpawnError};
@@ -68,6 +68,8 @@ pub(crate) struct ShardCore {
     pub(crate) replies: ReplyTable,
     pub(crate) mesh: Mesh,
     pub(crate) ledger: Ledger,
+    /// Credit of receivers on other shards, taken in this turn.
+    pub(crate) purse: Purse,
     pub(crate) timers: Timers,
     pub(crate) directory: Directory,
     pub(crate) counters: Counters,
@@ -146,7 +148,7 @@ impl ShardCore {
     pub(crate) fn deliver(&mut self, envelope: Envelope) {
         let (index, generation) = (envelope.index, envelope.generation);
         if envelope.has_credit() {
-            self.redeem(index, generation);
+            self.redeem(index, generation, 1);
         }
         match self.admit(index, generation, envelope.epoch()) {
             Ok(()) => {
@@ -169,10 +171,10 @@ impl ShardCore {
         }
     }
 
-    /// A message that took a token is here, or never will be: the token becomes room again.
-    pub(crate) fn redeem(&mut self, index: u32, generation: u32) {
+    /// Messages that took tokens are here, or never will be: the tokens become room again.
+    pub(crate) fn redeem(&mut self, index: u32, generation: u32, tokens: u32) {
         if let Some(cell) = self.cells.get(index, generation) {
-            cell.return_credit(1);
+            cell.return_credit(tokens);
         }
     }
 

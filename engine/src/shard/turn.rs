@@ -61,7 +61,7 @@ pub(crate) struct Shard {
     last_turn_was_busy: bool,
     last_turn_handled: u32,
     completions: Vec<FileCompletion>,
-    arrivals: Vec<crate::envelope::Envelope>,
+    injected: Vec<crate::envelope::Envelope>,
     replies: Vec<CrossReply>,
     expired: Vec<ReplyAddress>,
     on_started: Option<OnStarted>,
@@ -96,7 +96,7 @@ impl Shard {
             last_turn_was_busy: false,
             last_turn_handled: 0,
             completions: Vec::new(),
-            arrivals: Vec::with_capacity(RING_BATCH),
+            injected: Vec::with_capacity(RING_BATCH),
             replies: Vec::new(),
             expired: Vec::new(),
             on_started: Some(on_started),
@@ -241,22 +241,19 @@ impl Shard {
         let deferred = std::mem::take(&mut cell.core.borrow_mut().deferred);
         // A deferred request comes after all that is there now, so all of it is taken.
         let limit = if deferred.is_empty() { RING_BATCH } else { usize::MAX };
+        let from_rings;
         {
             let mut core = cell.core.borrow_mut();
             core.mesh.take_replies(&mut self.replies);
-            core.counters.ring_received += core.mesh.begin_batch(limit) as u64;
-            while let Some(arrival) = core.mesh.next_arrival() {
-                // SAFETY: handed over by the batch, moved out once and before the batch ends.
-                self.arrivals.push(unsafe { arrival.read() });
-            }
-            core.mesh.end_batch();
+            from_rings = core.mesh.begin_batch(limit);
+            core.counters.ring_received += from_rings as u64;
         }
         for _ in 0..limit.min(self.queues.user.capacity()) {
             let Some(envelope) = self.queues.user.pop() else { break };
-            self.arrivals.push(envelope);
+            self.injected.push(envelope);
         }
-        cell.core.borrow_mut().ledger.received += self.arrivals.len() as u64;
-        let any = !self.arrivals.is_empty() || !self.replies.is_empty();
+        cell.core.borrow_mut().ledger.received += (from_rings + self.injected.len()) as u64;
+        let any = from_rings > 0 || !self.injected.is_empty() || !self.replies.is_empty();
         if any {
             // What was requested before these were sent comes first: spawns of actors that they speak of.
             self.run_system(cell);
@@ -264,11 +261,10 @@ impl Shard {
         for reply in self.replies.drain(..) {
             (reply.deliver)(cell, reply.address, reply.epoch, reply.value);
         }
-        let mut arrivals = std::mem::take(&mut self.arrivals);
-        for envelope in arrivals.drain(..) {
+        cell.deliver_batch();
+        for envelope in self.injected.drain(..) {
             cell.deliver(envelope);
         }
-        self.arrivals = arrivals;
         for request in deferred {
             request(cell);
         }
@@ -360,8 +356,10 @@ impl Shard {
             let goes_on = !cell.core.borrow().run_queue.is_empty();
             if goes_on { transport.flush_soon(driver) } else { transport.flush(driver) }
         }
-        let sent = cell.core.borrow_mut().mesh.flush();
-        cell.core.borrow_mut().counters.ring_sent += sent;
+        let mut core = cell.core.borrow_mut();
+        core.purse.empty();
+        let sent = core.mesh.flush();
+        core.counters.ring_sent += sent;
     }
 
     /// Finishes services and transport; the shard ends when no other can send it anything either.
