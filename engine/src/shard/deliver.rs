@@ -18,6 +18,8 @@ impl ShardCell {
             let mut core = unsafe { self.core.quick() };
             let core_ref = &mut *core;
             let Some(arrival) = core_ref.mesh.next_arrival() else { return core_ref.mesh.end_batch() };
+            // One by one: what is still in its ring counts as under way.
+            core_ref.ledger.received += 1;
             // SAFETY: the batch hands every message over once, and its slot is valid until the batch ends.
             if unsafe { core_ref.cells.take_in(arrival, &mut core_ref.pool, &mut core_ref.run_queue) } {
                 continue;

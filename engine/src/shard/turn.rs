@@ -252,7 +252,7 @@ impl Shard {
             let Some(envelope) = self.queues.user.pop() else { break };
             self.injected.push(envelope);
         }
-        cell.core.borrow_mut().ledger.received += (from_rings + self.injected.len()) as u64;
+        cell.core.borrow_mut().ledger.received += self.injected.len() as u64;
         let any = from_rings > 0 || !self.injected.is_empty() || !self.replies.is_empty();
         if any {
             // What was requested before these were sent comes first: spawns of actors that they speak of.
