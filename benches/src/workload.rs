@@ -59,7 +59,7 @@ pub enum Work {
     RemoteAsk(u64),
     /// One producer tells one counting actor at another node `n` messages of 64 bytes; ends when the last is counted.
     RemoteTell,
-    /// One actor sends `n` messages of 64 bytes to each of [`VIEWERS`] actors on two nodes, one at a time.
+    /// One actor sends `n` messages of 64 bytes to each of [`VIEWERS`](crate::limits::VIEWERS) actors on two nodes, one at a time.
     FanOut,
 }
 
