@@ -1,7 +1,7 @@
 //! What the lock-free parts synchronise with: the standard library's types, or a model checker's under `--cfg loom` and
 //! `--cfg shuttle`, or locks that ThreadSanitizer can see under `--cfg tsan`.
 //!
-//! Invariant: ring, parked flag, gate, latch and reply seats name these and no others, so that their models run the very
+//! Invariant: ring, parked flag, gate, wake list, latch and reply seats name these and no others, so that their models run the very
 //! code that ships. A cell gives its address to a closure, because that is how loom sees each access.
 
 #[cfg(loom)]

@@ -9,6 +9,7 @@ mod latch;
 mod park;
 mod reply;
 mod ring;
+mod waker;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
