@@ -118,7 +118,9 @@ pub fn why_not(work: Work) -> Option<&'static str> {
         Work::TellBounced => Some("kameo, xtra and tokio wait for room, the others have no bound"),
         Work::Pairs(_) => Some("measured to see how the engine scales"),
         Work::LogAppend(_) => Some("no peer has an event log"),
-        Work::RemoteAsk(_) => Some("another table compares nodes"),
+        Work::RemoteAsk(_) | Work::RemoteTell | Work::FanOut => {
+            Some("only the limits of the network stand beside what nodes do")
+        }
         Work::PingPong(Place::OtherShard) => Some("peers sleep when they have nothing to do: the row below has them"),
         _ => None,
     }

@@ -23,10 +23,14 @@ use super::actor_box::ActorBox;
 use super::async_slot::AsyncSlot;
 use super::mailbox::{BacklogPool, Mailbox};
 
-/// Cells per chunk: a chunk is 128 KiB and never moves.
-const CHUNK_CELLS: usize = 1024;
-/// Cells that a shard has for itself, and as many again for threads outside it: half of what an address has bits for.
-pub(crate) const CELLS_MAX: u32 = 1 << (INDEX_BITS - 1);
+/// Indices per chunk, which never moves.
+const CHUNK_INDICES: usize = 1024;
+/// Cells per chunk: one less, so that a chunk stays within 128 KiB with the room that allocators add for its alignment. With
+/// one more it took the next size, 160 KiB: 32 bytes an actor.
+const CHUNK_CELLS: usize = CHUNK_INDICES - 1;
+/// Cells that a shard has for itself, and as many again for threads outside it: what half of the
+/// indices that an address has bits for leave.
+pub(crate) const CELLS_MAX: u32 = (1 << (INDEX_BITS - 1)) / CHUNK_INDICES as u32 * CHUNK_CELLS as u32;
 
 /// What few actors need.
 #[derive(Default)]
@@ -249,18 +253,18 @@ pub(crate) struct CellTable {
 
 /// Whether threads outside the shard give this index out.
 fn is_foreign(index: u32) -> bool {
-    index as usize / CHUNK_CELLS % 2 == 1
+    index as usize / CHUNK_INDICES % 2 == 1
 }
 
 /// The index of the shard's own cell number `number`.
 const fn own_index(number: u32) -> u32 {
     let cells = CHUNK_CELLS as u32;
-    number / cells * 2 * cells + number % cells
+    number / cells * 2 * CHUNK_INDICES as u32 + number % cells
 }
 
 /// The index of cell number `number` among those that threads outside the shard give out.
 pub(crate) const fn foreign_index(number: u32) -> u32 {
-    own_index(number) + CHUNK_CELLS as u32
+    own_index(number) + CHUNK_INDICES as u32
 }
 
 impl Default for CellTable {
@@ -273,8 +277,8 @@ impl CellTable {
     /// The cell, if its index was ever used.
     #[inline(always)]
     pub(crate) fn slot(&mut self, index: u32) -> Option<&mut Cell> {
-        let chunk = self.chunks.get_mut(index as usize / CHUNK_CELLS)?.as_mut()?;
-        Some(&mut chunk[index as usize % CHUNK_CELLS])
+        let chunk = self.chunks.get_mut(index as usize / CHUNK_INDICES)?.as_mut()?;
+        chunk.get_mut(index as usize % CHUNK_INDICES)
     }
 
     /// The cell of a live actor.
@@ -293,8 +297,8 @@ impl CellTable {
 
     /// The cell of a live actor, to look at.
     pub(crate) fn peek(&self, index: u32, generation: u32) -> Option<&Cell> {
-        let chunk = self.chunks.get(index as usize / CHUNK_CELLS)?.as_ref()?;
-        let cell = &chunk[index as usize % CHUNK_CELLS];
+        let chunk = self.chunks.get(index as usize / CHUNK_INDICES)?.as_ref()?;
+        let cell = chunk.get(index as usize % CHUNK_INDICES)?;
         (cell.generation == generation && cell.conduct.life != Life::Free).then_some(cell)
     }
 
@@ -350,7 +354,7 @@ impl CellTable {
 
     /// Makes room for an index.
     pub(crate) fn grow_to(&mut self, index: u32) {
-        let chunk = index as usize / CHUNK_CELLS;
+        let chunk = index as usize / CHUNK_INDICES;
         if self.chunks.len() <= chunk {
             self.chunks.resize_with(chunk + 1, || None);
         }
@@ -398,7 +402,7 @@ impl CellTable {
     /// Every cell with its index.
     fn all(&self) -> impl Iterator<Item = (u32, &Cell)> {
         let chunks = (0_u32..).zip(&self.chunks).filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)));
-        chunks.flat_map(|(number, chunk)| (number * CHUNK_CELLS as u32..).zip(chunk.iter()))
+        chunks.flat_map(|(number, chunk)| (number * CHUNK_INDICES as u32..).zip(chunk.iter()))
     }
 
     /// Whether no actor has a message, a future or a suspension. Looks at every cell.
