@@ -15,11 +15,10 @@
 //!
 //! The table is read and spent from any thread; it is marked, granted and dropped by its shard only.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use crate::actor_ref::ActorId;
 use crate::error::Rejected;
 use crate::limits::{CREDIT_CALM_MS, CREDIT_IDLE_MS, SHORT_RECEIVERS, TOKENS_AT_ONCE};
+use crate::sync::{AtomicU64, Ordering};
 
 const TOKEN_BITS: u32 = 9;
 const TOKEN_MASK: u64 = (1 << TOKEN_BITS) - 1;
@@ -32,6 +31,9 @@ pub(crate) const TOKENS_MAX: u32 = TOKEN_MASK as u32;
 
 const _: () = assert!(KEY_BITS == crate::envelope::INDEX_BITS + crate::envelope::GENERATION_BITS);
 const _: () = assert!(SHORT_RECEIVERS == 64, "one bit of the hint for each home");
+
+/// Words of a table; few in a model, which looks at each of them in every order.
+const WORDS: usize = if cfg!(loom) { 2 } else { SHORT_RECEIVERS };
 
 /// A receiver as the senders know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +57,7 @@ impl CreditKey {
     /// Where the search begins: neighbours in the cell table have neighbouring homes.
     #[inline]
     fn home(self) -> usize {
-        (self.0 >> crate::envelope::GENERATION_BITS) as usize % SHORT_RECEIVERS
+        (self.0 >> crate::envelope::GENERATION_BITS) as usize % WORDS
     }
 }
 
@@ -81,12 +83,12 @@ impl Credit {
 pub(crate) struct CreditTable {
     /// One bit for each home that has words: whoever is not short pays one relaxed load.
     hint: AtomicU64,
-    words: [AtomicU64; SHORT_RECEIVERS],
+    words: [AtomicU64; WORDS],
 }
 
 impl CreditTable {
     pub(crate) fn new() -> Self {
-        Self { hint: AtomicU64::new(0), words: [const { AtomicU64::new(0) }; SHORT_RECEIVERS] }
+        Self { hint: AtomicU64::new(0), words: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
 
     /// Whether the receiver may be short: one relaxed load. A late answer costs a bounce, never a loss.
@@ -136,16 +138,16 @@ impl CreditTable {
 
     fn find(&self, key: CreditKey) -> Option<&AtomicU64> {
         let home = key.home();
-        (0..SHORT_RECEIVERS)
-            .map(|step| &self.words[(home + step) % SHORT_RECEIVERS])
+        (0..WORDS)
+            .map(|step| &self.words[(home + step) % WORDS])
             .find(|word| word.load(Ordering::Relaxed) >> KEY_SHIFT == key.0)
     }
 
     /// Marks a receiver as short, without tokens; `None` when the table is full.
     fn mark(&self, key: CreditKey) -> Option<usize> {
         let home = key.home();
-        let place = (0..SHORT_RECEIVERS)
-            .map(|step| (home + step) % SHORT_RECEIVERS)
+        let place = (0..WORDS)
+            .map(|step| (home + step) % WORDS)
             .find(|place| self.words[*place].load(Ordering::Relaxed) == 0)?;
         self.words[place].store(key.0 << KEY_SHIFT, Ordering::Release);
         self.hint.fetch_or(1 << home, Ordering::Release);
@@ -425,7 +427,7 @@ mod tests {
     #[test]
     fn a_full_table_marks_nobody_and_homes_that_collide_do_not_mix() {
         let (table, mut ledger) = (CreditTable::new(), Ledger::default());
-        let places = u32::try_from(SHORT_RECEIVERS).expect("a small number");
+        let places = u32::try_from(WORDS).expect("a small number");
         for index in 0..places {
             assert!(ledger.mark(&table, CreditKey::of_cell(index * places, 1), (index * places, 1), 0, 0));
         }

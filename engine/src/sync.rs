@@ -1,7 +1,7 @@
 //! What the lock-free parts synchronise with: the standard library's types, or a model checker's under `--cfg loom` and
 //! `--cfg shuttle`, or locks that ThreadSanitizer can see under `--cfg tsan`.
 //!
-//! Invariant: ring, parked flag, gate, latch and reply seats name these and no others, so that their models run the very
+//! Invariant: ring, parked flag, gate, wake list, credit table, latch and reply seats name these and no others, so that their models run the very
 //! code that ships. A cell gives its address to a closure, because that is how loom sees each access.
 
 #[cfg(loom)]
@@ -9,7 +9,7 @@ pub(crate) use loom::{
     cell::UnsafeCell,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, RwLock,
-        atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence},
+        atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence},
     },
     thread,
 };
@@ -17,7 +17,7 @@ pub(crate) use loom::{
 pub(crate) use shuttle::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, RwLock,
-        atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence},
+        atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence},
     },
     thread, thread_local,
 };
@@ -33,7 +33,7 @@ pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 pub(crate) use std::{
     sync::{
         Arc, RwLock,
-        atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence},
+        atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence},
     },
     thread,
 };

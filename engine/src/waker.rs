@@ -17,12 +17,11 @@
 //! nor draining allocates. One of the few files with `unsafe`: the list holds counts as raw pointers.
 
 use std::ptr;
-use std::sync::Arc;
 use std::task::Wake;
 
 use crate::link::ShardLink;
 use crate::shard::current;
-use crate::sync::{AtomicBool, AtomicPtr, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicPtr, Ordering};
 
 /// What is queued, with the link to the next one.
 pub(crate) struct WakeNode<T> {
@@ -135,8 +134,27 @@ pub(crate) type ActorWaker = WakeNode<Sleeper>;
 
 impl ActorWaker {
     /// The waker of the actor in this cell.
-    pub(crate) fn of(link: &'static ShardLink, index: u32, generation: u32) -> Arc<Self> {
-        Arc::new(Self::new(Sleeper { link, index, generation }))
+    pub(crate) fn of(
+        link: &'static ShardLink,
+        index: u32,
+        generation: u32,
+    ) -> std::sync::Arc<impl Wake + Send + Sync + 'static> {
+        let node = Arc::new(Self::new(Sleeper { link, index, generation }));
+        #[cfg(loom)]
+        let node = std::sync::Arc::new(Held(node));
+        node
+    }
+
+    fn rouse(this: &Arc<Self>) {
+        let link = this.what.link;
+        current(|shard| match shard {
+            Some(shard) if ptr::eq(shard.link, link) => this.what.rise(&mut shard.core.borrow_mut()),
+            _ => {
+                if link.wakes.wake(this) {
+                    link.wake();
+                }
+            }
+        });
     }
 }
 
@@ -147,21 +165,25 @@ impl Sleeper {
     }
 }
 
+#[cfg(not(loom))]
 impl Wake for ActorWaker {
     fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+        Self::rouse(&self);
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let link = self.what.link;
-        current(|shard| match shard {
-            Some(shard) if ptr::eq(shard.link, link) => self.what.rise(&mut shard.core.borrow_mut()),
-            _ => {
-                if link.wakes.wake(self) {
-                    link.wake();
-                }
-            }
-        });
+        Self::rouse(self);
+    }
+}
+
+/// A task's waker is made of the standard library's `Arc`; under loom nodes are in loom's.
+#[cfg(loom)]
+struct Held(Arc<ActorWaker>);
+
+#[cfg(loom)]
+impl Wake for Held {
+    fn wake(self: std::sync::Arc<Self>) {
+        ActorWaker::rouse(&self.0);
     }
 }
 

@@ -8,8 +8,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use shardstage::prelude::*;
-use shardstage::{AskError, limits};
-use support::{Echo, Log, Ping, Sink, block, engine, hold, on_tokio};
+use shardstage::sim::{SimOptions, SimWorld};
+use shardstage::{AskError, NodeId, limits};
+use support::{Echo, Log, Ping, Sink, block, config, engine, hold, on_tokio};
 
 /// Asks `echo` with `.then` and answers with what came.
 #[message(reply = Result<u64, AskError>)]
@@ -171,30 +172,66 @@ fn then_await_wait_and_tokio_get_their_answers() {
     engine.shutdown().unwrap();
 }
 
-/// Asks again while the shard was so late that it dropped the message before work.
-fn assert_unknown(ask: impl Fn() -> Result<u64, AskError>) {
-    loop {
-        match ask() {
-            Err(AskError::Rejected(Rejected::Expired)) => {}
-            other => return assert_eq!(other, Err(AskError::Unknown(Unknown::Deadline))),
-        }
-    }
-}
-
 #[test]
 fn a_deadline_that_passes_is_unknown() {
     let engine = engine(2);
     let asker = engine.spawn_on(0, Asker::default).unwrap();
+    let unknown = Err(AskError::Unknown(Unknown::Deadline));
+    // However late an idle shard is: it takes a message from outside and begins it in one turn, which has one time.
     let short = Duration::from_millis(1);
     for shard in [0, 1] {
         let keeper = engine.spawn_on(shard, Keeper::default).unwrap();
-        assert_unknown(|| keeper.ask(Keep).deadline(short).wait());
-        assert_unknown(|| on_tokio(async { keeper.ask(Keep).deadline(short).await }));
-        assert_unknown(|| asker.ask(AskKeeper { keeper, ttl: short }).wait().unwrap());
-        // Answers that come too late are dropped. A late shard keeps fewer: it drops what has expired before work.
-        assert!(keeper.ask(AnswerAll(1)).wait().unwrap() <= 3);
+        assert_eq!(keeper.ask(Keep).deadline(short).wait(), unknown);
+        assert_eq!(on_tokio(async { keeper.ask(Keep).deadline(short).await }), unknown);
+        assert_eq!(keeper.ask(AnswerAll(1)).wait(), Ok(2), "they were begun; answers that come too late are dropped");
     }
+    let keeper = engine.spawn_on(0, Keeper::default).unwrap();
+    assert_eq!(asker.ask(AskKeeper { keeper, ttl: short }).wait(), Ok(unknown));
+    assert_eq!(keeper.ask(AnswerAll(1)).wait(), Ok(1), "likewise within a shard");
     engine.shutdown().unwrap();
+}
+
+/// Keeps its shard turning for ever.
+#[message]
+struct Turn;
+
+impl Handler<Turn> for Asker {
+    fn handle(&mut self, _: Turn, cx: &mut Context<Self>) {
+        cx.me().tell(Turn).unwrap();
+    }
+}
+
+#[test]
+fn a_deadline_ends_an_ask_when_it_passes_and_no_earlier() {
+    let second = 1_000_000_000;
+    for seed in 0..5 {
+        let world = SimWorld::new(SimOptions::seeded(seed));
+        let engine = Engine::builder().config(config(2)).start_in_sim(&world, NodeId::new(0)).unwrap();
+        let asker = engine.spawn_on(0, Asker::default).unwrap();
+        let ttl = Duration::from_millis(1);
+        for shard in [0, 1] {
+            // A turn at any time may end an ask too early.
+            engine.spawn_on(shard, Asker::default).unwrap().tell(Turn).unwrap();
+        }
+        for shard in [0, 1] {
+            let keeper = engine.spawn_on(shard, Keeper::default).unwrap();
+            for kept in 1..=2 {
+                let begun_ns = world.now_ns();
+                let answer = if kept == 1 {
+                    world.block_on(keeper.ask(Keep).deadline(ttl), second).unwrap()
+                } else {
+                    world.block_on(asker.ask(AskKeeper { keeper, ttl }), second).unwrap().unwrap()
+                };
+                assert_eq!(answer, Err(AskError::Unknown(Unknown::Deadline)), "seed {seed}, shard {shard}");
+                let took = Duration::from_nanos(world.now_ns() - begun_ns);
+                assert!((ttl..ttl + ttl / 10).contains(&took), "seed {seed}, shard {shard}: it took {took:?}");
+                assert_eq!(world.block_on(keeper.ask(Ask0), second), Some(Ok(kept)), "each was begun");
+            }
+            assert_eq!(world.block_on(keeper.ask(AnswerAll(1)), second), Some(Ok(2)));
+        }
+        world.run_for(second / 1000);
+        assert_eq!(engine.stats().iter().map(|stats| stats.asks).sum::<u64>(), 0, "late answers find nobody");
+    }
 }
 
 #[test]

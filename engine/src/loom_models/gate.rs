@@ -1,10 +1,7 @@
-//! The injector's protocol: pushes from any thread against wake and close, and the wakers of async handlers, which take the
-//! same way.
+//! The injector's protocol: pushes from any thread against wake and close.
 
 use std::sync::Arc;
-use std::task::{Wake, Waker};
 
-use loom::sync::Mutex;
 use loom::thread;
 
 use super::{Queue, Sleeper, check};
@@ -88,66 +85,5 @@ fn what_was_accepted_is_seen_by_whoever_closes() {
         assert_eq!(accepted.filter(|accepted| *accepted).count(), taken + drained);
         assert!(queue.is_empty(), "nothing comes after the close");
         assert!(!link.inject(3));
-    });
-}
-
-/// What an actor's waker does from a foreign thread: a request to the shard, and a wake.
-struct ActorWaker(Arc<Link<()>>);
-
-impl Wake for ActorWaker {
-    fn wake(self: Arc<Self>) {
-        self.0.inject(());
-    }
-}
-
-/// A future's share: whether it is done, and whom to wake.
-type Pending = Mutex<(bool, Option<Waker>)>;
-
-fn complete(pending: &Pending) {
-    let waker = {
-        let mut state = pending.lock().expect("no model panics in it");
-        state.0 = true;
-        state.1.take()
-    };
-    if let Some(waker) = waker {
-        waker.wake();
-    }
-}
-
-fn poll(pending: &Pending, waker: &Waker) -> bool {
-    let mut state = pending.lock().expect("no model panics in it");
-    state.1 = Some(waker.clone());
-    state.0
-}
-
-#[test]
-fn a_wake_from_another_thread_reaches_a_suspended_actor() {
-    check(|| {
-        let (link, queue) = Link::open();
-        let waker = Waker::from(Arc::new(ActorWaker(Arc::clone(&link))));
-        let pending = Arc::new(Mutex::new((false, None)));
-        let theirs = Arc::clone(&pending);
-        let thread = thread::spawn(move || complete(&theirs));
-        // The first poll, then one for each wake, as in `shard/activate.rs`.
-        while !poll(&pending, &waker) {
-            while queue.pop().is_none() {
-                link.park(&queue);
-            }
-        }
-        thread.join().expect("the completing thread does not panic");
-    });
-}
-
-#[test]
-fn a_wake_after_the_end_is_nothing() {
-    check(|| {
-        let (link, queue) = Link::<()>::open();
-        let waker = Waker::from(Arc::new(ActorWaker(Arc::clone(&link))));
-        let thread = thread::spawn(move || waker.wake());
-        drop(queue);
-        let queue = link.gate.close().expect("closed once");
-        while queue.pop().is_some() {}
-        thread.join().expect("the waking thread does not panic");
-        assert!(queue.is_empty(), "refused, or drained above");
     });
 }

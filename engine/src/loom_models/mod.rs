@@ -4,11 +4,13 @@
 //! up to a number of preemptions: 3, or `LOOM_MAX_PREEMPTIONS`. A lost wake-up shows as a deadlock, a message read before it
 //! is written or a slot reused too early as a causality violation, a leak or a double drop as a wrong count.
 
+mod credit;
 mod gate;
 mod latch;
 mod park;
 mod reply;
 mod ring;
+mod waker;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
