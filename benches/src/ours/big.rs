@@ -56,6 +56,13 @@ impl Node {
         let partner = self.all[self.partners.next(self.all.len())];
         partner.tell(Ping { from: cx.me(), words: [self.missing, 0] }).expect("every mailbox holds a ping of everyone");
     }
+
+    fn finish(&mut self, cx: &mut Context<Self>) {
+        let referee = self.referee.expect("it was told to play");
+        if referee.tell(Done).is_err() {
+            cx.me().tell(Again).expect("nobody pings more than once at a time");
+        }
+    }
 }
 
 impl Handler<Play> for Node {
@@ -81,8 +88,17 @@ impl Handler<Pong> for Node {
         if self.missing > 0 {
             return self.ping(cx);
         }
-        let referee = self.referee.expect("it was told to play");
-        referee.tell(Done).expect("every node says so once");
+        self.finish(cx);
+    }
+}
+
+/// The referee had no room for this node's `Done`.
+#[message]
+struct Again;
+
+impl Handler<Again> for Node {
+    fn handle(&mut self, _: Again, cx: &mut Context<Self>) {
+        self.finish(cx);
     }
 }
 
