@@ -388,13 +388,15 @@ fn a_long_turn_is_counted_and_the_message_that_made_it_long_is_named() {
     let (long, culprit) = 'found: loop {
         slow_among_quick(&engine, time);
         while let Some(long) = engine.long_turns().take() {
-            if let Some(culprit) = long.culprit {
-                break 'found (long, culprit);
+            // All of them, and perhaps the question behind them; the turn that was blocked handled one message.
+            match long.culprit {
+                Some(culprit) if long.handled >= 41 => break 'found (long, culprit),
+                _ => {}
             }
         }
     };
     assert!(culprit.actor.ends_with("::Mixed") && culprit.message.ends_with("::Slow"), "{culprit:?}");
-    assert!(long.duration >= time && long.shard == 0 && long.handled > 0, "{long:?}");
+    assert!(long.duration >= time && long.shard == 0, "{long:?}");
     assert!(engine.long_turns().total() >= 1);
     // The counters are published at the end of the turn.
     while engine.stats()[0].long_turns == 0 {
