@@ -168,7 +168,7 @@ pub(crate) fn send_with<M: Message>(
         Some(shard) if std::ptr::eq(shard.link, link) => {
             let mut core = shard.core.borrow_mut();
             if let Target::Actor(id) = target
-                && core.cells.get(id.index(), id.generation()).is_none_or(|cell| !cell.is_open())
+                && core.cells.get(id.index(), id.generation()).is_none_or(|cell| !cell.admits())
             {
                 return Err(TellError::Closed(message));
             }

@@ -309,7 +309,7 @@ fn serve_cell(
     cell: (u32, u32),
     wakers: &mut Vec<Waker>,
 ) {
-    let gone = core.cells.get(cell.0, cell.1).is_none_or(|cell| !cell.is_open());
+    let gone = core.cells.get(cell.0, cell.1).is_none_or(|cell| !cell.admits());
     if gone {
         line.left_over = 0;
         line.each(waiters, usize::MAX, wakers, |turn| {

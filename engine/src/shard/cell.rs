@@ -215,12 +215,6 @@ impl Cell {
         self.extra.as_ref().is_some_and(|extra| extra.suspensions > 0 || extra.async_slot.is_live())
     }
 
-    /// Whether users' messages may enter at all.
-    #[inline(always)]
-    pub(crate) fn is_open(&self) -> bool {
-        matches!(self.conduct.life, Life::Live | Life::New)
-    }
-
     /// What a grant of credit depends on.
     pub(crate) fn room(&self) -> Room {
         let out = self.extra.as_ref().map_or(0, |extra| extra.credit_out);
