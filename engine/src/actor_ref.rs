@@ -194,7 +194,7 @@ impl<A: Actor> ActorRef<A> {
         let guard = LatchGuard::new(latch.clone(), Err(StopReason::Shutdown));
         let id = self.id;
         on_shard_of(id, move |shard| report_start(shard, id, guard));
-        Happening { latch, what: "ActorRef::started().wait()" }
+        Happening { latch, what: "ActorRef::started().wait()", engine: Some(id.link.engine()) }
     }
 
     fn end(
@@ -215,7 +215,7 @@ impl<A: Actor> ActorRef<A> {
                 guard.set(StopReason::Stopped);
             }
         });
-        Happening { latch, what }
+        Happening { latch, what, engine: Some(id.link.engine()) }
     }
 }
 
@@ -240,6 +240,18 @@ pub(crate) fn on_shard_of(id: ActorId, f: impl FnOnce(&ShardCell) + Send + 'stat
         Some(shard) if std::ptr::eq(shard.link, id.link) => f(shard),
         _ => id.link.run(Box::new(f)),
     });
+}
+
+impl<A> From<ActorRef<A>> for ActorId {
+    fn from(actor: ActorRef<A>) -> Self {
+        actor.id
+    }
+}
+
+impl<M: Message> From<Recipient<M>> for ActorId {
+    fn from(recipient: Recipient<M>) -> Self {
+        recipient.id
+    }
 }
 
 impl<A> Clone for ActorRef<A> {

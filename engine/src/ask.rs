@@ -10,9 +10,10 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use crate::actor_ref::ActorId;
+use crate::engine_link::EngineLink;
 use crate::envelope::VTable;
 use crate::error::{AskError, Rejected, Unknown};
-use crate::limits::ASK_DEADLINE;
+use crate::limits::{ASK_DEADLINE, SIM_ASK_SLACK};
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::reply::{ForeignReply, NewSlot, ReplyAddress, ReplyOps, Waiter};
@@ -26,6 +27,16 @@ use crate::virtual_ref::VirtualId;
 pub(crate) enum Target {
     Actor(ActorId),
     Virtual(VirtualId),
+}
+
+impl Target {
+    /// The engine through which it is reached.
+    pub(crate) fn engine(&self) -> &'static EngineLink {
+        match self {
+            Self::Actor(id) => id.link().engine(),
+            Self::Virtual(id) => id.engine,
+        }
+    }
 }
 
 /// What is asked, before it is sent.
@@ -75,7 +86,8 @@ impl<M: Message> Ask<M> {
         self
     }
 
-    /// Sends the message and blocks the calling thread until the reply is there or the deadline has passed.
+    /// Sends the message and blocks the calling thread until the reply is there or the deadline has passed. In a test on
+    /// virtual time it runs the world until then.
     ///
     /// # Errors
     /// See [`AskError`].
@@ -85,6 +97,12 @@ impl<M: Message> Ask<M> {
     pub fn wait(self) -> Result<M::Reply, AskError> {
         assert_not_on_a_shard("Ask::wait()");
         let question = self.into_question();
+        if let Some(world) = crate::sim::world_of(question.target.engine()) {
+            let patience = question.ttl.saturating_add(SIM_ASK_SLACK);
+            let ask = Self { state: State::Unsent(question) };
+            let limit_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
+            return world.block_on(ask, limit_ns).unwrap_or(Err(AskError::Unknown(Unknown::Deadline)));
+        }
         let until = Until::after(question.ttl);
         let reply = ForeignReply::<M::Reply>::new(ReplyOps::of::<M>());
         route::ask_from_outside(question, Arc::clone(&reply));

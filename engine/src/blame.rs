@@ -9,7 +9,7 @@
 
 use std::io;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -51,17 +51,18 @@ pub struct Culprit {
 /// The long turns of one engine.
 pub(crate) struct LongTurnOffice {
     count: AtomicU64,
-    kept: ArrayQueue<LongTurn>,
+    /// Made with the first long turn.
+    kept: OnceLock<ArrayQueue<LongTurn>>,
 }
 
 impl LongTurnOffice {
     pub(crate) fn new() -> Self {
-        Self { count: AtomicU64::new(0), kept: ArrayQueue::new(LONG_TURNS_KEPT) }
+        Self { count: AtomicU64::new(0), kept: OnceLock::new() }
     }
 
     fn record(&self, long: LongTurn) {
         self.count.fetch_add(1, Ordering::Relaxed);
-        self.kept.force_push(long);
+        self.kept.get_or_init(|| ArrayQueue::new(LONG_TURNS_KEPT)).force_push(long);
     }
 }
 
@@ -79,7 +80,7 @@ impl LongTurns<'_> {
     /// Takes the oldest that is kept; the latest 256 are. Each is handed out once.
     #[must_use]
     pub fn take(self) -> Option<LongTurn> {
-        self.0.kept.pop()
+        self.0.kept.get()?.pop()
     }
 }
 

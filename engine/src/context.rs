@@ -269,18 +269,7 @@ impl<A: Actor> Context<A> {
 
     /// Has [`Actor::terminated`] called when the other actor has stopped; at once if it already has.
     pub fn watch(&mut self, other: ActorId) {
-        let me = self.id();
-        let pending = PendingWatch { watcher: me, who: other, placed: false };
-        on_shard_of(other, move |shard| {
-            pending.placed();
-            let mut core = shard.core.borrow_mut();
-            if let Some(cell) = core.cells.get(other.index(), other.generation()) {
-                cell.extra().watchers.push(me);
-            } else {
-                drop(core);
-                shard.tell_terminated(me, other, StopReason::Stopped);
-            }
-        });
+        watch(self.id(), other);
     }
 
     /// Asks another actor; `.then(|this, reply, cx| ..)` runs as a turn of this actor when the reply, or the reason why there
@@ -326,6 +315,21 @@ impl<A: Actor> Context<A> {
         cell.extra().suspensions += 1;
         Resume { id: self.id(), incarnation: cell.incarnation }
     }
+}
+
+/// Has `watcher` told when `other` has stopped.
+pub(crate) fn watch(watcher: ActorId, other: ActorId) {
+    let pending = PendingWatch { watcher, who: other, placed: false };
+    on_shard_of(other, move |shard| {
+        pending.placed();
+        let mut core = shard.core.borrow_mut();
+        if let Some(cell) = core.cells.get(other.index(), other.generation()) {
+            cell.extra().watchers.push(watcher);
+        } else {
+            drop(core);
+            shard.tell_terminated(watcher, other, StopReason::Stopped);
+        }
+    });
 }
 
 /// A watch on its way to another shard; when that shard's engine is gone, so is the watched actor.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing is dropped without its reason's counter rising.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
@@ -112,12 +113,13 @@ pub enum MessageName {
 /// The dead letters of one engine.
 pub(crate) struct DeadLetterOffice {
     counts: [AtomicU64; REASONS.len()],
-    kept: ArrayQueue<DeadLetter>,
+    /// Made with the first letter: an engine without any has no room for them.
+    kept: OnceLock<ArrayQueue<DeadLetter>>,
 }
 
 impl DeadLetterOffice {
     pub(crate) fn new() -> Self {
-        Self { counts: [const { AtomicU64::new(0) }; REASONS.len()], kept: ArrayQueue::new(DEAD_LETTERS_KEPT) }
+        Self { counts: [const { AtomicU64::new(0) }; REASONS.len()], kept: OnceLock::new() }
     }
 
     pub(crate) fn count(&self, reason: Reason) {
@@ -126,7 +128,7 @@ impl DeadLetterOffice {
 
     pub(crate) fn record(&self, letter: DeadLetter) {
         self.count(letter.reason);
-        self.kept.force_push(letter);
+        self.kept.get_or_init(|| ArrayQueue::new(DEAD_LETTERS_KEPT)).force_push(letter);
     }
 
     pub(crate) fn bounced(&self, header: &FrameHeader) {
@@ -159,7 +161,7 @@ impl DeadLetters<'_> {
     /// Takes the oldest letter that is kept; the latest 1,024 are.
     #[must_use]
     pub fn take(self) -> Option<DeadLetter> {
-        self.0.kept.pop()
+        self.0.kept.get()?.pop()
     }
 }
 

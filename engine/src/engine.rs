@@ -23,6 +23,7 @@ use crate::latch::{Latch, LatchGuard};
 use crate::peers::PeerState;
 use crate::port::driver::DriverKind;
 use crate::shard::{ActorBox, Again, Once, Spawn, current};
+use crate::sim::SimWorld;
 use crate::stats::ShardStats;
 use crate::sync;
 use crate::until::Until;
@@ -186,6 +187,11 @@ impl Engine {
     #[must_use]
     pub fn wait_for_peer(&self, peer: NodeId, timeout: Duration) -> PeerState {
         let shards = self.shard_count();
+        if let Some(world) = crate::sim::world_of(self.link) {
+            let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+            world.run_until(|_| self.peer(peer).sessions == shards, timeout_ns);
+            return self.peer(peer);
+        }
         self.link.peers.wait(peer, timeout, |state| state.sessions == shards)
     }
 
@@ -205,8 +211,13 @@ impl Engine {
     /// On a shard's thread, which would wait for itself.
     pub fn shutdown(mut self) -> Result<(), Error> {
         crate::shard::assert_not_on_a_shard("Engine::shutdown()");
-        let busy_shards = self.drain();
+        let world = crate::sim::world_of(self.link);
+        let busy_shards = self.drain(&Pace::of(world.as_ref(), self.drain_time));
         self.stop();
+        if let Some(world) = world {
+            // Actors stop in virtual time; a service that does not end is stopped by its own deadlines.
+            world.run_until(|_| crate::sim::world_of(self.link).is_none(), crate::limits::SIM_WAIT_NS);
+        }
         let mut panicked = false;
         for thread in self.threads.drain(..) {
             panicked |= thread.join().is_err();
@@ -224,15 +235,14 @@ impl Engine {
     }
 
     /// Waits until two surveys in a row find every shard quiet and nothing on the way; returns how many shards were not.
-    fn drain(&self) -> usize {
+    fn drain(&self, pace: &Pace<'_>) -> usize {
         for link in self.link.links() {
             link.refuse();
         }
-        let until = Until::after(self.drain_time);
         let mut last_handled = None;
         let mut pause = Duration::from_micros(50);
         loop {
-            let surveys = self.survey(until);
+            let surveys = self.survey(pace);
             let quiet = surveys.iter().all(|survey| survey.quiet)
                 && surveys.iter().map(|survey| survey.sent).sum::<u64>()
                     == surveys.iter().map(|survey| survey.received).sum::<u64>();
@@ -240,16 +250,16 @@ impl Engine {
             if quiet && last_handled == Some(handled) {
                 return 0;
             }
-            if until.left().is_zero() {
+            if pace.is_over() {
                 return surveys.iter().filter(|survey| !survey.quiet).count();
             }
             last_handled = quiet.then_some(handled);
-            sync::pause(pause);
+            pace.pause(pause);
             pause = (pause * 2).min(Duration::from_millis(5));
         }
     }
 
-    fn survey(&self, until: Until) -> Vec<Survey> {
+    fn survey(&self, pace: &Pace<'_>) -> Vec<Survey> {
         let busy = Survey { quiet: false, sent: 0, received: 0, handled: 0 };
         let gone = Survey { quiet: true, ..busy };
         let latches: Vec<_> = self
@@ -273,7 +283,7 @@ impl Engine {
                 latch
             })
             .collect();
-        latches.iter().map(|latch| latch.wait_for(until.left()).unwrap_or(busy)).collect()
+        latches.iter().map(|latch| pace.wait_for(latch).unwrap_or(busy)).collect()
     }
 
     /// Asks every shard to stop its actors and finish.
@@ -287,6 +297,46 @@ impl Engine {
     /// Begins to stop without waiting: actors stop, services and transport finish, hosted or simulated shards then end.
     pub fn begin_stop(&self) {
         self.stop();
+    }
+}
+
+/// How time passes while an engine drains: by itself, or because this thread runs a simulated world; up to a limit.
+enum Pace<'a> {
+    Threads(Until),
+    World(&'a SimWorld, u64),
+}
+
+impl<'a> Pace<'a> {
+    fn of(world: Option<&'a SimWorld>, limit: Duration) -> Self {
+        let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        world.map_or_else(
+            || Self::Threads(Until::after(limit)),
+            |world| Self::World(world, world.now_ns().saturating_add(limit_ns)),
+        )
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Threads(until) => until.left().is_zero(),
+            Self::World(world, until_ns) => world.now_ns() >= *until_ns,
+        }
+    }
+
+    fn wait_for(&self, latch: &Latch<Survey>) -> Option<Survey> {
+        match self {
+            Self::Threads(until) => latch.wait_for(until.left()),
+            Self::World(world, until_ns) => {
+                world.run_until(|_| latch.is_set(), until_ns.saturating_sub(world.now_ns()));
+                latch.wait_for(Duration::ZERO)
+            }
+        }
+    }
+
+    fn pause(&self, time: Duration) {
+        match self {
+            Self::Threads(_) => sync::pause(time),
+            Self::World(world, _) => world.run_for(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)),
+        }
     }
 }
 

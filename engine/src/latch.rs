@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::engine_link::EngineLink;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::until::Until;
 
@@ -66,6 +67,11 @@ impl<T: Clone> Latch<T> {
         }
     }
 
+    /// Whether it has been set.
+    pub(crate) fn is_set(&self) -> bool {
+        self.lock().value.is_some()
+    }
+
     fn poll(&self, cx: &mut Context<'_>) -> Poll<T> {
         let mut state = self.lock();
         if let Some(value) = &state.value {
@@ -108,15 +114,20 @@ impl<T: Clone> Drop for LatchGuard<T> {
 pub struct Happening<T> {
     pub(crate) latch: Arc<Latch<T>>,
     pub(crate) what: &'static str,
+    /// The engine in which it happens.
+    pub(crate) engine: Option<&'static EngineLink>,
 }
 
 impl<T: Clone> Happening<T> {
-    /// Blocks the calling thread until it has happened.
+    /// Blocks the calling thread until it has happened. In a test on virtual time it runs the world until then.
     ///
     /// # Panics
     /// On a shard's thread, which must never block.
     pub fn wait(self) -> T {
         crate::shard::assert_not_on_a_shard(self.what);
+        if let Some(world) = self.engine.and_then(crate::sim::world_of) {
+            return world.wait(self);
+        }
         self.latch.wait()
     }
 }

@@ -55,6 +55,7 @@ mod signal;
 pub mod sim;
 mod stats;
 mod sync;
+pub mod testkit;
 mod timer;
 mod until;
 mod virtual_ref;

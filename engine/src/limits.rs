@@ -54,6 +54,33 @@ pub const SIM_SOCKET_DATAGRAMS: usize = 2048;
 /// Segments of one simulated send by default: what a 16 KiB batch of Ethernet-sized datagrams needs.
 pub const SIM_MAX_SEGMENTS: usize = 12;
 
+/// How long a blocking call on a simulated engine lets virtual time pass before it is taken for one that never ends, ns: an hour,
+/// beyond any deadline that a test waits out.
+pub const SIM_WAIT_NS: u64 = 3_600_000_000_000;
+
+/// How much later than its deadline a blocking ask of a simulated engine gives up by itself: the shard, whose turns may be late, says
+/// more.
+pub const SIM_ASK_SLACK: Duration = Duration::from_secs(1);
+
+/// How long the test kit waits for what a test expects, in virtual time, unless the test says otherwise.
+pub const TESTKIT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long the test kit runs a future, in virtual time: beyond every default deadline, so that what waits for one ends by it.
+pub const TESTKIT_BLOCK: Duration = Duration::from_secs(60);
+
+/// Steps after which a test kit that waits for quiet says that there is none, steps: some seconds of real time.
+pub const TESTKIT_IDLE_STEPS: u64 = 2_000_000;
+
+/// Shards of a test kit's engine: two, so that actors meet neighbours and strangers.
+pub const TESTKIT_SHARDS: u16 = 2;
+
+/// Messages to probes that a test kit remembers in their common order, messages.
+pub const TESTKIT_TRANSCRIPT: usize = 65_536;
+
+/// Dead letters and messages to probes that the report of a failure shows, lines.
+pub const TESTKIT_REPORT_LINES: usize = 8;
+
+const _: () = assert!(TESTKIT_BLOCK.as_secs() > ASK_DEADLINE.as_secs());
 const _: () = assert!(SIM_PAGE_BYTES.is_multiple_of(SIM_SECTOR_BYTES));
 const _: () = assert!(SIM_CLOCK_START_NS > 0);
 /// Data calls that one shard's ring carries at a time, operations; the rest wait inside the driver. Half of the

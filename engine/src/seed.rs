@@ -122,6 +122,7 @@ impl ShardSeed {
             draining: false,
             deferred: Vec::new(),
             orphans: Vec::new(),
+            rigs: Vec::new(),
         };
         let queues = link.open(driver.waker());
         Ok(Shard::new(core, services, transport, queues, on_started))

@@ -43,7 +43,8 @@ impl<M: Message> Sending<M> {
         Self { target, vtable, message: Some(message), place: None }
     }
 
-    /// Sends the message, and blocks the calling thread until there is room for it.
+    /// Sends the message, and blocks the calling thread until there is room for it. In a test on virtual time it runs the
+    /// world until then.
     ///
     /// # Errors
     /// As the future: see [`ActorRef::send`](crate::ActorRef::send).
@@ -52,6 +53,9 @@ impl<M: Message> Sending<M> {
     /// On a shard's thread, which must never block.
     pub fn wait(mut self) -> Result<(), TellError<M>> {
         assert_not_on_a_shard("Sending::wait()");
+        if let Some(world) = crate::sim::world_of(self.target.engine()) {
+            return world.wait(self);
+        }
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         let mut cx = TaskContext::from_waker(&waker);
         loop {

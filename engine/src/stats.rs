@@ -78,4 +78,6 @@ counters! {
     actors,
     /// Asks whose reply has not come yet.
     asks,
+    /// Timers that have not fired or been cancelled.
+    timers,
 }

@@ -92,6 +92,16 @@ impl Timers {
         }
     }
 
+    /// How many are to come.
+    pub(crate) fn len(&self) -> usize {
+        self.bodies.len()
+    }
+
+    /// Whose they are, in no order.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = Owner> {
+        self.bodies.values().map(|(owner, _)| *owner)
+    }
+
     /// When the next timer may be due.
     pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
         self.heap.peek().map(|Reverse((at_ns, _))| *at_ns)

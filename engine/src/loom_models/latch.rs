@@ -48,12 +48,12 @@ fn two_waiting_tasks_are_told() {
         let latch = Latch::new();
         let waiting = Arc::clone(&latch);
         let task = thread::spawn(move || {
-            let mut happening = pin!(Happening { latch: waiting, what: "a model" });
+            let mut happening = pin!(Happening { latch: waiting, what: "a model", engine: None });
             block_on(|cx| happening.as_mut().poll(cx))
         });
         let setting = Arc::clone(&latch);
         let setter = thread::spawn(move || setting.set(1));
-        let mut happening = pin!(Happening { latch, what: "a model" });
+        let mut happening = pin!(Happening { latch, what: "a model", engine: None });
         assert_eq!(block_on(|cx| happening.as_mut().poll(cx)), 1);
         assert_eq!(task.join().expect("no waiting thread panics"), 1);
         setter.join().expect("the setting thread does not panic");

@@ -3,6 +3,8 @@
 //! Invariant: an activation takes at most what was queued when it began, and at most its budget; the cell of a running actor
 //! says `scheduled`, so nothing can run it a second time. One of the few files with `unsafe`.
 
+pub(super) mod rigged;
+
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::{Context as TaskContext, Poll, Waker};
 
@@ -234,6 +236,11 @@ impl ShardCell {
     /// Looks after an actor that is new, waits or stops, or that has nothing to do. Returns whether it may take messages now.
     #[inline(never)]
     fn look_after(&self, index: u32) -> bool {
+        let may = self.look_closer(index);
+        self.rigged(index, may)
+    }
+
+    fn look_closer(&self, index: u32) -> bool {
         let Some((mut state, running, life)) = self.begin_rare(index) else { return false };
         if life == Life::New && !self.build(&mut state, running) {
             drop(state);

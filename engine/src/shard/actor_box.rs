@@ -53,6 +53,7 @@ trait AnyActor {
     fn resumed(&mut self, seat: Seat);
     fn may_passivate(&self) -> bool;
     fn actor_type(&self) -> TypeId;
+    fn actor_name(&self) -> &'static str;
 }
 
 #[repr(C)]
@@ -132,6 +133,10 @@ impl<A: Actor, F: Factory<A>> AnyActor for ActorState<A, F> {
     fn actor_type(&self) -> TypeId {
         TypeId::of::<A>()
     }
+
+    fn actor_name(&self) -> &'static str {
+        std::any::type_name::<A>()
+    }
 }
 
 /// An actor of any type, owned through a raw pointer so that moving the box never touches what points to the state.
@@ -180,6 +185,11 @@ impl ActorBox {
     /// The actor's type, for references that came over the wire.
     pub(crate) fn actor_type(&mut self) -> TypeId {
         self.get().actor_type()
+    }
+
+    /// The actor's Rust type, for people.
+    pub(crate) fn actor_name(&mut self) -> &'static str {
+        self.get().actor_name()
     }
 }
 

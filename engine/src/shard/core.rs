@@ -92,6 +92,8 @@ pub(crate) struct ShardCore {
     pub(crate) deferred: Vec<SystemOp>,
     /// Asks whose `Reply` was dropped by a panic that is still on its way up.
     pub(crate) orphans: Vec<ReplyAddress>,
+    /// Faults that a test has planted; looked at for actors that do something else than to handle messages.
+    pub(crate) rigs: Vec<super::Rig>,
 }
 
 impl ShardCore {

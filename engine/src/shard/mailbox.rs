@@ -204,6 +204,13 @@ impl Mailbox {
         }
     }
 
+    /// Looks at the oldest message.
+    pub(crate) fn peek(&mut self) -> Option<&Envelope> {
+        let front = self.front()?;
+        // SAFETY: the slot at the front is initialised, and the reference borrows the mailbox.
+        Some(unsafe { front.as_ref() })
+    }
+
     /// Takes the oldest message.
     pub(crate) fn pop(&mut self, pool: &mut BacklogPool) -> Option<Envelope> {
         let front = self.front()?;

@@ -7,6 +7,7 @@ mod activate;
 mod actor_box;
 mod async_slot;
 mod cell;
+mod census;
 mod core;
 mod core_cell;
 mod deliver;
@@ -20,7 +21,9 @@ use std::cell::{Cell as StdCell, RefCell};
 use std::ptr::NonNull;
 
 pub(crate) use self::actor_box::{ActorBox, Again, Once};
+pub(crate) use self::activate::rigged::{Fault, Rig};
 pub(crate) use self::cell::{CELLS_MAX, Cell, Life, foreign_index};
+pub(crate) use self::census::Resident;
 pub(crate) use self::core::{DeadLetterDraft, ShardCore, Spawn};
 pub(crate) use self::core_cell::CoreCell;
 pub(crate) use self::mesh::{Inbound, Mesh, Outbound, link_shards};

@@ -459,6 +459,7 @@ impl Shard {
             missed_ticks,
             actors: u64::from(core.cells.live()),
             asks: u64::from(core.replies.live()),
+            timers: core.timers.len() as u64,
         });
     }
 

@@ -2,23 +2,90 @@
 //!
 //! Invariant: a simulated engine runs the very same shard code; only who calls `turn`, and on which driver, differs.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use shardstage_codec::NodeId;
 
 use crate::builder::{Assembly, EngineBuilder};
 use crate::engine::Engine;
+use crate::engine_link::EngineLink;
 use crate::error::StartError;
+use crate::link::ShardLink;
 use crate::port::driver::{Driver, DriverKind};
-use crate::shard::Shard;
 use crate::shard::turn::Wait;
+use crate::shard::{Shard, drop_contained};
 
+use super::world::WeakWorld;
 use super::{SimShard, SimWait, SimWorld};
 
-impl SimShard for Shard {
+thread_local! {
+    /// The engines that worlds of this thread turn.
+    static SIMULATED: RefCell<Vec<(&'static EngineLink, WeakWorld)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The world that turns the shards of `engine`, if that is one of this thread's: for those who would block until the engine
+/// has done something.
+pub(crate) fn world_of(engine: &'static EngineLink) -> Option<SimWorld> {
+    SIMULATED.with_borrow(|all| {
+        let (_, world) = all.iter().find(|(simulated, _)| std::ptr::eq(*simulated, engine))?;
+        world.upgrade()
+    })
+}
+
+/// Keeps an engine known to [`world_of`] until the last of its shards is gone.
+struct Listed(&'static EngineLink);
+
+impl Listed {
+    fn new(engine: &'static EngineLink, world: &SimWorld) -> Rc<Self> {
+        SIMULATED.with_borrow_mut(|all| all.push((engine, world.downgrade())));
+        Rc::new(Self(engine))
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        // A thread that ends may have dropped the list before the world.
+        let _ = SIMULATED.try_with(|all| {
+            all.borrow_mut().retain(|(simulated, _)| !std::ptr::eq(*simulated, self.0));
+        });
+    }
+}
+
+/// A shard in a world. When it has stopped, or is dropped because its node went down, its queues are closed: nothing is left
+/// in them, and whoever sends later is told `Closed`.
+struct Simulated {
+    shard: Option<Shard>,
+    link: &'static ShardLink,
+    _listed: Rc<Listed>,
+}
+
+impl Simulated {
+    /// Touches nothing of the world but wake flags.
+    fn close(&mut self) {
+        // Timers and closures hold values of the user's.
+        drop_contained(self.shard.take());
+        self.link.close();
+    }
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl SimShard for Simulated {
     fn turn(&mut self, driver: &mut dyn Driver) -> SimWait {
-        match Self::turn(self, driver) {
+        let Some(shard) = &mut self.shard else { return SimWait::Idle };
+        match shard.turn(driver) {
             Wait::Now => SimWait::Now,
-            Wait::Until(at_ns) => self.idle_until(Some(at_ns)),
-            Wait::Idle | Wait::Stopped => self.idle_until(None),
+            Wait::Until(at_ns) => shard.idle_until(Some(at_ns)),
+            Wait::Idle => shard.idle_until(None),
+            Wait::Stopped => {
+                self.close();
+                SimWait::Idle
+            }
         }
     }
 }
@@ -35,8 +102,8 @@ impl Shard {
 
 impl EngineBuilder {
     /// Puts the engine's shards into `world` as node `node` and returns at once; they start as the world runs. References,
-    /// asks (through [`SimWorld::block_on`]) and statistics work as usual. Shut it down with
-    /// [`Engine::begin_stop`] and run the world; [`Engine::shutdown`] would wait for turns that nobody takes.
+    /// asks and statistics work as usual. What would block the calling thread (`wait()`, [`Engine::shutdown`]) runs the world
+    /// until it has happened, in virtual time, if that thread made the world; [`SimWorld::block_on`] does so for any future.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -46,8 +113,9 @@ impl EngineBuilder {
     pub fn start_in_sim(self, world: &SimWorld, node: NodeId) -> Result<Engine, StartError> {
         let shards = self.shard_count(1)?;
         let Assembly { engine, seeds, config } = self.assemble(shards)?;
+        let listed = Listed::new(engine, world);
         for seed in seeds {
-            let shard = seed.shard();
+            let (shard, link) = (seed.shard(), seed.link());
             let mut driver = world.driver(node, shard);
             let on_started = Box::new(move |result: Result<(), StartError>| {
                 if let Err(error) = result {
@@ -55,7 +123,8 @@ impl EngineBuilder {
                 }
             });
             let grown = seed.grow(&mut driver, on_started)?;
-            world.add_shard(node, shard, Box::new(grown));
+            let shard_of = Simulated { shard: Some(grown), link, _listed: Rc::clone(&listed) };
+            world.add_shard(node, shard, Box::new(shard_of));
         }
         Ok(Engine::of(engine, &config, DriverKind::Sim, false))
     }

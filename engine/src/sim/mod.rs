@@ -45,6 +45,7 @@ mod state;
 mod trace;
 mod world;
 
+pub(crate) use host::world_of;
 pub use disk::{DiskFault, DiskOp, DiskOpKind};
 pub use driver::SimDriver;
 pub use options::{DiskOptions, NetworkOptions, SimOptions};

@@ -106,6 +106,8 @@ pub(super) struct SeatState {
     /// How far this shard's own time is: past the world's when a turn took long.
     clock_ns: u64,
     turn: Option<Key>,
+    /// The world time before which that turn has nothing to do, ns; 0 when something waits for it.
+    turn_due_ns: u64,
 }
 
 /// Everything in a world but its shards.
@@ -176,6 +178,7 @@ impl State {
             attached: false,
             clock_ns: 0,
             turn: None,
+            turn_due_ns: 0,
         });
         boot
     }
@@ -206,6 +209,9 @@ impl State {
         let range_ns = self.options.message_ns.clone();
         let each_ns = self.seat_mut(seat).schedule.within(&range_ns);
         self.charge(seat, each_ns * u64::from(count));
+        if count > 0 {
+            self.trace(seat, TraceKind::Handle, u64::from(count), 0);
+        }
     }
 
     pub(super) fn trace(&mut self, seat: Seat, kind: TraceKind, first: u64, second: u64) {
@@ -221,10 +227,12 @@ impl State {
         key
     }
 
-    /// Gives the seat a turn at `at_ns`, or keeps the earlier one that it has.
-    pub(super) fn schedule_turn(&mut self, seat: Seat, at_ns: u64) {
+    /// Gives the seat a turn at `at_ns`, or keeps the earlier one that it has. Before `due_ns` that turn has nothing to do.
+    pub(super) fn schedule_turn(&mut self, seat: Seat, at_ns: u64, due_ns: u64) {
         let at_ns = at_ns.max(self.local_ns(seat));
-        match self.seat_mut(seat).turn {
+        let state = self.seat_mut(seat);
+        state.turn_due_ns = if state.turn.is_some() { state.turn_due_ns.min(due_ns) } else { due_ns };
+        match state.turn {
             Some(key) if key.0 <= at_ns => return,
             Some(key) => drop(self.queue.remove(&key)),
             None => {}
@@ -251,7 +259,7 @@ impl State {
         if self.seat_mut(seat).attached {
             let range_ns = self.options.wake_ns.clone();
             let delay_ns = self.seat_mut(seat).schedule.within(&range_ns);
-            self.schedule_turn(seat, from_ns.max(self.now_ns) + delay_ns);
+            self.schedule_turn(seat, from_ns.max(self.now_ns) + delay_ns, 0);
         }
     }
 
@@ -273,12 +281,22 @@ impl State {
         Some(event)
     }
 
+    /// Whether all that is to come are turns before whose time nothing is to do.
+    pub(super) fn is_idle(&mut self) -> bool {
+        self.take_wakes(self.now_ns);
+        self.queue.values().all(|event| match event {
+            Event::Turn(seat) => self.seats[seat].turn_due_ns > self.local_ns(*seat),
+            Event::Arrive(_) | Event::DiskDone(_) => false,
+        })
+    }
+
     /// Starts a turn; `false` when the node is paused or the shard is still busy, which moves the turn.
     pub(super) fn begin_turn(&mut self, seat: Seat) -> bool {
         let ready_ns = self.node_mut(seat.node).paused_until_ns.max(self.local_ns(seat));
         self.seat_mut(seat).turn = None;
         if ready_ns > self.now_ns {
-            self.schedule_turn(seat, ready_ns);
+            let due_ns = self.seat_mut(seat).turn_due_ns;
+            self.schedule_turn(seat, ready_ns, due_ns);
             return false;
         }
         let range_ns = self.options.turn_ns.clone();
@@ -299,15 +317,15 @@ impl State {
         let late_ns = random.within(&range_ns);
         let wait = if self.ready(seat) { SimWait::Now } else { wait };
         match wait {
-            SimWait::Now => self.schedule_turn(seat, local_ns),
+            SimWait::Now => self.schedule_turn(seat, local_ns, 0),
             SimWait::Until(deadline_ns) => {
                 let deadline_ns = self.node_mut(seat.node).world_ns(deadline_ns);
-                self.schedule_turn(seat, deadline_ns.saturating_add(late_ns));
+                self.schedule_turn(seat, deadline_ns.saturating_add(late_ns), deadline_ns);
             }
             SimWait::Idle => {}
         }
         if spurious && wait != SimWait::Now {
-            self.schedule_turn(seat, local_ns + spurious_ns);
+            self.schedule_turn(seat, local_ns + spurious_ns, u64::MAX);
         }
     }
 

@@ -32,6 +32,8 @@ pub(super) enum TraceKind {
     Crash,
     /// A node's process was killed (boot number, data calls in flight).
     Kill,
+    /// A shard handled messages (how many, 0).
+    Handle,
 }
 
 /// The trace of one world.

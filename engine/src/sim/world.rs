@@ -10,12 +10,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use shardstage_codec::{NodeId, ShardId};
 
+use crate::limits::SIM_WAIT_NS;
 use crate::port::driver::Driver;
 
 use super::directory::Tree;
@@ -45,6 +46,15 @@ pub trait SimShard {
 /// A simulated world; a cheap handle to it. Shards that hold one keep the world alive: let them hold what they need instead.
 #[derive(Clone)]
 pub struct SimWorld(Rc<Core>);
+
+/// A handle that does not keep its world.
+pub(super) struct WeakWorld(Weak<Core>);
+
+impl WeakWorld {
+    pub(super) fn upgrade(&self) -> Option<SimWorld> {
+        self.0.upgrade().map(SimWorld)
+    }
+}
 
 struct Core {
     state: RefCell<State>,
@@ -117,6 +127,19 @@ impl SimWorld {
         }
     }
 
+    /// Runs until nothing happens any more without the passing of time, in at most `max_steps` steps; returns whether it came
+    /// to that. Messages, datagrams and disk calls under way are waited for; timers, deadlines of asks and what services put
+    /// off are not, unless they are due now.
+    pub fn run_until_idle(&self, max_steps: u64) -> bool {
+        for _ in 0..max_steps {
+            if self.state().is_idle() {
+                return true;
+            }
+            self.step();
+        }
+        self.state().is_idle()
+    }
+
     /// Runs for `ns` of virtual time.
     pub fn run_for(&self, ns: u64) {
         self.run_until(|_| false, ns);
@@ -144,6 +167,18 @@ impl SimWorld {
         output
     }
 
+    /// Polls a future that is sure to be ready, if only because its deadline passes.
+    ///
+    /// # Panics
+    /// When it is not ready within [`SIM_WAIT_NS`], or nothing is left to happen before.
+    pub(crate) fn wait<F: Future + fmt::Debug>(&self, future: F) -> F::Output {
+        let what = format!("{future:?}");
+        self.block_on(future, SIM_WAIT_NS).unwrap_or_else(|| {
+            let seconds = self.now_ns() / 1_000_000_000;
+            panic!("{what} waits for what does not happen: {seconds} s of virtual time have passed, seed {}", self.state().options.seed)
+        })
+    }
+
     /// Virtual time since the world began, ns. Node clocks show it with their own start and drift.
     #[must_use]
     pub fn now_ns(&self) -> u64 {
@@ -155,6 +190,10 @@ impl SimWorld {
     pub fn options(&self) -> SimOptions {
         let state = self.state();
         SimOptions { network: state.network.options.clone(), ..state.options.clone() }
+    }
+
+    pub(super) fn downgrade(&self) -> WeakWorld {
+        WeakWorld(Rc::downgrade(&self.0))
     }
 
     pub(super) fn state(&self) -> RefMut<'_, State> {
@@ -280,6 +319,17 @@ impl SimWorld {
         let mut state = self.state();
         let until_ns = state.now_ns.saturating_add(ns);
         state.node_mut(node).paused_until_ns = until_ns;
+    }
+
+    /// One shard is busy for `ns`, as with a handler that blocks: its next turn comes that much later.
+    ///
+    /// # Panics
+    /// When there is no such shard.
+    pub fn stall(&self, node: NodeId, shard: ShardId, ns: u64) {
+        let mut state = self.state();
+        let seat = Seat { node, shard };
+        assert!(state.attached(seat), "no shard runs on node {} shard {}", node.get(), shard.get());
+        state.charge(seat, ns);
     }
 
     /// Moves the node's wall clock by `ns`; its monotonic clock stays.
