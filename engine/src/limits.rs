@@ -68,8 +68,9 @@ pub const TESTKIT_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the test kit runs a future, in virtual time: beyond every default deadline, so that what waits for one ends by it.
 pub const TESTKIT_BLOCK: Duration = Duration::from_secs(60);
 
-/// Steps after which a test kit that waits for quiet says that there is none, steps: some seconds of real time.
-pub const TESTKIT_IDLE_STEPS: u64 = 2_000_000;
+/// Steps after which a test kit that waits for quiet says that there is none, steps: about a second of real time, and up to
+/// 64 messages each.
+pub const TESTKIT_IDLE_STEPS: u64 = 200_000;
 
 /// Shards of a test kit's engine: two, so that actors meet neighbours and strangers.
 pub const TESTKIT_SHARDS: u16 = 2;

@@ -57,7 +57,7 @@ impl Drop for Listed {
 struct Simulated {
     shard: Option<Shard>,
     link: &'static ShardLink,
-    _listed: Rc<Listed>,
+    listed: Option<Rc<Listed>>,
 }
 
 impl Simulated {
@@ -66,6 +66,7 @@ impl Simulated {
         // Timers and closures hold values of the user's.
         drop_contained(self.shard.take());
         self.link.close();
+        self.listed = None;
     }
 }
 
@@ -123,7 +124,7 @@ impl EngineBuilder {
                 }
             });
             let grown = seed.grow(&mut driver, on_started)?;
-            let shard_of = Simulated { shard: Some(grown), link, _listed: Rc::clone(&listed) };
+            let shard_of = Simulated { shard: Some(grown), link, listed: Some(Rc::clone(&listed)) };
             world.add_shard(node, shard, Box::new(shard_of));
         }
         Ok(Engine::of(engine, &config, DriverKind::Sim, false))

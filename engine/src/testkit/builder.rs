@@ -143,9 +143,8 @@ impl TestKitBuilder {
         let run = || {
             let mut kit = TestKit::of(Self { explores: true, origin: SeedOrigin::Outside, ..self.clone() }, seed);
             test(&mut kit);
-            let hash = kit.trace_hash();
-            kit.finish();
-            hash
+            kit.end();
+            kit.trace_hash()
         };
         catch_unwind(AssertUnwindSafe(run)).map_err(|panic| Panicked::from_payload(&*panic).0.into())
     }

@@ -289,7 +289,7 @@ impl TestKit {
     }
 
     #[track_caller]
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.checked = true;
         // An engine that never comes to rest has what it has.
         settle(&self.shared.world);
