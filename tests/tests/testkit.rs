@@ -1,87 +1,16 @@
-//! The test kit keeps its promises: virtual time, probes, seeds, faults, checks at the end, and how each failure looks.
+//! The test kit keeps its promises: virtual time, probes, seeds, checks at the end, and how each failure looks.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use shardstage::prelude::*;
 use shardstage::testkit::TestKit;
 use shardstage::{ActorId, BoxError, Reason};
+use shardstage_tests::kit_actors::{Add, Boom, Counter, Relay, failure, must_say, relay};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// The text of the panic of `test`, which must fail.
-fn failure<T>(test: impl FnOnce() -> T) -> String {
-    let Err(panic) = catch_unwind(AssertUnwindSafe(test)) else { panic!("the test must fail") };
-    panic.downcast_ref::<String>().expect("the kit fails with a text").clone()
-}
-
-#[track_caller]
-fn must_say(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "{part:?} is not in: {text}");
-    }
-}
-
-#[derive(Default)]
-struct Counter {
-    total: u32,
-}
-impl Actor for Counter {}
-
-#[message(reply = u32)]
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Add(u32);
-
-impl Handler<Add> for Counter {
-    fn handle(&mut self, Add(amount): Add, _cx: &mut Context<Self>) -> u32 {
-        self.total += amount;
-        self.total
-    }
-}
-
-#[message]
-struct Boom;
-
-impl Handler<Boom> for Counter {
-    fn handle(&mut self, _: Boom, _cx: &mut Context<Self>) {
-        panic!("planted in the test");
-    }
-}
-
-/// Sends every number that it gets on, some time later.
-struct Relay {
-    to: Recipient<Add>,
-    delay: Duration,
-}
-impl Actor for Relay {}
-
-impl Handler<Add> for Relay {
-    fn handle(&mut self, add: Add, cx: &mut Context<Self>) -> u32 {
-        if self.delay.is_zero() {
-            let _ = self.to.tell(add);
-        } else {
-            cx.after(self.delay, Later(add));
-        }
-        add.0
-    }
-}
-
-#[message]
-struct Later(Add);
-
-impl Handler<Later> for Relay {
-    fn handle(&mut self, Later(add): Later, _cx: &mut Context<Self>) {
-        let _ = self.to.tell(add);
-    }
-}
-
-fn relay(kit: &TestKit, to: Recipient<Add>, delay: Duration) -> ActorRef<Relay> {
-    kit.spawn(move || Relay { to, delay }).unwrap()
-}
 
 #[test]
 fn an_engine_in_one_line_with_wait_await_and_block_on() {
@@ -321,6 +250,41 @@ fn a_seed_from_outside_is_named_with_the_command() {
     must_say(&text, &[again]);
 }
 
+/// Set for the test binary when it is run again by a test of its own.
+const AGAIN: &str = "SHARDSTAGE_TESTKIT_AGAIN";
+
+/// Fails, but only where it was asked for.
+#[test]
+fn fails_when_it_is_run_again() {
+    if std::env::var_os(AGAIN).is_none() {
+        return;
+    }
+    TestKit::check_seeds(0..100, |kit| {
+        kit.spawn(Counter::default).unwrap().ask(Add(1)).wait().unwrap();
+        assert_ne!(kit.seed(), 77, "an assertion of the test's own");
+    });
+}
+
+#[test]
+fn the_environment_chooses_the_seed() {
+    let run = |seed: &str| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["fails_when_it_is_run_again", "--exact", "--nocapture"]);
+        let done = command.env(AGAIN, "1").env("SHARDSTAGE_SEED", seed).output().unwrap();
+        (done.status.success(), String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    let (passed, said) = run("77");
+    assert!(!passed);
+    let again = "the test kit\n  at ";
+    let command = "run it again with `SHARDSTAGE_SEED=77 cargo test fails_when_it_is_run_again`";
+    must_say(
+        &said,
+        &[again, "seed 77", command, "seed 77 fails, after 0 that passed: ", "an assertion of the test's own"],
+    );
+    assert!(run("76").0, "only that seed runs");
+    must_say(&run("seven").1, &["SHARDSTAGE_SEED=seven: a seed is a number"]);
+}
+
 #[test]
 fn dead_letters_that_nobody_expected_fail_the_test() {
     let send_to_the_dead = |kit: &TestKit| {
@@ -334,7 +298,10 @@ fn dead_letters_that_nobody_expected_fail_the_test() {
         send_to_the_dead(&kit);
         kit.finish();
     });
-    must_say(&text, &["a dead letter that nobody expected", "testkit::Add from elsewhere", "Closed", "SHARDSTAGE_SEED=1"]);
+    must_say(
+        &text,
+        &["a dead letter that nobody expected", "kit_actors::Add from elsewhere", "Closed", "SHARDSTAGE_SEED=1"],
+    );
     // Dropping the kit looks too.
     must_say(&failure(|| send_to_the_dead(&TestKit::new())), &["a dead letter that nobody expected"]);
 
@@ -360,151 +327,7 @@ fn panics_that_nobody_expected_fail_the_test() {
     must_say(&text, &["1 panics of actors that nobody expected"]);
 }
 
-#[test]
-fn what_is_left_behind_is_counted_and_named() {
-    let kit = TestKit::new();
-    let probe = kit.probe::<Add>();
-    kit.assert_no_leaks();
-    let relay = relay(&kit, probe.recipient(), 100 * SECOND);
-    probe.watch(relay);
-    relay.tell(Add(1)).unwrap();
-    kit.run_until_idle();
-    let census = kit.census();
-    assert_eq!((census.of::<Relay>(), census.actors.len(), census.timers(), census.watches()), (1, 1, 1, 1));
-    assert_eq!(kit.stats().iter().map(|shard| shard.timers).sum::<u64>(), 1);
-    must_say(&failure(|| kit.assert_no_leaks()), &["left behind", "Relay, 0 messages queued", "1 timers of"]);
-    let stall = kit.stall(relay);
-    kit.run_until_idle();
-    assert_eq!(kit.census().suspended(), 1);
-    drop(stall);
-    relay.stop().wait();
-    kit.assert_no_leaks();
-
-    // An ask that nobody answers.
-    let mut asked = Box::pin(probe.recipient().ask(Add(1)));
-    assert!(asked.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_pending());
-    must_say(&failure(|| kit.assert_no_leaks()), &["1 asks without an answer"]);
-    drop(asked);
-    kit.assert_no_leaks();
-}
-
-#[test]
-fn the_nth_message_panics_or_is_lost() {
-    let kit = TestKit::new();
-    let counter = kit.spawn(Counter::default).unwrap();
-    let fault = kit.panic_at(counter, 3);
-    assert_eq!(counter.ask(Add(1)).wait(), Ok(1));
-    assert_eq!(counter.ask(Add(1)).wait(), Ok(2));
-    assert!(!fault.fired());
-    let Err(AskError::Failed(why)) = counter.ask(Add(1)).wait() else { panic!("the third panics") };
-    assert!(why.0.contains("the test planted"), "{why:?}");
-    assert!(fault.fired());
-    // Rebuilt, and as fast as ever.
-    assert_eq!(counter.ask(Add(1)).wait(), Ok(1));
-
-    // In one burst: each message is counted, though a share takes many.
-    let (panics, lost) = (kit.panic_at(counter, 10), kit.lose_at(counter, 20));
-    for _ in 0..30 {
-        counter.tell(Add(1)).unwrap();
-    }
-    kit.run_until_idle();
-    assert!(panics.fired() && lost.fired());
-    assert_eq!(counter.ask(Add(0)).wait(), Ok(19), "20 after the panic but one");
-    assert_eq!(kit.stats().iter().map(|shard| shard.panics).sum::<u64>(), 2);
-
-    kit.lose_at(counter, 1);
-    let began = kit.now();
-    assert_eq!(counter.ask(Add(1)).wait(), Err(AskError::Unknown(Unknown::Deadline)));
-    assert!(kit.now() - began >= 5 * SECOND);
-    assert_eq!(counter.ask(Add(0)).wait(), Ok(19));
-    kit.finish();
-}
-
 /// Counts from actor to actor of one shard, so that what is sent is handled in the same turn.
-struct Neighbour {
-    next: Option<ActorRef<Counter>>,
-}
-impl Actor for Neighbour {}
-impl Handler<Add> for Neighbour {
-    fn handle(&mut self, Add(count): Add, cx: &mut Context<Self>) -> u32 {
-        let next = *self.next.get_or_insert_with(|| cx.spawn(Counter::default).unwrap());
-        for _ in 0..count {
-            next.tell(Add(1)).unwrap();
-        }
-        count
-    }
-}
-
-#[test]
-fn a_fault_hits_an_actor_that_the_tested_code_spawned() {
-    let kit = TestKit::new();
-    let neighbour = kit.spawn(|| Neighbour { next: None }).unwrap();
-    neighbour.ask(Add(5)).wait().unwrap();
-    let child = kit.census().actors.iter().find(|actor| actor.actor.ends_with("Counter")).unwrap().id;
-    let fault = kit.panic_at(child, 7);
-    neighbour.ask(Add(6)).wait().unwrap();
-    kit.run_until_idle();
-    assert!(!fault.fired());
-    neighbour.ask(Add(1)).wait().unwrap();
-    kit.run_until_idle();
-    assert!(fault.fired());
-    // An actor that is gone has no faults to come.
-    kit.lose_at(child, 1);
-    kit.kill(child);
-    kit.run_until_idle();
-    let other = kit.spawn(Counter::default).unwrap();
-    assert_eq!(other.ask(Add(1)).wait(), Ok(1));
-}
-
-#[test]
-fn a_stalled_actor_keeps_its_messages_and_no_hook_is_called() {
-    struct Hooked(Arc<AtomicU32>, u32);
-    impl Actor for Hooked {
-        fn resumed(&mut self, _cx: &mut Context<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-    impl Handler<Add> for Hooked {
-        fn handle(&mut self, Add(amount): Add, _cx: &mut Context<Self>) -> u32 {
-            self.1 += amount;
-            self.1
-        }
-    }
-    let hooks = Arc::new(AtomicU32::new(0));
-    let kit = TestKit::new();
-    let of_actor = Arc::clone(&hooks);
-    let actor = kit.spawn(move || Hooked(Arc::clone(&of_actor), 0)).unwrap();
-    let (first, second) = (kit.stall(actor), kit.stall(actor));
-    for _ in 0..100 {
-        actor.tell(Add(1)).unwrap();
-    }
-    kit.advance(SECOND);
-    assert_eq!(kit.census().actors[0].queued, 100);
-    drop(first);
-    kit.run_until_idle();
-    assert_eq!(kit.census().actors[0].queued, 100);
-    drop(second);
-    assert_eq!(actor.ask(Add(0)).wait(), Ok(100));
-    assert_eq!(hooks.load(Ordering::Relaxed), 0);
-    // Rebuilt while it is stalled: the stall is over.
-    let stall = kit.stall(actor);
-    kit.kill(actor);
-    drop(stall);
-}
-
-#[test]
-fn a_stalled_shard_delays_what_is_sent_to_it() {
-    let kit = TestKit::new();
-    let probe = kit.probe::<Add>();
-    let to = probe.recipient();
-    let relay = kit.spawn_on(1, move || Relay { to, delay: Duration::ZERO }).unwrap();
-    kit.run_until_idle();
-    kit.stall_shard(1, SECOND);
-    relay.tell(Add(1)).unwrap();
-    probe.expect_msg();
-    assert!(probe.last().at >= SECOND, "{:?}", probe.last());
-}
-
 /// Two relays of different shards race to one probe; returns who won, and the trace.
 fn race(kit: &TestKit) -> (u32, u64) {
     let probe = kit.probe::<Add>();
@@ -544,7 +367,10 @@ fn check_seeds_finds_and_names_the_seed_that_fails() {
     must_say(&text, &["fails, after", "the second was first"]);
     let seed: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
     // The seed that was named fails alone too, and only because of the order.
-    must_say(&failure(|| builder().check_seeds([seed], |kit| assert_eq!(race(kit).0, 1))), &[&format!("seed {seed} fails")]);
+    must_say(
+        &failure(|| builder().check_seeds([seed], |kit| assert_eq!(race(kit).0, 1))),
+        &[&format!("seed {seed} fails")],
+    );
     builder().check_seeds([seed], |kit| assert_eq!(race(kit).0, 2));
     // What a kit finds at its end counts.
     let text = failure(|| {
@@ -596,20 +422,6 @@ fn virtual_actors_live_in_a_kit() {
     kit.advance(Duration::from_secs(120));
     assert!(kit.census().actors.is_empty(), "it was idle");
     assert_eq!(shelf.ask(Put { amount: 2 }).wait(), Ok(2));
-}
-
-#[test]
-fn after_a_restart_the_old_engine_is_closed() {
-    let mut kit = TestKit::new();
-    let (probe, counter) = (kit.probe::<Add>(), kit.spawn(Counter::default).unwrap());
-    counter.ask(Add(1)).wait().unwrap();
-    kit.power_loss();
-    assert_eq!(counter.ask(Add(1)).wait(), Err(AskError::Rejected(Rejected::Closed)));
-    assert!(matches!(probe.recipient().tell(Add(1)), Err(TellError::Closed(_))));
-    let counter = kit.spawn(Counter::default).unwrap();
-    assert_eq!(counter.ask(Add(1)).wait(), Ok(1));
-    kit.sigkill();
-    assert_eq!(counter.ask(Add(1)).wait(), Err(AskError::Rejected(Rejected::Closed)));
 }
 
 #[test]

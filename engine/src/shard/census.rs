@@ -34,9 +34,9 @@ impl ShardCell {
         let look = |(index, generation)| {
             let cell = core.cells.get(index, generation)?;
             let incarnation = cell.incarnation;
-            let timers = owners.iter().filter(|owner| {
-                (owner.index, owner.generation, owner.incarnation) == (index, generation, incarnation)
-            });
+            let timers = owners
+                .iter()
+                .filter(|owner| (owner.index, owner.generation, owner.incarnation) == (index, generation, incarnation));
             let timers = u32::try_from(timers.count()).unwrap_or(u32::MAX);
             let extra = cell.extra.as_ref();
             Some(Resident {

@@ -45,9 +45,9 @@ mod state;
 mod trace;
 mod world;
 
-pub(crate) use host::world_of;
 pub use disk::{DiskFault, DiskOp, DiskOpKind};
 pub use driver::SimDriver;
+pub(crate) use host::world_of;
 pub use options::{DiskOptions, NetworkOptions, SimOptions};
 pub use random::SimRandom;
 pub use world::{SimShard, SimWait, SimWorld};

@@ -175,7 +175,10 @@ impl SimWorld {
         let what = format!("{future:?}");
         self.block_on(future, SIM_WAIT_NS).unwrap_or_else(|| {
             let seconds = self.now_ns() / 1_000_000_000;
-            panic!("{what} waits for what does not happen: {seconds} s of virtual time have passed, seed {}", self.state().options.seed)
+            panic!(
+                "{what} waits for what does not happen: {seconds} s of virtual time have passed, seed {}",
+                self.state().options.seed
+            )
         })
     }
 

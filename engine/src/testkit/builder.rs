@@ -133,7 +133,9 @@ impl TestKitBuilder {
         let outcome = self.run(seed, &test).and_then(|first| Ok((first, self.run(seed, &test)?)));
         match outcome {
             Ok((first, second)) if first == second => {}
-            Ok(_) => panic!("seed {seed}: two runs went different ways, so something but the seed decides what happens"),
+            Ok(_) => {
+                panic!("seed {seed}: two runs went different ways, so something but the seed decides what happens")
+            }
             Err(why) => panic!("seed {seed} fails: {why}"),
         }
     }

@@ -53,8 +53,8 @@ impl TestKit {
     }
 
     /// The actor's `nth` message from now on (1 is the next) panics before its handler has done anything: a tell is gone, an ask
-    /// ends as `Failed`, the actor is rebuilt. Messages that were handled before the kit runs again are not counted. The panic
-    /// is one that [`finish`](Self::finish) expects.
+    /// ends as `Failed`, the actor is rebuilt. The panic is one that [`finish`](Self::finish) expects. Replies to the actor's own
+    /// asks and notices of ends are not counted.
     ///
     /// # Panics
     /// When `nth` is 0.

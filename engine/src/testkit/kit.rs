@@ -317,7 +317,8 @@ impl TestKit {
         if self.shared.panics_allowed.get() {
             return 0;
         }
-        let fired = self.planted.borrow().iter().filter(|fault| fault.load(std::sync::atomic::Ordering::Relaxed)).count();
+        let fired =
+            self.planted.borrow().iter().filter(|fault| fault.load(std::sync::atomic::Ordering::Relaxed)).count();
         (self.earlier_panics + self.panics()).saturating_sub(fired as u64)
     }
 }

@@ -269,9 +269,7 @@ impl<M: Message + Debug> Probe<M> {
         let id = actor.into();
         self.watch(id);
         let ended = || {
-            with(&self.inbox, |inbox| {
-                inbox.ended.iter().find(|(who, _)| *who == id).map(|(_, reason)| reason.clone())
-            })
+            with(&self.inbox, |inbox| inbox.ended.iter().find(|(who, _)| *who == id).map(|(_, reason)| reason.clone()))
         };
         self.shared.world.run_until(|_| ended().is_some(), nanos(self.patience));
         ended().unwrap_or_else(|| {
