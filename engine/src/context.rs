@@ -41,13 +41,18 @@ impl Seat {
         Self { shard: NonNull::from(shard), id, sender }
     }
 
+    /// Who sent the message, as the envelope says.
+    pub(crate) fn sender(&self) -> Option<PackedAddress> {
+        self.sender
+    }
+
     #[inline(always)]
-    fn index(&self) -> u32 {
+    pub(crate) fn index(&self) -> u32 {
         self.id.index()
     }
 
     #[inline(always)]
-    fn generation(&self) -> u32 {
+    pub(crate) fn generation(&self) -> u32 {
         self.id.generation()
     }
 }
@@ -63,7 +68,11 @@ impl<A: Actor> Context<A> {
         Self { seat, _actor: PhantomData }
     }
 
-    fn shard_cell(&self) -> &ShardCell {
+    pub(crate) fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
+    pub(crate) fn shard_cell(&self) -> &ShardCell {
         // SAFETY: a context lives in a handler, hook or suspended future of an actor, and the shard outlives its actors.
         unsafe { self.seat.shard.as_ref() }
     }
@@ -195,7 +204,7 @@ impl<A: Actor> Context<A> {
         M: Message,
         K: 'static,
     {
-        let envelope = self.to_me::<M, K>(message);
+        let envelope = self.to_me::<M, K>(message, Meta::None);
         let mut core = self.shard_cell().core.borrow_mut();
         let at_ns = core.now_ns.saturating_add(nanos(delay));
         let owner = self.timer_owner(&mut core);
@@ -248,7 +257,7 @@ impl<A: Actor> Context<A> {
         Owner { index, generation, incarnation }
     }
 
-    fn to_me<M, K>(&self, message: M) -> Envelope
+    pub(crate) fn to_me<M, K>(&self, message: M, meta: Meta) -> Envelope
     where
         A: Receive<M, K>,
         M: Message,
@@ -261,7 +270,7 @@ impl<A: Actor> Context<A> {
                 self.seat.generation(),
                 vtable::<A, M, K>(),
                 EpochTag::BY_GENERATION,
-                Meta::None,
+                meta,
                 message,
             )
         }

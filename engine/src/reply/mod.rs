@@ -264,6 +264,11 @@ impl<R: Send + 'static> Reply<R> {
         self.finish(Err(error));
     }
 
+    /// Gives the answer's place to a message that is put aside; whoever handles it gets another `Reply`.
+    pub(crate) fn into_address(mut self) -> Option<ReplyAddress> {
+        self.address.take()
+    }
+
     fn finish(&mut self, value: Result<R, AskError>) {
         let Some(address) = self.address.take() else { return };
         let (epoch, home) = (self.epoch, self.home);

@@ -385,12 +385,14 @@ impl ShardCell {
     fn rebuild(&self, state: &mut ActorBox, running: Running, panic: &Panicked) {
         {
             let mut core = self.core.borrow_mut();
-            core.counters.panics += 1;
-            let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
+            let core_ref = &mut *core;
+            core_ref.counters.panics += 1;
+            let cell = core_ref.cells.slot(running.index).expect("a running actor keeps its cell");
             cell.incarnation = cell.incarnation.wrapping_add(1);
             cell.conduct.suspended = false;
             cell.conduct.woken = false;
             cell.conduct.resumed = false;
+            cell.unstash(&mut core_ref.pool);
             if let Some(extra) = &mut cell.extra {
                 extra.suspensions = 0;
                 let future = std::mem::take(&mut extra.async_slot);

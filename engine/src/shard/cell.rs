@@ -55,6 +55,14 @@ pub(crate) struct CellExtra {
     pub(crate) credit_out: u32,
     /// Why the actor is stopping, where that takes words.
     stop_reason: Option<StopReason>,
+    /// Messages that the actor has put aside; `None` when there are none.
+    pub(crate) stash: Option<Box<Stash>>,
+}
+
+/// Messages that an actor has put aside, oldest first.
+#[derive(Default)]
+pub(crate) struct Stash {
+    pub(crate) messages: Vec<Envelope>,
 }
 
 /// Where an actor is in its life.
@@ -309,6 +317,20 @@ impl Cell {
             extra.credit_out -= tokens;
             self.mailbox.capacity += tokens;
         }
+    }
+
+    /// Messages put aside.
+    pub(crate) fn stashed(&self) -> usize {
+        let stash = self.extra.as_ref().and_then(|extra| extra.stash.as_ref());
+        stash.map_or(0, |stash| stash.messages.len())
+    }
+
+    /// Puts what was put aside in front of the mailbox, in its order; returns how many.
+    pub(crate) fn unstash(&mut self, pool: &mut BacklogPool) -> usize {
+        let Some(stash) = self.extra.as_mut().and_then(|extra| extra.stash.take()) else { return 0 };
+        let count = stash.messages.len();
+        stash.messages.into_iter().rev().for_each(|envelope| self.mailbox.push_front(envelope, pool));
+        count
     }
 
     pub(crate) fn extra(&mut self) -> &mut CellExtra {

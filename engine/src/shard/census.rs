@@ -16,6 +16,8 @@ pub(crate) struct Resident {
     pub(crate) key: Option<Key>,
     /// Messages in its mailbox.
     pub(crate) queued: u32,
+    /// Messages that it has put aside.
+    pub(crate) stashed: u32,
     /// Waits for a future or a resume.
     pub(crate) suspended: bool,
     /// Who watches it.
@@ -44,6 +46,7 @@ impl ShardCell {
                 key: extra.and_then(|extra| extra.identity.as_ref().map(|(_, key)| key.clone())),
                 watchers: extra.map_or_else(Vec::new, |extra| extra.watchers.clone()),
                 queued: cell.len(),
+                stashed: u32::try_from(cell.stashed()).unwrap_or(u32::MAX),
                 suspended: cell.conduct.suspended,
                 timers,
                 actor: cell.state.as_mut().map_or("an actor that runs", super::ActorBox::actor_name),

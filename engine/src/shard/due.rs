@@ -57,7 +57,7 @@ impl ShardCell {
                 for (index, generation) in core.directory.cells(position) {
                     let cell = core.cells.get(index, generation).expect("directory entries are live");
                     let is_idle = now_ms.wrapping_sub(cell.extra().active_ms) >= idle_ms.max(1);
-                    if is_idle && !cell.scheduled && !cell.conduct.suspended && cell.len() == 0 {
+                    if is_idle && !cell.scheduled && !cell.conduct.suspended && cell.len() == 0 && cell.stashed() == 0 {
                         idle.push((index, generation));
                     }
                 }

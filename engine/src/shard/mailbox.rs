@@ -211,6 +211,23 @@ impl Mailbox {
         Some(unsafe { front.as_ref() })
     }
 
+    /// Puts a message in front of all others.
+    pub(crate) fn push_front(&mut self, envelope: Envelope, pool: &mut BacklogPool) {
+        if self.head >= FIRST {
+            let slots = match self.backlog() {
+                Some(slots) if self.backlog_len() <= slots.mask => slots,
+                _ => self.make_room(pool),
+            };
+            let position = (self.head & !FIRST).wrapping_sub(1) & self.mask;
+            // SAFETY: `first` holds a message, the slot before the backlog's oldest holds none, and `first` is written below.
+            unsafe { slots.at(position).copy_from_nonoverlapping(NonNull::from_mut(&mut self.first).cast(), 1) };
+            self.head = position;
+        }
+        self.first.write(envelope);
+        self.head |= FIRST;
+        self.len += 1;
+    }
+
     /// Takes the oldest message.
     pub(crate) fn pop(&mut self, pool: &mut BacklogPool) -> Option<Envelope> {
         let front = self.front()?;
@@ -273,7 +290,10 @@ mod tests {
             for step in 0..2000 {
                 // Long stretches of growth and of draining, so that the ring wraps, grows and goes back to the pool.
                 let growing = step / 100 % 2 == 0;
-                if random.next_u64() % 4 < if growing { 3 } else { 1 } {
+                if random.next_u64().is_multiple_of(8) {
+                    mailbox.push_front(envelope(step), &mut pool);
+                    model.push_front(step);
+                } else if random.next_u64() % 4 < if growing { 3 } else { 1 } {
                     let slot = mailbox.claim(&mut pool);
                     // SAFETY: just claimed.
                     unsafe { slot.write(envelope(step)) };

@@ -95,6 +95,7 @@ impl ShardCell {
             let core = &mut *core;
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
             let generation = cell.generation;
+            cell.unstash(&mut core.pool);
             while let Some(envelope) = cell.mailbox.pop(&mut core.pool) {
                 core.graveyard.push(super::DeadLetterDraft { envelope, reason: Reason::Closed });
             }

@@ -22,6 +22,8 @@ pub struct LiveActor {
     pub key: Option<Key>,
     /// Messages in its mailbox.
     pub queued: u32,
+    /// Messages that it has [put aside](crate::Context::stash).
+    pub stashed: u32,
     /// Waits for a future, or for a [`Resume`](crate::Resume).
     pub suspended: bool,
     /// Actors that are told when it stops.
@@ -140,6 +142,7 @@ impl LiveActor {
             actor: resident.actor,
             key: resident.key.clone(),
             queued: resident.queued,
+            stashed: resident.stashed,
             suspended: resident.suspended,
             watchers: u32::try_from(resident.watchers.len()).unwrap_or(u32::MAX),
             timers: resident.timers,

@@ -1,0 +1,103 @@
+//! Stash: messages that an actor puts aside and takes up again when it can handle them.
+//!
+//! Invariant: what was put aside is handled before anything that came later, in the order in which it was put aside, each
+//! message with its own sender and reply. It is bounded, survives a rebuild, and becomes dead letters when the actor
+//! stops. Costs an actor that puts nothing aside nothing.
+
+use crate::actor::Actor;
+use crate::context::Context;
+use crate::context_block::{Asker, ContextBlock};
+use crate::envelope::{Envelope, Meta};
+use crate::message::Message;
+use crate::receive::Receive;
+use crate::reply::Reply;
+
+/// The stash is full: what should have been put aside comes back, and nothing has changed. Handle it, refuse it, or let it go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StashFull<T>(pub T);
+
+impl<T> std::fmt::Display for StashFull<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("as many messages as a mailbox holds were put aside already")
+    }
+}
+
+impl<T: std::fmt::Debug> std::error::Error for StashFull<T> {}
+
+impl<A: Actor> Context<A> {
+    /// Puts a message aside until [`unstash`](Self::unstash). It keeps its sender. If somebody asked with it, what the handler
+    /// returns answers now; [`stash_ask`](Self::stash_ask) keeps the answer open.
+    ///
+    /// Costs an allocation for the first message, and one now and then as more are put aside.
+    ///
+    /// # Errors
+    /// [`StashFull`] when [`Config::mailbox_capacity`](crate::Config::mailbox_capacity) messages were put aside already.
+    pub fn stash<M, K>(&mut self, message: M) -> Result<(), StashFull<M>>
+    where
+        A: Receive<M, K>,
+        M: Message,
+        K: 'static,
+    {
+        if self.stash_is_full() {
+            return Err(StashFull(message));
+        }
+        let meta = self.seat().sender().map_or(Meta::None, Meta::Sender);
+        self.put_aside(self.to_me::<M, K>(message, meta));
+        Ok(())
+    }
+
+    /// Puts a message of a [`DeferredHandler`](crate::DeferredHandler) aside until [`unstash`](Self::unstash), with the place of
+    /// its answer. The asker's deadline goes on, but no longer keeps the message from being handled: one whose asker has given up
+    /// meanwhile is handled all the same, and nobody gets the answer.
+    ///
+    /// # Errors
+    /// As [`stash`](Self::stash).
+    pub fn stash_ask<M, K>(&mut self, message: M, reply: Reply<M::Reply>) -> Result<(), StashFull<(M, Reply<M::Reply>)>>
+    where
+        A: Receive<M, K>,
+        M: Message,
+        K: 'static,
+    {
+        if self.stash_is_full() {
+            return Err(StashFull((message, reply)));
+        }
+        let sender = self.seat().sender();
+        let meta = match reply.into_address() {
+            None => sender.map_or(Meta::None, Meta::Sender),
+            // A block says that there is no deadline; without one it would be looked for in this shard's table.
+            Some(address) => {
+                let context = ContextBlock { asker: Asker::Slot(address), sender, ..ContextBlock::new() };
+                Meta::Context(self.shard_cell().link.contexts.make(context))
+            }
+        };
+        self.put_aside(self.to_me::<M, K>(message, meta));
+        Ok(())
+    }
+
+    /// Takes up what was put aside: the next messages that this actor handles are these, in their order, before whatever its
+    /// mailbox holds. Returns how many.
+    pub fn unstash(&mut self) -> usize {
+        let mut core = self.shard_cell().core.borrow_mut();
+        let core = &mut *core;
+        let cell = core.cells.get(self.seat().index(), self.seat().generation());
+        cell.map_or(0, |cell| cell.unstash(&mut core.pool))
+    }
+
+    /// How many messages are put aside.
+    #[must_use]
+    pub fn stashed(&self) -> usize {
+        let core = self.shard_cell().core.borrow();
+        core.cells.peek(self.seat().index(), self.seat().generation()).map_or(0, crate::shard::Cell::stashed)
+    }
+
+    fn stash_is_full(&self) -> bool {
+        self.stashed() >= self.shard_cell().core.borrow().mailbox_capacity as usize
+    }
+
+    fn put_aside(&self, envelope: Envelope) {
+        let mut core = self.shard_cell().core.borrow_mut();
+        let cell = core.cells.get(self.seat().index(), self.seat().generation());
+        let cell = cell.expect("a running actor has its cell");
+        cell.extra().stash.get_or_insert_default().messages.push(envelope);
+    }
+}
