@@ -31,7 +31,12 @@ pub struct Picture {
 }
 
 /// Messages inside a node.
-pub const MESSAGES: Picture = Picture { title: "Messages inside a node, operations a second", columns: &COLUMNS, scale: (1e4, 1e9), memory: true };
+pub const MESSAGES: Picture = Picture {
+    title: "Messages inside a node, operations a second",
+    columns: &COLUMNS,
+    scale: (1e4, 1e9),
+    memory: true,
+};
 
 /// Durable events.
 pub const LOG: Picture = Picture {
