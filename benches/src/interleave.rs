@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::goals::spec;
 use crate::limits::{CELL_TIME, QUICK, RUNS};
+use crate::log::device;
 use crate::log::room::DIRECTORY;
 use crate::log::schedule::Tail;
 use crate::results::Row;
@@ -137,15 +138,15 @@ impl Measured {
 #[must_use]
 pub fn measure(entry: &Entry, quick: bool) -> Measured {
     let operations = entry.work.operations() / if quick { QUICK } else { 1 };
-    if let Run::Loop { closed, open } = entry.run {
-        let figure = closed(operations);
-        return Measured { figure, tail: Some(open(HALF * 1e9 / figure, operations)) };
+    if let Work::Log(_) = entry.work {
+        device::wait_until_rested(quick);
+    }
+    if let Run::Loop { both, .. } = entry.run {
+        let (figure, tail) = both(operations);
+        return Measured { figure, tail: Some(tail) };
     }
     Measured { figure: repeated(entry, operations, quick), tail: None }
 }
-
-/// Of the highest rate: a store that is asked for more than it can do has no latency worth a figure.
-const HALF: f64 = 0.5;
 
 fn repeated(entry: &Entry, operations: u64, quick: bool) -> f64 {
     if let Run::Figure(_) = entry.run {

@@ -122,8 +122,27 @@ pub const BLOCK_BYTES: usize = 4096;
 /// One write of the bare disk beside 64 events, bytes: they and their headers in whole blocks.
 pub const FRAME_OF_64_BYTES: usize = 3 * BLOCK_BYTES;
 
-/// The file that the bare disk writes to, over and over, bytes: a segment's size.
-pub const ROOM_BYTES: usize = 64 * 1024 * 1024;
+/// The file that the bare disk writes to, over and over, bytes: little of the disk's allowance.
+pub const ROOM_BYTES: usize = 8 * 1024 * 1024;
+
+/// Segments of the logs that are measured, bytes: a quarter of the default, since every run begins with three of them and disks
+/// of cloud machines have an allowance.
+pub const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A durable write of a block that takes longer says that the disk has used up its allowance.
+pub const RESTED: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// Such writes in a row that must be faster.
+pub const RESTED_WRITES: usize = 32;
+
+/// Time between two tries.
+pub const RESTED_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Tries before a run begins anyway.
+pub const RESTED_TRIES: usize = 60;
+
+/// The same in a quick comparison.
+pub const RESTED_TRIES_QUICK: usize = 5;
 
 /// One sequential read, bytes, and how many are in flight.
 pub const READ_BYTES: usize = 1024 * 1024;

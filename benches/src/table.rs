@@ -277,7 +277,7 @@ random, so nobody gains by compressing.
 
 Stores are called by as many threads as there are writers, or by one committer with a batch. Ours is the log of one shard,
 whose writers are parts of one actor, each with one event in flight; the whole path is 64 durable actors and their askers.
-*Open loop* is a second run of the same process: events come as a Poisson process at half of the rate that the first run
+*Open loop* is a second run in the same process: events come as a Poisson process at half of the rate that the first run
 reached, and an event's time runs from when it was due.
 
 | work | definition |

@@ -178,12 +178,13 @@ pub enum Run {
     Time(fn(n: u64) -> Duration),
     /// Returns the figure itself, made of `n` operations.
     Figure(fn(n: u64) -> f64),
-    /// A figure, and beside it how long operations take that come at a given rate, whether or not the last ones are done.
+    /// A figure as `closed` returns it, and beside it how long operations take that come at half of that rate, whether or not
+    /// the last ones are done.
     Loop {
         /// Nanoseconds an operation when each follows the last.
         closed: fn(n: u64) -> f64,
-        /// At most `n` operations, so many a second.
-        open: fn(rate: f64, n: u64) -> Tail,
+        /// The same, then the open loop on what is open already.
+        both: fn(n: u64) -> (f64, Tail),
     },
 }
 

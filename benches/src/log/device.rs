@@ -19,20 +19,23 @@ use shardstage::port::buffer::IoBuffer;
 use super::room::Room;
 use super::schedule::{Schedule, Tail};
 use super::{LogWork, drive};
-use crate::limits::{BLOCK_BYTES, FRAME_OF_64_BYTES, LOG_TIME, READ_BYTES, READ_DEPTH, ROOM_BYTES};
+use crate::limits::{
+    BLOCK_BYTES, FRAME_OF_64_BYTES, LOG_TIME, READ_BYTES, READ_DEPTH, RESTED, RESTED_PAUSE, RESTED_TRIES,
+    RESTED_TRIES_QUICK, RESTED_WRITES, ROOM_BYTES,
+};
 use crate::place::on_core;
 use crate::workload::{Entry, Role, Run, Work};
 
 /// The limits' share of the log's table.
 pub const ENTRIES: &[Entry] = &[
-    limit(LogWork::OneSpinning, "bare O_DSYNC, polling", |n| writes(1, true, n), |rate, n| open(1, true, rate, n)),
-    limit(LogWork::OneParked, "bare O_DSYNC, blocking", |n| writes(1, false, n), |rate, n| open(1, false, rate, n)),
-    limit(LogWork::Writers, "bare 12 KiB O_DSYNC", |n| writes(64, true, n), |rate, n| open(64, true, rate, n)),
-    limit(LogWork::Batches, "bare 12 KiB O_DSYNC", |n| writes(64, true, n), |rate, n| open(64, true, rate, n)),
+    limit(LogWork::OneSpinning, "bare O_DSYNC, polling", |n| closed(1, true, n), |n| both(1, true, n)),
+    limit(LogWork::OneParked, "bare O_DSYNC, blocking", |n| closed(1, false, n), |n| both(1, false, n)),
+    limit(LogWork::Writers, "bare 12 KiB O_DSYNC", |n| closed(64, true, n), |n| both(64, true, n)),
+    limit(LogWork::Batches, "bare 12 KiB O_DSYNC", |n| closed(64, true, n), |n| both(64, true, n)),
 ];
 
-const fn limit(work: LogWork, name: &'static str, closed: fn(u64) -> f64, open: fn(f64, u64) -> Tail) -> Entry {
-    Entry { work: Work::Log(work), name, role: Role::Limit, run: Run::Loop { closed, open } }
+const fn limit(work: LogWork, name: &'static str, closed: fn(u64) -> f64, both: fn(u64) -> (f64, Tail)) -> Entry {
+    Entry { work: Work::Log(work), name, role: Role::Limit, run: Run::Loop { closed, both } }
 }
 
 /// Writes whole blocks to a file that was filled with zeros, over and over.
@@ -61,6 +64,17 @@ impl Writer {
         let mut block = IoBuffer::zeroed(if events == 1 { BLOCK_BYTES } else { FRAME_OF_64_BYTES });
         block.fill(7);
         Self { ring: ring(), file, block, offset: 0, polling, _room: room }
+    }
+
+    /// Nanoseconds an event when one write follows the other.
+    fn closed(&mut self, events: u64, n: u64) -> f64 {
+        (0..n.div_ceil(events) / 10).for_each(|_| self.write());
+        let (start, mut done) = (Instant::now(), 0);
+        while done < n && start.elapsed() < LOG_TIME {
+            self.write();
+            done += events;
+        }
+        start.elapsed().as_secs_f64() * 1e9 / done as f64
     }
 
     /// One durable write.
@@ -113,25 +127,41 @@ fn direct(path: &Path, flags: OFlags) -> File {
 }
 
 /// Nanoseconds an event, with so many in a write.
-fn writes(events: u64, polling: bool, n: u64) -> f64 {
+fn closed(events: u64, polling: bool, n: u64) -> f64 {
+    on_core(0, || Writer::new(events, polling).closed(events, n))
+}
+
+fn both(events: u64, polling: bool, n: u64) -> (f64, Tail) {
     on_core(0, || {
         let mut writer = Writer::new(events, polling);
-        (0..n.div_ceil(events) / 10).for_each(|_| writer.write());
-        let (start, mut done) = (Instant::now(), 0);
-        while done < n && start.elapsed() < LOG_TIME {
-            writer.write();
-            done += events;
-        }
-        start.elapsed().as_secs_f64() * 1e9 / done as f64
+        let figure = writer.closed(events, n);
+        let schedule = Schedule::at_half(figure);
+        let batch = usize::try_from(events).expect("few");
+        (figure, drive::one_at_a_time(schedule, batch, n, !polling, |_| writer.write()))
     })
 }
 
-fn open(events: u64, polling: bool, rate: f64, n: u64) -> Tail {
-    on_core(0, || {
-        let mut writer = Writer::new(events, polling);
-        let schedule = Schedule::new(rate);
-        drive::one_at_a_time(schedule, usize::try_from(events).expect("few"), n, !polling, |_| writer.write())
-    })
+/// Waits until the disk answers at its own speed. Disks of cloud machines have an allowance; one that has used it up answers
+/// once a second, and what is measured then is the allowance.
+pub(crate) fn wait_until_rested(quick: bool) {
+    let tries = if quick { RESTED_TRIES_QUICK } else { RESTED_TRIES };
+    let room = Room::new();
+    let path = room.path().join("probe");
+    std::fs::write(&path, [0; BLOCK_BYTES]).expect("the disk has room");
+    let file = OpenOptions::new().write(true).custom_flags(OFlags::DSYNC.bits().cast_signed()).open(&path);
+    let file = file.expect("it was just written");
+    for _ in 0..tries {
+        let slow = (0..RESTED_WRITES).any(|_| {
+            let start = Instant::now();
+            rustix::io::pwrite(&file, &[7; BLOCK_BYTES], 0).expect("the disk takes it");
+            start.elapsed() > RESTED
+        });
+        if !slow {
+            return;
+        }
+        std::thread::sleep(RESTED_PAUSE);
+    }
+    eprintln!("the disk is slow: it may have used up an allowance");
 }
 
 /// Reads the files from the disk once, several reads of 1 MiB in flight.

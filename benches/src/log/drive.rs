@@ -2,8 +2,9 @@
 //!
 //! Invariant: an event's call returns when it is durable, and its writer begins the next one only then.
 
+use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,17 +27,30 @@ fn threads(writers: u64, work: impl Fn(u64) + Sync) {
 fn opened<S: Store>(writers: u64) -> (Room, S) {
     let room = Room::new();
     let store = S::open(room.path());
-    // Every writer's first event: keys exist, files are open.
-    for writer in 0..writers {
-        store.commit(&[Event { writer, seq: 1 }]);
-    }
+    greet(&store, 0..writers);
     room.settle();
     (room, store)
+}
+
+/// The first event of each of these writers: keys exist, files are open.
+fn greet<S: Store>(store: &S, writers: Range<u64>) {
+    writers.for_each(|writer| store.commit(&[Event { writer, seq: 1 }]));
 }
 
 /// Nanoseconds an event when so many threads commit one event at a time.
 pub(crate) fn native<S: Store>(writers: u64, n: u64) -> f64 {
     let (_room, store) = opened::<S>(writers);
+    native_closed(&store, writers, n)
+}
+
+/// The same, then events that come when they come.
+pub(crate) fn native_both<S: Store>(writers: u64, n: u64) -> (f64, Tail) {
+    let (_room, store) = opened::<S>(writers);
+    let figure = native_closed(&store, writers, n);
+    (figure, native_open(&store, writers, Schedule::at_half(figure), n))
+}
+
+fn native_closed<S: Store>(store: &S, writers: u64, n: u64) -> f64 {
     let (taken, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let start = Instant::now();
     threads(writers, |writer| {
@@ -50,14 +64,13 @@ pub(crate) fn native<S: Store>(writers: u64, n: u64) -> f64 {
     start.elapsed().as_secs_f64() * 1e9 / done.load(Ordering::Relaxed) as f64
 }
 
-/// The same threads, with events that come when they come.
-pub(crate) fn native_open<S: Store>(writers: u64, rate: f64, n: u64) -> Tail {
-    let (_room, store) = opened::<S>(writers);
-    let schedule = Mutex::new((Schedule::new(rate), 0));
+fn native_open<S: Store>(store: &S, writers: u64, schedule: Schedule, n: u64) -> Tail {
+    // Writers of their own, so that each begins at its first event.
+    greet(store, writers..2 * writers);
+    let schedule = Mutex::new((schedule.restarted(), 0));
     let latencies = Mutex::new(Vec::new());
-    let over = AtomicBool::new(false);
     let begin = Instant::now();
-    threads(writers, |writer| {
+    threads(writers, |thread| {
         let (mut seq, mut mine) = (1, Vec::new());
         loop {
             let due = {
@@ -65,18 +78,15 @@ pub(crate) fn native_open<S: Store>(writers: u64, rate: f64, n: u64) -> Tail {
                 let due = schedule.0.due();
                 let _taken = schedule.0.take(due);
                 schedule.1 += 1;
-                if schedule.1 > n || due - begin > LOG_TIME {
-                    over.store(true, Ordering::Relaxed);
+                // A store that cannot keep up is not waited for for ever: what it had shows it.
+                if schedule.1 > n || due - begin > LOG_TIME || begin.elapsed() > 2 * LOG_TIME {
+                    break;
                 }
                 due
             };
-            // A store that cannot keep up is not waited for for ever: what it had shows it.
-            if over.load(Ordering::Relaxed) || begin.elapsed() > 2 * LOG_TIME {
-                break;
-            }
             wait_until(due, true);
             seq += 1;
-            store.commit(&[Event { writer, seq }]);
+            store.commit(&[Event { writer: writers + thread, seq }]);
             mine.push(due.elapsed());
         }
         latencies.lock().expect("no writer panics").extend(mine);
@@ -87,20 +97,25 @@ pub(crate) fn native_open<S: Store>(writers: u64, rate: f64, n: u64) -> Tail {
 /// Nanoseconds an event when one thread commits so many at a time.
 pub(crate) fn committer<S: Store>(batch: usize, n: u64) -> f64 {
     let (_room, store) = opened::<S>(batch as u64);
+    committer_closed(&store, &mut Batches::new(batch), batch, n)
+}
+
+/// The same, then it takes what has come, up to so many at a time.
+pub(crate) fn committer_both<S: Store>(batch: usize, n: u64) -> (f64, Tail) {
+    let (_room, store) = opened::<S>(batch as u64);
     let mut batches = Batches::new(batch);
+    let figure = committer_closed(&store, &mut batches, batch, n);
+    let schedule = Schedule::at_half(figure);
+    (figure, one_at_a_time(schedule, batch, n, true, |count| store.commit(batches.next(count))))
+}
+
+fn committer_closed<S: Store>(store: &S, batches: &mut Batches, batch: usize, n: u64) -> f64 {
     let (start, mut done) = (Instant::now(), 0);
     while done < n && start.elapsed() < LOG_TIME {
         store.commit(batches.next(batch));
         done += batch as u64;
     }
     start.elapsed().as_secs_f64() * 1e9 / done as f64
-}
-
-/// The same committer takes what has come, up to so many at a time.
-pub(crate) fn committer_open<S: Store>(batch: usize, rate: f64, n: u64) -> Tail {
-    let (_room, store) = opened::<S>(batch as u64);
-    let mut batches = Batches::new(batch);
-    one_at_a_time(Schedule::new(rate), batch, n, true, |count| store.commit(batches.next(count)))
 }
 
 /// Calls `commit` with as many events as are due, at most `batch`, one call at a time, until `n` are done or the time is over.
@@ -191,7 +206,7 @@ pub(super) fn per_event(elapsed: Duration, n: u64) -> f64 {
 }
 
 const RECOVERY_WRITERS: usize = 64;
-const RECOVERY_BATCH: usize = 1024;
+const RECOVERY_BATCH: usize = 4096;
 
 #[cfg(test)]
 mod tests {

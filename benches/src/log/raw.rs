@@ -4,6 +4,7 @@
 //! when its own held effect was told that it is durable.
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,7 @@ use super::disturb::{Beside, disturb};
 use super::drive::per_event;
 use super::room::Room;
 use super::schedule::{Schedule, Tail};
-use crate::limits::{LOG_TIME, WRITERS};
+use crate::limits::{LOG_TIME, SEGMENT_BYTES, WRITERS};
 use crate::ours::{PARKED, SPINNING};
 use crate::stores::payload;
 use crate::workload::{Entry, Role, Run, Work};
@@ -29,23 +30,30 @@ use IdleStrategy::{Park, Spin};
 
 /// The log's own share of its table.
 pub const ENTRIES: &[Entry] = &[
-    timed(LogWork::OneSpinning, SPINNING, |n| rate(1, Spin, n), |rate, n| open(1, 1, Spin, rate, n)),
-    timed(LogWork::OneParked, PARKED, |n| rate(1, Park, n), |rate, n| open(1, 1, Park, rate, n)),
-    timed(LogWork::Writers, SPINNING, |n| rate(WRITERS, Spin, n), |rate, n| open(WRITERS, 1, Spin, rate, n)),
-    timed(LogWork::Writers, PARKED, |n| rate(WRITERS, Park, n), |rate, n| open(WRITERS, 1, Park, rate, n)),
-    timed(LogWork::Batches, SPINNING, |n| batches(Spin, n), |rate, n| open(WRITERS, 1, Spin, rate, n)),
-    timed(LogWork::Batches, PARKED, |n| batches(Park, n), |rate, n| open(WRITERS, 1, Park, rate, n)),
-    timed(LogWork::TwoShards, SPINNING, two_shards, |rate, n| open(WRITERS, 2, Spin, rate, n)),
-    figure(LogWork::TwoShards, "one shard", Role::Limit, |n| rate(WRITERS, Spin, n / 2)),
-    figure(LogWork::WholePath, "raw log", Role::Limit, |n| rate(WRITERS, Spin, n)),
+    timed(LogWork::OneSpinning, SPINNING, |n| closed(1, Spin, ONE, n), |n| both(1, Spin, ONE, n)),
+    timed(LogWork::OneParked, PARKED, |n| closed(1, Park, ONE, n), |n| both(1, Park, ONE, n)),
+    timed(LogWork::Writers, SPINNING, |n| closed(1, Spin, MANY, n), |n| both(1, Spin, MANY, n)),
+    timed(LogWork::Writers, PARKED, |n| closed(1, Park, MANY, n), |n| both(1, Park, MANY, n)),
+    timed(LogWork::Batches, SPINNING, |n| closed(1, Spin, BATCH, n), |n| both(1, Spin, BATCH, n)),
+    timed(LogWork::Batches, PARKED, |n| closed(1, Park, BATCH, n), |n| both(1, Park, BATCH, n)),
+    timed(LogWork::TwoShards, SPINNING, |n| closed(2, Spin, MANY, n), |n| both(2, Spin, MANY, n)),
+    figure(LogWork::TwoShards, "one shard", Role::Limit, |n| closed(1, Spin, MANY, n / 2)),
+    figure(LogWork::WholePath, "raw log", Role::Limit, |n| closed(1, Spin, MANY, n)),
     figure(LogWork::Saturated, SPINNING, Role::Ours, |n| commit_p99(2, Beside::Work, n)),
     figure(LogWork::Saturated, "polling but idle", Role::Limit, |n| commit_p99(2, Beside::Nothing, n)),
     figure(LogWork::Snapshots, SPINNING, Role::Ours, |n| commit_p99(1, Beside::Snapshots, n)),
     figure(LogWork::Snapshots, "no snapshots", Role::Limit, |n| commit_p99(1, Beside::Nothing, n)),
 ];
 
-const fn timed(work: LogWork, name: &'static str, closed: fn(u64) -> f64, open: fn(f64, u64) -> Tail) -> Entry {
-    Entry { work: Work::Log(work), name, role: Role::Ours, run: Run::Loop { closed, open } }
+/// Writers of a shard, and how they append.
+type Shape = (u64, Pace);
+
+const ONE: Shape = (1, Pace::Closed);
+const MANY: Shape = (WRITERS, Pace::Closed);
+const BATCH: Shape = (WRITERS, Pace::Batches);
+
+const fn timed(work: LogWork, name: &'static str, closed: fn(u64) -> f64, both: fn(u64) -> (f64, Tail)) -> Entry {
+    Entry { work: Work::Log(work), name, role: Role::Ours, run: Run::Loop { closed, both } }
 }
 
 const fn figure(work: LogWork, name: &'static str, role: Role, run: fn(u64) -> f64) -> Entry {
@@ -59,7 +67,7 @@ pub(super) enum Pace {
     Closed,
     /// All at once, when all are durable: one committer.
     Batches,
-    /// When an event is due, so many a second.
+    /// When an event is due: at half of the rate at which one takes so many nanoseconds.
     Open(f64),
 }
 
@@ -97,6 +105,8 @@ struct Writer {
 
 /// All writers of one shard.
 struct Writers {
+    /// Tells its entities from those of other writers.
+    session: u64,
     plan: Plan,
     parks: bool,
     writers: Vec<Writer>,
@@ -126,9 +136,10 @@ struct Look;
 const TYPE: &str = "bench.raw";
 
 impl Writers {
-    fn new(plan: Plan, parks: bool, end: Sender<Seen>) -> Self {
+    fn new(session: u64, plan: Plan, parks: bool, end: Sender<Seen>) -> Self {
         let room = usize::try_from(plan.events).expect("events fit into memory");
         Self {
+            session,
             plan,
             parks,
             writers: Vec::new(),
@@ -208,7 +219,7 @@ impl Handler<Begin> for Writers {
     fn handle(&mut self, _: Begin, cx: &mut Context<Self>) {
         let shard = cx.me().id().shard().get();
         for number in 0..self.plan.writers {
-            let key = format!("{shard}-{number}");
+            let key = format!("{shard}-{}-{number}", self.session);
             let group = slot_of(ActorTypeId::of(TYPE), &key).group();
             let entity =
                 cx.service::<LogShard, _>(|log| log.intern(TYPE, &key, group, 1)).expect("the shard has a log");
@@ -216,8 +227,8 @@ impl Handler<Begin> for Writers {
         }
         let now = Instant::now();
         self.begun = Some(now);
-        if let Pace::Open(rate) = self.plan.pace {
-            self.schedule = Some(Schedule::new(rate));
+        if let Pace::Open(event_ns) = self.plan.pace {
+            self.schedule = Some(Schedule::at_half(event_ns));
             let _full = cx.me().tell(Look);
         } else {
             self.append(0..self.writers.len(), now, cx);
@@ -268,70 +279,95 @@ impl Handler<Look> for Writers {
     }
 }
 
-/// An engine with a log in `directory`, as users start it.
-pub(super) fn engine(shards: u16, idle: IdleStrategy, directory: &std::path::Path) -> Engine {
+/// An engine with a log in `directory`.
+pub(super) fn engine(shards: u16, idle: IdleStrategy, directory: &Path) -> Engine {
     let mut config = Config::default();
     config.shards = Some(shards);
     config.idle = idle;
-    Engine::builder().config(config).service(EventLog::open(directory)).start().expect("the engine starts")
+    let log = EventLog::open(directory).segment_bytes(SEGMENT_BYTES);
+    Engine::builder().config(config).service(log).start().expect("the engine starts")
 }
 
-/// Writers with the same plan on each shard, and what they saw together.
-pub(super) fn run(shards: u16, idle: IdleStrategy, beside: Beside, room: &Room, plan: Plan) -> Seen {
-    let engine = engine(shards, idle, room.path());
-    room.settle();
-    let stop = Arc::new(AtomicBool::new(false));
-    disturb(&engine, shards, beside, &stop);
-    let (end, ended) = mpsc::channel();
-    let writers: Vec<_> = (0..shards)
-        .map(|shard| {
-            let end = end.clone();
-            let writers = engine.spawn_on(shard, move || Writers::new(plan, idle == Park, end.clone()));
-            writers.expect("the engine runs")
-        })
-        .collect();
-    for writers in &writers {
-        writers.tell(Begin).expect("its mailbox is empty");
-    }
-    let mut all = Seen::default();
-    for _ in &writers {
-        let seen = ended.recv().expect("the writers end");
-        all.events += seen.events;
-        all.elapsed = all.elapsed.max(seen.elapsed);
-        all.latencies.extend(seen.latencies);
-    }
-    stop.store(true, Ordering::Relaxed);
-    engine.shutdown().expect("the engine ends well");
-    all
+/// An engine whose shards have logs, ready to be written to.
+pub(super) struct Session {
+    engine: Engine,
+    shards: u16,
+    idle: IdleStrategy,
+    stop: Arc<AtomicBool>,
+    begun: u64,
 }
 
-fn nanoseconds(seen: &Seen) -> f64 {
+impl Session {
+    pub(super) fn start(shards: u16, idle: IdleStrategy, beside: Beside, room: &Room) -> Self {
+        let engine = engine(shards, idle, room.path());
+        room.settle();
+        let stop = Arc::new(AtomicBool::new(false));
+        disturb(&engine, shards, beside, &stop);
+        Self { engine, shards, idle, stop, begun: 0 }
+    }
+
+    /// Writers with the same plan on each shard, and what they saw together.
+    pub(super) fn write(&mut self, plan: Plan) -> Seen {
+        let (end, ended) = mpsc::channel();
+        self.begun += 1;
+        let (session, parks) = (self.begun, self.idle == Park);
+        let writers: Vec<_> = (0..self.shards)
+            .map(|shard| {
+                let end = end.clone();
+                let writers = self.engine.spawn_on(shard, move || Writers::new(session, plan, parks, end.clone()));
+                writers.expect("the engine runs")
+            })
+            .collect();
+        for writers in &writers {
+            writers.tell(Begin).expect("its mailbox is empty");
+        }
+        let mut all = Seen::default();
+        for _ in &writers {
+            let seen = ended.recv().expect("the writers end");
+            all.events += seen.events;
+            all.elapsed = all.elapsed.max(seen.elapsed);
+            all.latencies.extend(seen.latencies);
+        }
+        all
+    }
+
+    /// So many events on all shards.
+    fn closed(&mut self, (writers, pace): Shape, n: u64) -> Seen {
+        self.write(Plan { writers, events: n / u64::from(self.shards), pace, time: LOG_TIME })
+    }
+
+    pub(super) fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.engine.shutdown().expect("the engine ends well");
+    }
+}
+
+fn closed(shards: u16, idle: IdleStrategy, shape: Shape, n: u64) -> f64 {
+    let room = Room::new();
+    let mut session = Session::start(shards, idle, Beside::Nothing, &room);
+    let seen = session.closed(shape, n);
+    session.end();
     per_event(seen.elapsed, seen.events)
 }
 
-fn rate(writers: u64, idle: IdleStrategy, n: u64) -> f64 {
-    let plan = Plan { writers, events: n, pace: Pace::Closed, time: LOG_TIME };
-    nanoseconds(&run(1, idle, Beside::Nothing, &Room::new(), plan))
-}
-
-fn batches(idle: IdleStrategy, n: u64) -> f64 {
-    let plan = Plan { writers: WRITERS, events: n, pace: Pace::Batches, time: LOG_TIME };
-    nanoseconds(&run(1, idle, Beside::Nothing, &Room::new(), plan))
-}
-
-fn two_shards(n: u64) -> f64 {
-    let plan = Plan { writers: WRITERS, events: n / 2, pace: Pace::Closed, time: LOG_TIME };
-    nanoseconds(&run(2, Spin, Beside::Nothing, &Room::new(), plan))
-}
-
-fn open(writers: u64, shards: u16, idle: IdleStrategy, rate: f64, n: u64) -> Tail {
-    let (rate, events) = (rate / f64::from(shards), n / u64::from(shards));
-    let plan = Plan { writers, events, pace: Pace::Open(rate), time: LOG_TIME };
-    Tail::of(run(shards, idle, Beside::Nothing, &Room::new(), plan).latencies)
+fn both(shards: u16, idle: IdleStrategy, shape: Shape, n: u64) -> (f64, Tail) {
+    let room = Room::new();
+    let mut session = Session::start(shards, idle, Beside::Nothing, &room);
+    let seen = session.closed(shape, n);
+    let figure = per_event(seen.elapsed, seen.events);
+    room.settle();
+    let each = f64::from(shards) * figure;
+    let plan = Plan { writers: shape.0, events: n / u64::from(shards), pace: Pace::Open(each), time: LOG_TIME };
+    let tail = Tail::of(session.write(plan).latencies);
+    session.end();
+    (figure, tail)
 }
 
 /// Microseconds, on shards that poll.
 fn commit_p99(shards: u16, beside: Beside, n: u64) -> f64 {
-    let plan = Plan { writers: WRITERS, events: n / u64::from(shards), pace: Pace::Closed, time: LOG_TIME };
-    Tail::of(run(shards, Spin, beside, &Room::new(), plan).latencies).p99_us
+    let room = Room::new();
+    let mut session = Session::start(shards, Spin, beside, &room);
+    let seen = session.closed(MANY, n);
+    session.end();
+    Tail::of(seen.latencies).p99_us
 }

@@ -12,7 +12,7 @@ use super::LogWork;
 use super::device::read_sequentially;
 use super::disturb::Beside;
 use super::drive::per_event;
-use super::raw::{Pace, Plan, engine, run};
+use super::raw::{Pace, Plan, Session, engine};
 use super::room::{Room, files};
 use crate::limits::{RECOVERY_IN_FLIGHT, RECOVERY_TIME};
 use crate::ours::PARKED;
@@ -35,7 +35,9 @@ const fn entry(name: &'static str, role: Role, run: fn(u64) -> f64) -> Entry {
 fn filled(n: u64) -> Room {
     let room = Room::new();
     let plan = Plan { writers: RECOVERY_IN_FLIGHT.min(n), events: n, pace: Pace::Closed, time: RECOVERY_TIME };
-    let seen = run(1, IdleStrategy::Spin, Beside::Nothing, &room, plan);
+    let mut session = Session::start(1, IdleStrategy::Spin, Beside::Nothing, &room);
+    let seen = session.write(plan);
+    session.end();
     assert!(seen.events >= n, "the log took {} of {n} events", seen.events);
     room.evict();
     room

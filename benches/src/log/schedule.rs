@@ -22,6 +22,19 @@ impl Schedule {
         schedule
     }
 
+    /// Half of the rate at which an event takes so many nanoseconds: a store that is asked for more than it can do has no
+    /// latency worth a figure.
+    #[must_use]
+    pub fn at_half(event_ns: f64) -> Self {
+        Self::new(0.5e9 / event_ns)
+    }
+
+    /// The same events, from now on.
+    #[must_use]
+    pub fn restarted(self) -> Self {
+        Self { start: Instant::now(), ..self }
+    }
+
     /// When the next event is due.
     #[must_use]
     pub fn due(&self) -> Instant {

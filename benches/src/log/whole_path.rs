@@ -21,13 +21,11 @@ use crate::workload::{Entry, Role, Run, Work};
 use IdleStrategy::{Park, Spin};
 
 /// The share of durable actors in the log's table.
-pub const ENTRIES: &[Entry] = &[
-    entry(SPINNING, |n| closed(Spin, n), |rate, n| open(Spin, rate, n)),
-    entry(PARKED, |n| closed(Park, n), |rate, n| open(Park, rate, n)),
-];
+pub const ENTRIES: &[Entry] =
+    &[entry(SPINNING, |n| closed(Spin, n), |n| both(Spin, n)), entry(PARKED, |n| closed(Park, n), |n| both(Park, n))];
 
-const fn entry(name: &'static str, closed: fn(u64) -> f64, open: fn(f64, u64) -> Tail) -> Entry {
-    Entry { work: Work::Log(LogWork::WholePath), name, role: Role::Ours, run: Run::Loop { closed, open } }
+const fn entry(name: &'static str, closed: fn(u64) -> f64, both: fn(u64) -> (f64, Tail)) -> Entry {
+    Entry { work: Work::Log(LogWork::WholePath), name, role: Role::Ours, run: Run::Loop { closed, both } }
 }
 
 #[derive(Default)]
@@ -126,8 +124,8 @@ impl Handler<Begin> for Clients {
     fn handle(&mut self, _: Begin, cx: &mut Context<Self>) {
         let now = Instant::now();
         self.begun = Some(now);
-        if let Pace::Open(rate) = self.plan.pace {
-            self.schedule = Some(Schedule::new(rate));
+        if let Pace::Open(event_ns) = self.plan.pace {
+            self.schedule = Some(Schedule::at_half(event_ns));
             let _full = cx.me().tell(Look);
         } else {
             (0..self.journals.len()).for_each(|number| self.ask(number, now, cx));
@@ -159,43 +157,68 @@ impl Handler<Look> for Clients {
     }
 }
 
-fn run(idle: IdleStrategy, n: u64, pace: Pace) -> Seen {
-    let room = Room::new();
-    let engine = engine(1, idle, room.path());
-    let plan = Plan { writers: WRITERS, events: n, pace, time: LOG_TIME };
-    let journals: Vec<_> = (0..WRITERS)
-        .map(|writer| {
-            let key = format!("journal-{writer}");
-            engine.spawn(move || Durable::<Journal>::new(&key)).expect("the engine runs")
-        })
-        .collect();
-    for journal in &journals {
-        journal.ask(Append).wait().expect("the first append opens the journal");
+/// The clients of an engine with its durable actors, all awake.
+struct Session {
+    engine: Engine,
+    journals: Vec<ActorRef<Durable<Journal>>>,
+    parks: bool,
+}
+
+impl Session {
+    fn start(idle: IdleStrategy, room: &Room) -> Self {
+        let engine = engine(1, idle, room.path());
+        let journals: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let key = format!("journal-{writer}");
+                engine.spawn(move || Durable::<Journal>::new(&key)).expect("the engine runs")
+            })
+            .collect();
+        for journal in &journals {
+            journal.ask(Append).wait().expect("the first append opens the journal");
+        }
+        room.settle();
+        Self { engine, journals, parks: idle == Park }
     }
-    room.settle();
-    let (end, ended) = mpsc::channel();
-    let clients = engine.spawn(move || Clients {
-        plan,
-        parks: idle == Park,
-        journals: journals.clone(),
-        asked: 0,
-        done: 0,
-        begun: None,
-        schedule: None,
-        latencies: Vec::with_capacity(usize::try_from(n).expect("events fit into memory")),
-        end: Some(end.clone()),
-    });
-    clients.expect("the engine runs").tell(Begin).expect("its mailbox is empty");
-    let seen = ended.recv().expect("the clients end");
-    engine.shutdown().expect("the engine ends well");
-    seen
+
+    fn ask(&self, n: u64, pace: Pace) -> Seen {
+        let plan = Plan { writers: WRITERS, events: n, pace, time: LOG_TIME };
+        let (end, ended) = mpsc::channel();
+        let (journals, parks) = (self.journals.clone(), self.parks);
+        let clients = self.engine.spawn(move || Clients {
+            plan,
+            parks,
+            journals: journals.clone(),
+            asked: 0,
+            done: 0,
+            begun: None,
+            schedule: None,
+            latencies: Vec::with_capacity(usize::try_from(n).expect("events fit into memory")),
+            end: Some(end.clone()),
+        });
+        clients.expect("the engine runs").tell(Begin).expect("its mailbox is empty");
+        ended.recv().expect("the clients end")
+    }
+
+    fn closed(&self, n: u64) -> f64 {
+        let seen = self.ask(n, Pace::Closed);
+        per_event(seen.elapsed, seen.events)
+    }
 }
 
 fn closed(idle: IdleStrategy, n: u64) -> f64 {
-    let seen = run(idle, n, Pace::Closed);
-    per_event(seen.elapsed, seen.events)
+    let room = Room::new();
+    let session = Session::start(idle, &room);
+    let figure = session.closed(n);
+    session.engine.shutdown().expect("the engine ends well");
+    figure
 }
 
-fn open(idle: IdleStrategy, rate: f64, n: u64) -> Tail {
-    Tail::of(run(idle, n, Pace::Open(rate)).latencies)
+fn both(idle: IdleStrategy, n: u64) -> (f64, Tail) {
+    let room = Room::new();
+    let session = Session::start(idle, &room);
+    let figure = session.closed(n);
+    room.settle();
+    let tail = Tail::of(session.ask(n, Pace::Open(figure)).latencies);
+    session.engine.shutdown().expect("the engine ends well");
+    (figure, tail)
 }

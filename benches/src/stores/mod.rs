@@ -113,20 +113,17 @@ const fn entries<S: Store>() -> [Entry; 4] {
     [
         entry::<S>(
             LogWork::OneSpinning,
-            Run::Loop { closed: |n| drive::native::<S>(1, n), open: |rate, n| drive::native_open::<S>(1, rate, n) },
+            Run::Loop { closed: |n| drive::native::<S>(1, n), both: |n| drive::native_both::<S>(1, n) },
         ),
         entry::<S>(
             LogWork::Writers,
-            Run::Loop {
-                closed: |n| drive::native::<S>(WRITERS, n),
-                open: |rate, n| drive::native_open::<S>(WRITERS, rate, n),
-            },
+            Run::Loop { closed: |n| drive::native::<S>(WRITERS, n), both: |n| drive::native_both::<S>(WRITERS, n) },
         ),
         entry::<S>(
             LogWork::Batches,
             Run::Loop {
                 closed: |n| drive::committer::<S>(WRITERS as usize, n),
-                open: |rate, n| drive::committer_open::<S>(WRITERS as usize, rate, n),
+                both: |n| drive::committer_both::<S>(WRITERS as usize, n),
             },
         ),
         entry::<S>(LogWork::Recovery, Run::Figure(|n| drive::recovery::<S>(n))),

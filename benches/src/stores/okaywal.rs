@@ -40,13 +40,13 @@ impl LogManager for Counter {
     }
 }
 
-const SEGMENT_BYTES: u32 = 256 * 1024 * 1024;
+const SEGMENT_BYTES: u32 = 48 * 1024 * 1024;
 const BUFFER_BYTES: usize = 64 * 1024;
 
 fn open(directory: &Path, counter: Counter) -> WriteAheadLog {
     Configuration::default_for(directory)
         .preallocate_bytes(SEGMENT_BYTES)
-        .checkpoint_after_bytes(u64::from(SEGMENT_BYTES) * 16)
+        .checkpoint_after_bytes(u64::from(SEGMENT_BYTES) * 64)
         .buffer_bytes(BUFFER_BYTES)
         .open(counter)
         .expect("it opens")

@@ -37,10 +37,10 @@ fn group(writer: u64) -> u64 {
 fn config(directory: &Path) -> Config {
     Config {
         dir: directory.to_str().expect("the path is UTF-8").to_owned(),
-        target_file_size: ReadableSize::mb(64),
+        target_file_size: ReadableSize::mb(16),
         // Nothing is purged within a run; the files written in advance are one and a half times what the limit says.
         purge_threshold: ReadableSize::gb(2),
-        prefill_limit: Some(ReadableSize::mb(128)),
+        prefill_limit: Some(ReadableSize::mb(32)),
         enable_log_recycle: true,
         prefill_for_recycle: true,
         batch_compression_threshold: ReadableSize(0),
