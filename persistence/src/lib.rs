@@ -12,6 +12,6 @@ pub mod recovery;
 
 pub use durable::{CommandContext, CommandHandler, Durable, Effect, EventSourced, TellTarget};
 pub use log::{
-    AppendError, CommitOutcome, EntityId, EventLog, Held, LoadError, LoadedBytes, LoadedEntity, LoadedRecord, LogShard,
+    AppendError, CommitOutcome, EntityId, EventLog, Held, LoadError, LoadFrom, LoadedBytes, LoadedEntity, LoadedRecord, LogShard,
     NewRecord, OnLoaded, OnPoison, OpenError, PlantedBug, Ticket,
 };

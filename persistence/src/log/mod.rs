@@ -10,6 +10,7 @@ mod index;
 mod load;
 mod open;
 mod shard;
+mod table;
 mod token;
 
 use std::fmt;
@@ -21,7 +22,7 @@ use shardstage_codec::Epoch;
 
 pub use batch::{Held, NewRecord};
 pub use index::EntityId;
-pub use load::{LoadError, LoadedBytes, LoadedEntity, LoadedRecord, OnLoaded};
+pub use load::{LoadError, LoadFrom, LoadedBytes, LoadedEntity, LoadedRecord, OnLoaded};
 pub use open::OpenError;
 pub use shard::LogShard;
 
@@ -130,7 +131,7 @@ impl EventLog {
         Self { dir, segment_bytes: SEGMENT_BYTES, on_poison: OnPoison::default(), planted: PlantedBug::None }
     }
 
-    /// Size of new segments, bytes; a multiple of 4,096 between 64 KiB and 64 GiB. Frames are at most a quarter of it.
+    /// Size of new segments, bytes; a multiple of 4,096 between 64 KiB and 4 GiB. Frames are at most a quarter of it.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
