@@ -70,9 +70,14 @@ pub const GROUPS: usize = shardstage_codec::GROUP_COUNT as usize;
 /// Default number of events between two snapshots of one actor.
 pub const SNAPSHOT_EVERY: u64 = 200;
 
+/// Snapshots of one entity that a store keeps readable: when the newest cannot be read, the one before and the events since
+/// then give the same state.
+pub const SNAPSHOTS_KEPT: usize = 2;
+
 const _: () = assert!(BLOCK_BYTES == 4096);
 const _: () = assert!(FRAME_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(ZERO_CHUNK_BYTES.is_multiple_of(BLOCK_BYTES) && SCAN_CHUNK_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(SEGMENT_BYTES >= MIN_SEGMENT_BYTES && SEGMENT_BYTES <= MAX_SEGMENT_BYTES);
 const _: () = assert!(RECORD_BYTES + 4 * KEY_BYTES < FRAME_BYTES);
 const _: () = assert!(SLOW_COMMIT_NS < DEAD_COMMIT_NS && HEARTBEAT_NS < SLOW_COMMIT_NS);
+const _: () = assert!(SNAPSHOTS_KEPT >= 2);

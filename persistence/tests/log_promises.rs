@@ -210,7 +210,7 @@ fn a_record_that_went_bad_fails_its_own_entity_only() {
     }
     let found = found.borrow();
     assert!(found.contains(&Ok(1)), "{found:?}");
-    let damaged = |result: &Result<u64, LoadError>| matches!(result, Err(LoadError::Damaged { segment: 1, offset }) if offset / 4096 == 1);
+    let damaged = |result: &Result<u64, LoadError>| matches!(result, Err(LoadError::Damaged { segment: 1, offset, .. }) if offset / 4096 == 1);
     assert!(found.iter().any(damaged), "{found:?}");
     assert_eq!(hand.log.poisoned(), None);
 }

@@ -3,7 +3,7 @@
 //! Derived from the log and never evidence about it: rebuilt by every scan, extended by every commit. Costs about 150 bytes
 //! an entity and 12 bytes an event since its last snapshot.
 //!
-//! Invariant: `events[i]` has sequence `snapshot_seq + 1 + i`. Shard thread only.
+//! Invariant: `events[i]` has sequence `base_seq + 1 + i`, and `base_seq` is at most that of the oldest kept snapshot. Shard thread only.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,11 +11,9 @@ use foldhash::fast::FixedState;
 use shardstage_codec::GroupId;
 
 use crate::format::record::{KeyDef, RECORD_ALIGN_BYTES, RecordKind};
+use crate::limits::SNAPSHOTS_KEPT;
 use crate::recovery::FoundRecord;
-
-/// An entity's number within one log; stable over restarts once something was appended for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntityId(pub u64);
+use crate::store::{EntityId, LoadFrom};
 
 /// A record on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,20 +56,86 @@ pub(crate) struct Entity {
     pub(crate) batch: u64,
     /// Segment with the latest key definition, 0 for none.
     pub(crate) defined_in: u64,
-    /// Sequence and place of the latest durable snapshot.
-    pub(crate) snapshot: Option<(u64, Position)>,
-    /// Durable events after the snapshot.
+    /// The durable snapshots that are kept, oldest first.
+    pub(crate) snapshots: Vec<KeptSnapshot>,
+    /// Number of the last event before those in `events`.
+    base_seq: u64,
+    /// Durable events after `base_seq`.
     pub(crate) events: Vec<Position>,
+    /// Durable records of other kinds after the oldest kept snapshot, in append order.
+    ledger: Vec<(RecordKind, u64, Position)>,
+}
+
+/// A snapshot, and how many of the kept ledger records came before it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeptSnapshot {
+    pub(crate) seq: u64,
+    pub(crate) position: Position,
+    ledger_before: usize,
 }
 
 impl Entity {
-    pub(crate) fn snapshot_seq(&self) -> u64 {
-        self.snapshot.map_or(0, |(seq, _)| seq)
+    /// The last durable event or saved state.
+    pub(crate) fn durable_seq(&self) -> u64 {
+        let snapshot = self.snapshots.last().map_or(0, |snapshot| snapshot.seq);
+        snapshot.max(self.base_seq + self.events.len() as u64)
     }
 
-    /// The last durable event.
-    pub(crate) fn durable_seq(&self) -> u64 {
-        self.snapshot_seq() + self.events.len() as u64
+    /// The records that a load delivers: a snapshot and what follows it; `None` when it begins too early.
+    pub(crate) fn records(&self, from: LoadFrom) -> Option<impl Iterator<Item = (RecordKind, u64, Position)>> {
+        let snapshot = match from {
+            LoadFrom::Newest => self.snapshots.last(),
+            LoadFrom::Before(seq) => self.snapshots.iter().rev().find(|snapshot| snapshot.seq < seq),
+            LoadFrom::Start => None,
+        };
+        let seq = snapshot.map_or(0, |snapshot| snapshot.seq);
+        if seq < self.base_seq {
+            return None;
+        }
+        let covered = usize::try_from(seq - self.base_seq).unwrap_or(usize::MAX).min(self.events.len());
+        let events = self.events[covered..].iter().zip(seq + 1..);
+        let ledger = &self.ledger[snapshot.map_or(0, |snapshot| snapshot.ledger_before)..];
+        let snapshot = snapshot.map(|snapshot| (RecordKind::Snapshot, snapshot.seq, snapshot.position));
+        let events = events.map(|(position, seq)| (RecordKind::Event, seq, *position));
+        Some(snapshot.into_iter().chain(events).chain(ledger.iter().copied()))
+    }
+
+    /// Takes the next durable record.
+    fn apply(&mut self, kind: RecordKind, seq: u64, position: Position) {
+        match kind {
+            RecordKind::KeyDef => {}
+            RecordKind::Event => {
+                debug_assert_eq!(seq, self.durable_seq() + 1);
+                if self.events.is_empty() {
+                    self.base_seq = seq - 1;
+                }
+                self.events.push(position);
+            }
+            RecordKind::Snapshot => {
+                // A state that was saved as a whole replaces everything: no events lead to it.
+                if seq > self.durable_seq() {
+                    self.forget_before(seq, self.ledger.len());
+                    self.snapshots.clear();
+                }
+                self.snapshots.push(KeptSnapshot { seq, position, ledger_before: self.ledger.len() });
+                if self.snapshots.len() > SNAPSHOTS_KEPT {
+                    self.snapshots.remove(0);
+                    let oldest = self.snapshots[0];
+                    self.forget_before(oldest.seq, oldest.ledger_before);
+                }
+            }
+            _ => self.ledger.push((kind, seq, position)),
+        }
+    }
+
+    fn forget_before(&mut self, seq: u64, ledger: usize) {
+        let covered = usize::try_from(seq.saturating_sub(self.base_seq)).unwrap_or(usize::MAX).min(self.events.len());
+        self.events.drain(..covered);
+        self.base_seq = seq;
+        self.ledger.drain(..ledger);
+        for snapshot in &mut self.snapshots {
+            snapshot.ledger_before = snapshot.ledger_before.saturating_sub(ledger);
+        }
     }
 }
 
@@ -106,8 +170,10 @@ impl EntityIndex {
             appended_seq: 0,
             batch: 0,
             defined_in: 0,
-            snapshot: None,
+            snapshots: Vec::new(),
+            base_seq: 0,
             events: Vec::new(),
+            ledger: Vec::new(),
         };
         self.entities.insert(id, entity);
     }
@@ -122,18 +188,11 @@ impl EntityIndex {
             return Err("a record's entity has no key definition before it");
         };
         let position = Position::new(found.segment, found.offset, found.view.stored_bytes);
-        let fits = match header.kind {
-            RecordKind::Event => header.seq == entity.appended_seq + 1,
-            RecordKind::Snapshot => header.seq <= entity.appended_seq && header.seq >= entity.snapshot_seq(),
-            RecordKind::KeyDef => unreachable!("handled above"),
-        };
-        if !fits {
+        let Ok(seq) = header.kind.follows(entity.appended_seq, header.seq) else {
             return Err("an entity's sequence has a gap");
-        }
-        if header.kind == RecordKind::Event {
-            entity.appended_seq = header.seq;
-        }
-        apply(entity, header.kind, header.seq, position);
+        };
+        entity.appended_seq = seq;
+        entity.apply(header.kind, header.seq, position);
         Ok(())
     }
 
@@ -158,7 +217,7 @@ impl EntityIndex {
 
     /// Takes a record whose frame is durable now.
     pub(crate) fn committed(&mut self, id: EntityId, kind: RecordKind, seq: u64, position: Position) {
-        apply(self.get_mut(id), kind, seq, position);
+        self.get_mut(id).apply(kind, seq, position);
     }
 
     pub(crate) fn find(&self, id: EntityId) -> Option<&Entity> {
@@ -176,21 +235,6 @@ impl EntityIndex {
     /// Type, key and durable sequence of all entities that have records, in order of type and key.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (EntityId, &Entity)> {
         self.by_key.values().map(|id| (EntityId(*id), self.get(EntityId(*id))))
-    }
-}
-
-fn apply(entity: &mut Entity, kind: RecordKind, seq: u64, position: Position) {
-    match kind {
-        RecordKind::KeyDef => {}
-        RecordKind::Event => {
-            debug_assert_eq!(seq, entity.durable_seq() + 1);
-            entity.events.push(position);
-        }
-        RecordKind::Snapshot => {
-            let covered = usize::try_from(seq - entity.snapshot_seq()).unwrap_or(usize::MAX).min(entity.events.len());
-            entity.events.drain(..covered);
-            entity.snapshot = Some((seq, position));
-        }
     }
 }
 

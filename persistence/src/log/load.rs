@@ -6,93 +6,15 @@
 //! are checked. Payloads start at multiples of 16 in memory, so that archives are read in place. Shard thread only.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
-use std::ops::{Deref, Range};
 use std::rc::Rc;
 
 use shardstage::port::buffer::IoBuffer;
 use shardstage::port::driver::FileCompletion;
 
-use super::index::{Entity, EntityId, Position};
-use crate::format::record::{RECORD_HEADER_BYTES, RecordHeader, RecordKind, RecordView};
+use super::index::{Entity, Position};
+use crate::format::record::{RECORD_HEADER_BYTES, RecordKind, RecordView};
 use crate::limits::{BLOCK_BYTES, LOAD_DEPTH, LOAD_GAP_BYTES, LOAD_READ_BYTES};
-
-/// Bytes of a loaded payload; they share the buffer of the read that fetched them.
-#[derive(Clone, Debug)]
-pub struct LoadedBytes {
-    buffer: Rc<IoBuffer>,
-    range: Range<usize>,
-}
-
-impl Deref for LoadedBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.buffer[self.range.clone()]
-    }
-}
-
-/// One verified record.
-#[derive(Clone, Debug)]
-pub struct LoadedRecord {
-    /// Its header.
-    pub header: RecordHeader,
-    /// Its payload, at an address that is a multiple of 16.
-    pub payload: LoadedBytes,
-    /// The segment it stands in, for error messages.
-    pub segment: u64,
-    /// Its byte offset there.
-    pub offset: u64,
-}
-
-/// Everything that is durable of an entity: the latest snapshot and the events after it.
-#[derive(Clone, Debug)]
-pub struct LoadedEntity {
-    /// The entity's number, for appending.
-    pub entity: EntityId,
-    /// The latest snapshot.
-    pub snapshot: Option<LoadedRecord>,
-    /// Events after it, in order.
-    pub events: Vec<LoadedRecord>,
-    /// Number of the last event, 0 for none.
-    pub last_seq: u64,
-}
-
-/// Why an entity could not be loaded. Nothing changed; other entities are not affected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LoadError {
-    /// A record is damaged.
-    Damaged {
-        /// The segment.
-        segment: u64,
-        /// Byte offset of the record.
-        offset: u64,
-    },
-    /// A file operation failed; says which.
-    Io(String),
-    /// The log is poisoned or stopped.
-    Closed,
-    /// The type name or the key is longer than [`crate::limits::KEY_BYTES`].
-    KeyTooLong,
-}
-
-impl fmt::Display for LoadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Damaged { segment, offset } => {
-                write!(f, "the record in segment {segment:016x} at byte {offset} is damaged")
-            }
-            Self::Io(why) => f.write_str(why),
-            Self::Closed => f.write_str("the log is poisoned or stopped"),
-            Self::KeyTooLong => f.write_str("the actor's type name or key is too long"),
-        }
-    }
-}
-
-impl std::error::Error for LoadError {}
-
-/// Gets the loaded entity.
-pub type OnLoaded = Box<dyn FnOnce(Result<LoadedEntity, LoadError>)>;
+use crate::store::{EntityId, LoadError, LoadFrom, LoadedBytes, LoadedEntity, LoadedRecord, OnLoaded};
 
 /// A read of one stretch of one segment, and the records in it.
 struct Stretch {
@@ -132,14 +54,16 @@ pub(crate) struct Loader {
 
 impl Loader {
     /// Plans the load of an entity whose records are all durable. Answers at once when there is nothing to read.
-    pub(crate) fn begin(&mut self, id: EntityId, entity: &Entity, on_loaded: OnLoaded) {
-        let snapshot = entity.snapshot.map(|(seq, position)| (RecordKind::Snapshot, seq, position));
-        let events = entity.events.iter().zip(entity.snapshot_seq() + 1..);
-        let wanted = snapshot.into_iter().chain(events.map(|(position, seq)| (RecordKind::Event, seq, *position)));
+    pub(crate) fn begin(&mut self, id: EntityId, entity: &Entity, from: LoadFrom, on_loaded: OnLoaded) {
+        let Some(wanted) = entity.records(from) else {
+            on_loaded(Err(LoadError::NotKept));
+            return;
+        };
         let stretches = plan(wanted);
         let last_seq = entity.durable_seq();
         if stretches.is_empty() {
-            on_loaded(Ok(LoadedEntity { entity: id, snapshot: None, events: Vec::new(), last_seq }));
+            let (snapshot, events, ledger) = (None, Vec::new(), Vec::new());
+            on_loaded(Ok(LoadedEntity { entity: id, snapshot, events, ledger, last_seq }));
             return;
         }
         self.next += 1;
@@ -245,23 +169,25 @@ fn plan(wanted: impl Iterator<Item = (RecordKind, u64, Position)>) -> Vec<Stretc
 }
 
 fn assemble(entity: EntityId, stretches: &[Stretch], last_seq: u64) -> Result<LoadedEntity, LoadError> {
-    let mut loaded = LoadedEntity { entity, snapshot: None, events: Vec::new(), last_seq };
+    let mut loaded = LoadedEntity { entity, snapshot: None, events: Vec::new(), ledger: Vec::new(), last_seq };
     for stretch in stretches {
         let buffer = stretch.buffer.as_ref().expect("a finished job has every buffer");
         for (kind, seq, position) in &stretch.wanted {
             let (segment, offset) = (position.segment(), position.offset());
             let at = usize::try_from(offset - stretch.start).expect("a stretch is bounded");
-            let damaged = LoadError::Damaged { segment, offset };
+            let snapshot = (*kind == RecordKind::Snapshot).then_some(*seq);
+            let damaged = LoadError::Damaged { segment, offset, snapshot };
             let view = RecordView::decode(&buffer[at..]).map_err(|_| damaged.clone())?;
             if view.header.entity != entity.0 || view.header.seq != *seq || view.header.kind != *kind {
                 return Err(damaged);
             }
             let start = at + RECORD_HEADER_BYTES;
-            let payload = LoadedBytes { buffer: Rc::clone(buffer), range: start..start + view.payload.len() };
+            let payload = LoadedBytes::new(Rc::clone(buffer), start..start + view.payload.len());
             let record = LoadedRecord { header: view.header, payload, segment, offset };
             match kind {
                 RecordKind::Snapshot => loaded.snapshot = Some(record),
-                _ => loaded.events.push(record),
+                RecordKind::Event => loaded.events.push(record),
+                _ => loaded.ledger.push(record),
             }
         }
     }
