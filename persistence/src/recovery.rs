@@ -14,7 +14,7 @@ use std::fmt;
 use shardstage_codec::{Epoch, GroupId};
 
 use crate::format::frame::{FLAG_OPEN, FLAG_SEGMENT_END, FRAME_HEADER_BYTES, FrameHeader, HeaderError, padded, place};
-use crate::format::record::{RecordError, RecordView};
+use crate::format::record::{RecordError, RecordView, reserved_kind};
 use crate::format::section::{SECTION_HEADER_BYTES, SectionHeader};
 use crate::limits::{BLOCK_BYTES, GROUPS};
 
@@ -373,7 +373,7 @@ impl Scan {
                 let view = RecordView::decode(&body[offset..]).map_err(|error| match error {
                     RecordError::BadLength => (record_at, "a record's length is wrong"),
                     RecordError::BadCrc => (record_at, "a record's checksum is wrong"),
-                    RecordError::UnknownKind(_) => (record_at, "a newer format wrote this record"),
+                    RecordError::UnknownKind(kind) => (record_at, reserved_kind(kind)),
                 })?;
                 sink(FoundRecord {
                     segment: self.segment,

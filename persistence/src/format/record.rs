@@ -37,8 +37,7 @@ const META_LEN_BYTES: usize = 2;
 /// One above the highest version of an entity.
 pub const MAX_SEQ: u64 = 1 << 40;
 
-/// What a record is. Numbers 4 to 10 are kept for tombstone, truncate-before, reminder set, reminder cancel, reminder
-/// fired, outbox and offset.
+/// What a record is. Numbers 4 to 8 and 10 are kept for what [`reserved_kind`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RecordKind {
@@ -46,8 +45,18 @@ pub enum RecordKind {
     Event = 1,
     /// Gives an entity number its actor type and key; see [`KeyDef`].
     KeyDef = 2,
-    /// An entity's state after `seq` events.
+    /// An entity's state after `seq` events, or as it was saved as a whole under number `seq`.
     Snapshot = 3,
+    /// A message that leaves after its command is durable, until it is known to have arrived.
+    Outbox = 9,
+    /// A command that was carried out, by client and sequence, with its reply.
+    Dedup = 11,
+    /// Outbox messages that have arrived.
+    OutboxDone = 12,
+    /// A key of an entity's state was set.
+    StatePut = 13,
+    /// A key of an entity's state was deleted.
+    StateDelete = 14,
 }
 
 impl RecordKind {
@@ -56,8 +65,47 @@ impl RecordKind {
             1 => Some(Self::Event),
             2 => Some(Self::KeyDef),
             3 => Some(Self::Snapshot),
+            9 => Some(Self::Outbox),
+            11 => Some(Self::Dedup),
+            12 => Some(Self::OutboxDone),
+            13 => Some(Self::StatePut),
+            14 => Some(Self::StateDelete),
             _ => None,
         }
+    }
+
+    /// The entity's version after a record of this kind with number `seq`, when `last` was its version before.
+    ///
+    /// # Errors
+    /// The number that would have fitted.
+    ///
+    /// # Panics
+    /// For a key definition, which has no place in an entity's order.
+    pub fn follows(self, last: u64, seq: u64) -> Result<u64, u64> {
+        let fits = match self {
+            Self::KeyDef => panic!("key definitions are written by the store itself"),
+            Self::Event => seq == last + 1,
+            Self::Snapshot => seq == last || seq == last + 1,
+            Self::Outbox | Self::Dedup | Self::OutboxDone | Self::StatePut | Self::StateDelete => seq == last,
+        };
+        match fits {
+            true => Ok(seq),
+            false => Err(if self == Self::Event { last + 1 } else { last }),
+        }
+    }
+}
+
+/// What a kind that this version does not know is kept for: named in the refusal.
+#[must_use]
+pub fn reserved_kind(kind: u8) -> &'static str {
+    match kind {
+        4 => "a newer version wrote this record: a tombstone",
+        5 => "a newer version wrote this record: a truncation",
+        6 => "a newer version wrote this record: a reminder that is set",
+        7 => "a newer version wrote this record: a reminder that is cancelled",
+        8 => "a newer version wrote this record: a reminder that fired",
+        10 => "a newer version wrote this record: an offset",
+        _ => "a newer version wrote this record: its kind is unknown",
     }
 }
 

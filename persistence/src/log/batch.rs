@@ -5,31 +5,13 @@
 
 use shardstage_codec::{Epoch, GroupId};
 
-use super::CommitOutcome;
-use super::index::{EntityId, EntityIndex};
+use super::index::EntityIndex;
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::position::Position;
 use crate::format::record::{KeyDef, RecordHeader, RecordKind, seal, stored_bytes};
 use crate::format::section::{SECTION_HEADER_BYTES, SectionHeader};
 use crate::recovery::GroupTail;
-
-/// What runs once the frame is durable, or will never be known to be.
-pub type Held = Box<dyn FnOnce(CommitOutcome)>;
-
-/// A record to append.
-#[derive(Clone, Copy, Debug)]
-pub struct NewRecord<'a> {
-    /// An event or a snapshot.
-    pub kind: RecordKind,
-    /// The event's number for this entity, counted from 1; a snapshot has that of the last event in it.
-    pub seq: u64,
-    /// Version of the payload's schema.
-    pub schema_version: u16,
-    /// The bytes.
-    pub payload: &'a [u8],
-    /// Command id and the like.
-    pub meta: &'a [u8],
-}
+use crate::store::{EntityId, Held, NewRecord};
 
 /// A record in an unsealed part.
 struct Mark {

@@ -15,16 +15,11 @@ use super::table::{EntityTable, Entry, Fingerprints};
 use crate::format::position::Position;
 use crate::format::record::{KeyDef, RecordKind};
 use crate::recovery::FoundRecord;
+use crate::store::EntityId;
 
-/// An entity's number within one log; stable over restarts once something was appended for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntityId(pub u64);
-
-impl EntityId {
-    fn number(self) -> u32 {
-        // 0 is no entity.
-        u32::try_from(self.0).unwrap_or(0)
-    }
+fn number_of(id: EntityId) -> u32 {
+    // 0 is no entity.
+    u32::try_from(id.0).unwrap_or(0)
 }
 
 /// An entity in use.
@@ -92,13 +87,13 @@ impl EntityIndex {
 
     /// Nobody uses the entity any more. It sleeps from now on, or from when everything appended for it is durable.
     pub(crate) fn release(&mut self, id: EntityId, durable_batch: u64) {
-        let Some(entity) = self.in_use.get_mut(&id.number()) else { return };
+        let Some(entity) = self.in_use.get_mut(&number_of(id)) else { return };
         entity.released = true;
         self.sleep_if_released(id, durable_batch);
     }
 
     fn sleep_if_released(&mut self, id: EntityId, durable_batch: u64) {
-        let number = id.number();
+        let number = number_of(id);
         let sleeps = self.in_use.get(&number).is_some_and(|entity| entity.released && entity.batch <= durable_batch);
         if sleeps {
             self.in_use.remove(&number);
@@ -110,7 +105,7 @@ impl EntityIndex {
     /// knows already is passed over.
     pub(crate) fn replay(&mut self, found: &FoundRecord<'_>) -> Result<(), &'static str> {
         let header = found.view.header;
-        let number = EntityId(header.entity).number();
+        let number = number_of(EntityId(header.entity));
         let position = Position::new(found.segment, found.offset, found.view.stored_bytes);
         if header.kind == RecordKind::KeyDef {
             let Some(def) = KeyDef::decode(found.view.payload) else { return Err("a key definition is malformed") };
@@ -130,20 +125,16 @@ impl EntityIndex {
         if header.prev != entry.tail() {
             return Err("a record does not follow its entity's last one");
         }
-        let fits = match header.kind {
-            RecordKind::Event => header.seq == entry.seq() + 1,
-            _ => header.seq == entry.seq(),
-        };
-        if !fits {
+        let Ok(seq) = header.kind.follows(entry.seq(), header.seq) else {
             return Err("an entity's sequence has a gap");
-        }
-        entry.advance(header.seq, position);
+        };
+        entry.advance(seq, position);
         Ok(())
     }
 
     /// Takes a record whose frame is durable now, the newest of its entity.
     pub(crate) fn committed(&mut self, id: EntityId, kind: RecordKind, seq: u64, position: Position) {
-        let entry = self.table.get_mut(id.number()).expect("entities in use have their entry");
+        let entry = self.table.get_mut(number_of(id)).expect("entities in use have their entry");
         match kind {
             RecordKind::KeyDef => entry.define(position),
             _ => entry.advance(seq, position),
@@ -157,12 +148,12 @@ impl EntityIndex {
 
     /// What is durable of an entity.
     pub(crate) fn durable(&self, id: EntityId) -> Option<&Entry> {
-        self.table.get(id.number())
+        self.table.get(number_of(id))
     }
 
     /// The entity, if it is in use.
     pub(crate) fn find(&self, id: EntityId) -> Option<&Entity> {
-        self.in_use.get(&id.number()).map(|entity| &**entity)
+        self.in_use.get(&number_of(id)).map(|entity| &**entity)
     }
 
     pub(crate) fn get(&self, id: EntityId) -> &Entity {
@@ -170,7 +161,7 @@ impl EntityIndex {
     }
 
     pub(crate) fn get_mut(&mut self, id: EntityId) -> &mut Entity {
-        self.in_use.get_mut(&id.number()).expect("an entity with records on their way is in use")
+        self.in_use.get_mut(&number_of(id)).expect("an entity with records on their way is in use")
     }
 
     pub(crate) fn table(&self) -> &EntityTable {

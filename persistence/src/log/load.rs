@@ -8,112 +8,18 @@
 //! archives are read in place. Shard thread only.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::rc::Rc;
 
 use shardstage::port::buffer::IoBuffer;
 use shardstage::port::driver::FileCompletion;
 
-use super::index::{Entity, EntityId};
+use super::index::Entity;
 use super::table::Entry;
 use crate::format::position::Position;
 use crate::format::record::{KeyDef, RECORD_ALIGN_BYTES, RecordHeader, RecordKind, RecordView};
 use crate::limits::{BLOCK_BYTES, LOAD_DEPTH, LOAD_GAP_BYTES, LOAD_PAGE_BYTES, LOAD_READ_BYTES};
-
-/// Bytes of a loaded payload; they share the buffer of the read that fetched them.
-#[derive(Clone, Debug)]
-pub struct LoadedBytes {
-    buffer: Rc<IoBuffer>,
-    range: Range<usize>,
-}
-
-impl Deref for LoadedBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.buffer[self.range.clone()]
-    }
-}
-
-/// One verified record.
-#[derive(Clone, Debug)]
-pub struct LoadedRecord {
-    /// Its header.
-    pub header: RecordHeader,
-    /// Its payload, at an address that is a multiple of 16.
-    pub payload: LoadedBytes,
-    /// The segment it stands in, for error messages.
-    pub segment: u64,
-    /// Its byte offset there.
-    pub offset: u64,
-}
-
-/// Everything that is durable of an entity: the latest snapshot and the events after it.
-#[derive(Clone, Debug)]
-pub struct LoadedEntity {
-    /// The entity's number, for appending.
-    pub entity: EntityId,
-    /// The latest snapshot.
-    pub snapshot: Option<LoadedRecord>,
-    /// Events after it, in order.
-    pub events: Vec<LoadedRecord>,
-    /// Number of the last event, 0 for none.
-    pub last_seq: u64,
-}
-
-/// Why an entity could not be loaded. Nothing changed; other entities are not affected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LoadError {
-    /// A record is damaged.
-    Damaged {
-        /// The segment.
-        segment: u64,
-        /// Byte offset of the record.
-        offset: u64,
-        /// Sequence of the record when it is a snapshot: an older one may do, see [`LoadFrom::Before`].
-        snapshot: Option<u64>,
-    },
-    /// Another key has the same fingerprint: this one cannot be stored in this log. A chance of one in 2^88 for each pair of
-    /// keys.
-    SameFingerprint,
-    /// A file operation failed; says which.
-    Io(String),
-    /// The log is poisoned or stopped.
-    Closed,
-    /// The type name or the key is longer than [`crate::limits::KEY_BYTES`].
-    KeyTooLong,
-}
-
-impl fmt::Display for LoadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Damaged { segment, offset, .. } => {
-                write!(f, "the record in segment {segment:016x} at byte {offset} is damaged")
-            }
-            Self::SameFingerprint => f.write_str("another key has the same fingerprint as this one"),
-            Self::Io(why) => f.write_str(why),
-            Self::Closed => f.write_str("the log is poisoned or stopped"),
-            Self::KeyTooLong => f.write_str("the actor's type name or key is too long"),
-        }
-    }
-}
-
-impl std::error::Error for LoadError {}
-
-/// Which snapshot a load starts at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoadFrom {
-    /// The newest.
-    Newest,
-    /// The newest whose sequence is lower than this, or the first event when there is none.
-    Before(u64),
-    /// The first event.
-    Start,
-}
-
-/// Gets the loaded entity.
-pub type OnLoaded = Box<dyn FnOnce(Result<LoadedEntity, LoadError>)>;
+use crate::store::{EntityId, LoadError, LoadFrom, LoadedBytes, LoadedEntity, LoadedRecord, OnLoaded};
 
 /// Blocks of a segment that were read.
 struct Window {
@@ -399,25 +305,30 @@ impl Job {
 /// Puts what a walk passed in order, and checks that nothing is missing.
 fn assemble(entity: EntityId, passed: Vec<Passed>, pages: Pages, last_seq: u64) -> Result<LoadedEntity, LoadError> {
     let pages: Vec<Rc<IoBuffer>> = pages.pages.into_iter().map(Rc::new).collect();
-    let mut loaded = LoadedEntity { entity, snapshot: None, events: Vec::new(), last_seq };
+    let mut loaded = LoadedEntity { entity, snapshot: None, events: Vec::new(), ledger: Vec::new(), last_seq };
     let mut seq = 0;
     for (nth, Passed { header, position, payload }) in passed.into_iter().rev().enumerate() {
         let (segment, offset) = (position.segment(), position.offset());
+        let before = seq;
         let starts = nth == 0 && header.kind == RecordKind::Snapshot;
-        let fits = match header.kind {
-            RecordKind::Event => header.seq == seq + 1,
-            _ => header.seq == seq,
+        seq = match header.kind.follows(before, header.seq) {
+            _ if starts => header.seq,
+            Ok(seq) => seq,
+            Err(_) => return Err(LoadError::Damaged { segment, offset, snapshot: None }),
         };
-        if !starts && !fits {
-            return Err(LoadError::Damaged { segment, offset, snapshot: None });
-        }
-        seq = header.seq;
-        let Some((page, range)) = payload else { continue };
-        let payload = LoadedBytes { buffer: Rc::clone(&pages[page]), range };
+        let Some((page, range)) = payload else {
+            // A state that was saved as a whole: no events lead past it.
+            if seq != before {
+                return Err(LoadError::NotKept);
+            }
+            continue;
+        };
+        let payload = LoadedBytes::new(Rc::clone(&pages[page]), range);
         let record = LoadedRecord { header, payload, segment, offset };
         match header.kind {
             RecordKind::Snapshot => loaded.snapshot = Some(record),
-            _ => loaded.events.push(record),
+            RecordKind::Event => loaded.events.push(record),
+            _ => loaded.ledger.push(record),
         }
     }
     if seq == last_seq {

@@ -12,7 +12,6 @@ mod background;
 mod service;
 mod writer;
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
@@ -22,20 +21,20 @@ use std::rc::Rc;
 use shardstage::port::buffer::IoBuffer;
 use shardstage::port::driver::{FileCompletion, FileOp};
 use shardstage::port::service::{ServiceContext, ServiceSeat};
-use shardstage_codec::AlignedBytes;
 
 use crate::format::frame::{FLAG_HEARTBEAT, FLAG_OPEN, FLAG_SEGMENT_END, FRAME_HEADER_BYTES, padded};
 use crate::format::manifest::Manifest;
 use crate::format::salt;
 use crate::limits::{BLOCK_BYTES, HEARTBEAT_NS};
-use crate::log::batch::{Batch, Held};
+use crate::log::batch::Batch;
 use crate::log::desk::Desk;
 use crate::log::files::{OpenSegment, PrepareError, WriteMode};
-use crate::log::index::{EntityId, EntityIndex};
-use crate::log::load::{LoadError, Loader, OnLoaded};
+use crate::log::index::EntityIndex;
+use crate::log::load::Loader;
 use crate::log::open::{OpenError, OpenPlan, Opened};
 use crate::log::token::{Token, TokenKind};
-use crate::log::{CommitOutcome, EventLog, OnPoison, PlantedBug};
+use crate::log::{EventLog, OnPoison, PlantedBug};
+use crate::store::{CommitOutcome, EntityId, Held, LoadError, LoadFrom, OnLoaded, StoreShared};
 
 use writer::Log;
 
@@ -57,6 +56,7 @@ enum State {
 struct Counters {
     events: u64,
     snapshots: u64,
+    ledger_records: u64,
     frames: u64,
     bytes: u64,
     commit_ns: u64,
@@ -84,13 +84,11 @@ pub struct LogShard {
     next_batch: u64,
     durable_batch: u64,
     heartbeat_due_ns: Option<u64>,
-    loads: VecDeque<(EntityId, OnLoaded)>,
+    loads: VecDeque<(EntityId, LoadFrom, OnLoaded)>,
     loader: Loader,
     stopping: bool,
     counters: Counters,
-    broken: BTreeMap<EntityId, Box<str>>,
-    scratch: AlignedBytes,
-    refused_tells: Rc<Cell<u64>>,
+    shared: Rc<StoreShared>,
 }
 impl LogShard {
     pub(crate) fn new(options: &EventLog, seat: ServiceSeat) -> Self {
@@ -113,9 +111,7 @@ impl LogShard {
             loader: Loader::default(),
             stopping: false,
             counters: Counters::default(),
-            broken: BTreeMap::new(),
-            scratch: AlignedBytes::new(),
-            refused_tells: Rc::default(),
+            shared: Rc::default(),
         }
     }
 
@@ -309,7 +305,7 @@ impl LogShard {
         for effect in effects {
             effect(CommitOutcome::Unknown);
         }
-        for (_, on_loaded) in std::mem::take(&mut self.loads) {
+        for (.., on_loaded) in std::mem::take(&mut self.loads) {
             on_loaded(Err(LoadError::Closed));
         }
         self.loader.close();

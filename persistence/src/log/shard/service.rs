@@ -94,9 +94,10 @@ impl Service for LogShard {
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let c = &self.counters;
-        vec![
+        let mut counters = vec![
             ("events", c.events),
             ("snapshots", c.snapshots),
+            ("ledger_records", c.ledger_records),
             ("frames", c.frames),
             ("bytes", c.bytes),
             ("commit_ns", c.commit_ns),
@@ -108,8 +109,8 @@ impl Service for LogShard {
             ("recovered_records", c.recovered_records),
             ("recovered_frames", c.recovered_frames),
             ("torn_tails_cut", c.torn_tails_cut),
-            ("tells_refused", self.refused_tells.get()),
-            ("entities_broken", self.broken.len() as u64),
-        ]
+        ];
+        counters.extend(self.shared.counters());
+        counters
     }
 }

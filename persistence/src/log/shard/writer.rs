@@ -12,10 +12,11 @@ use shardstage::port::service::ServiceContext;
 use crate::format::frame::{FLAG_SEGMENT_END, FRAME_HEADER_BYTES, FrameHeader, padded, place};
 use crate::format::manifest::Manifest;
 use crate::limits::{BLOCK_BYTES, READER_FILES};
-use crate::log::batch::{Held, Placed};
+use crate::log::batch::Placed;
 use crate::log::files::{OpenSegment, WriteMode, segment_path};
 use crate::log::token::{Token, TokenKind};
 use crate::recovery::{GroupTail, SegmentSpan};
+use crate::store::Held;
 
 /// The frame that is on its way to the disk.
 pub(super) struct InFlight {
