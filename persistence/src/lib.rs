@@ -11,7 +11,11 @@ mod log;
 pub mod recovery;
 mod store;
 
-pub use durable::{CommandContext, CommandHandler, Durable, Effect, EventSourced, TellTarget};
+pub use durable::{
+    CommandContext, CommandHandler, Durable, Effect, Entry, EventSourced, Fold, Keyed, KeyedHandler, KeyedState,
+    NoEvents, ReplayCheck, ReplayReport, SaveHandler, Saved, SavedState, SnapshotPolicy, Stored, TellTarget,
+    Transaction, TransactionError, UnknownEvents, Upcast,
+};
 pub use log::{EventLog, LogShard, OnPoison, OpenError, PlantedBug};
 pub use store::{
     AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, LoadedBytes, LoadedEntity,
