@@ -10,6 +10,7 @@ pub mod limits;
 mod log;
 pub mod recovery;
 mod store;
+pub mod testkit;
 
 pub use durable::{
     CommandContext, CommandHandler, Durable, Effect, Entry, EventSourced, Fold, Keyed, KeyedHandler, KeyedState,

@@ -88,6 +88,9 @@ pub const SNAPSHOT_REPLAY: u64 = 200;
 /// distance, so that actors that sleep often do not write more snapshots than events.
 pub const SNAPSHOT_ON_PASSIVATION: u64 = 50;
 
+/// Most events between two attempts at a snapshot that fail: making one that is too large for nothing costs its whole size.
+pub const SNAPSHOT_RETRY_EVENTS: u64 = 64;
+
 /// Longest key of a keyed state, bytes.
 pub const STATE_KEY_BYTES: usize = 256;
 

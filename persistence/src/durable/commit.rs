@@ -138,7 +138,7 @@ impl<A: EventSourced> Durable<A> {
         });
         match appended {
             Some(len) => self.clock.taken(self.version, len),
-            None => self.clock.failed(&A::SNAPSHOTS, self.version),
+            None => self.clock.failed(self.version),
         }
         seat.shared.keep_scratch(scratch);
     }

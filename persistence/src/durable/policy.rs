@@ -2,7 +2,9 @@
 //!
 //! Invariant: a snapshot never deletes events, and one that cannot be taken costs no command anything but the attempt.
 
-use crate::limits::{SNAPSHOT_EVERY, SNAPSHOT_MIN_BYTES, SNAPSHOT_ON_PASSIVATION, SNAPSHOT_RATIO, SNAPSHOT_REPLAY};
+use crate::limits::{
+    SNAPSHOT_EVERY, SNAPSHOT_MIN_BYTES, SNAPSHOT_ON_PASSIVATION, SNAPSHOT_RATIO, SNAPSHOT_REPLAY, SNAPSHOT_RETRY_EVENTS,
+};
 
 /// When snapshots are taken: whichever of its rules says so first. Constant, so that it can stand in
 /// [`EventSourced::SNAPSHOTS`](super::EventSourced::SNAPSHOTS).
@@ -97,8 +99,9 @@ pub(super) struct SnapshotClock {
     /// Bytes of events since then.
     since_bytes: u64,
     wanted: bool,
-    /// After a failed attempt: no further one before this version.
+    /// After failed attempts: no further one before this version, and how far the last wait was.
     not_before: u64,
+    wait: u64,
     /// Events were skipped: none at all.
     pub(super) stopped: bool,
 }
@@ -137,9 +140,10 @@ impl SnapshotClock {
         *self = Self { version, bytes: bytes as u64, stopped: self.stopped, ..Self::default() };
     }
 
-    /// One could not be appended: not tried again before a tenth of the way to the next.
-    pub(super) fn failed(&mut self, policy: &SnapshotPolicy, version: u64) {
-        self.not_before = version + (policy.every.min(SNAPSHOT_EVERY) / 10).max(1);
+    /// One could not be taken: tried again one event later, then after 2, 4, ... of them.
+    pub(super) fn failed(&mut self, version: u64) {
+        self.wait = (self.wait * 2).clamp(1, SNAPSHOT_RETRY_EVENTS);
+        self.not_before = version + self.wait;
     }
 }
 
@@ -176,8 +180,12 @@ mod tests {
     fn a_failed_one_waits_and_a_stopped_clock_never_asks() {
         let policy = SnapshotPolicy::NEVER.every(50).on_passivation(1);
         let mut clock = SnapshotClock::default();
-        clock.failed(&policy, 50);
-        assert!(!clock.is_due(&policy, 54) && clock.is_due(&policy, 55));
+        clock.failed(50);
+        assert!(!clock.is_due(&policy, 50) && clock.is_due(&policy, 51));
+        clock.failed(51);
+        assert!(!clock.is_due(&policy, 52) && clock.is_due(&policy, 53));
+        (0..70).for_each(|_| clock.failed(53));
+        assert!(!clock.is_due(&policy, 116) && clock.is_due(&policy, 117));
         clock.stopped = true;
         assert!(!clock.is_due(&policy, 500) && !clock.is_due_on_passivation(&policy, 500));
     }
