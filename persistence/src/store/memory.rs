@@ -405,7 +405,7 @@ impl EventStore for MemoryShard {
             header: RecordHeader {
                 entity: entity.0,
                 seq: record.seq,
-                event_type: 0,
+                prev: None,
                 schema_version: record.schema_version,
                 kind: record.kind,
                 flags: 0,

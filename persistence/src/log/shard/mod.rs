@@ -101,7 +101,8 @@ impl LogShard {
             preparing: None,
             spare_error: None,
             spare_retry_ns: 0,
-            index: EntityIndex::default(),
+            // Replaced by that of the opened log.
+            index: EntityIndex::new(0),
             batches: VecDeque::new(),
             next_batch: 1,
             durable_batch: 0,
@@ -258,6 +259,10 @@ impl LogShard {
         log.advance(&frame);
         for placed in &frame.placed {
             self.index.committed(placed.entity, placed.kind, placed.seq, placed.position);
+        }
+        let durable_batch = frame.batch.unwrap_or(self.durable_batch);
+        for placed in &frame.placed {
+            self.index.settled(placed.entity, durable_batch);
         }
         let now_ns = cx.driver().now_ns();
         self.counters.frames += 1;
