@@ -22,3 +22,11 @@ pub use store::{
     AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, LoadedBytes, LoadedEntity,
     LoadedRecord, MemoryFault, MemoryStore, NewRecord, OnLoaded, StoreShard, StoreShared, Ticket,
 };
+
+/// What a program with durable actors names.
+pub mod prelude {
+    pub use crate::{
+        CommandContext, CommandHandler, Durable, Effect, EventLog, EventSourced, Fold, Keyed, KeyedHandler, KeyedState,
+        MemoryStore, SaveHandler, Saved, SavedState, SnapshotPolicy, Stored, Upcast,
+    };
+}
