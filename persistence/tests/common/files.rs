@@ -8,6 +8,9 @@ use std::process::{Command, Output};
 
 use shardstage::port::driver::Driver;
 use shardstage::sim::SimWorld;
+use shardstage_persistence::format::node::NodeFile;
+use shardstage_persistence::format::salt;
+use shardstage_persistence::inspect::{Seen, SeenFrame, Survey};
 
 use crate::common::{NODE, SHARD};
 
@@ -94,4 +97,27 @@ pub fn from_base64(text: &str) -> Vec<u8> {
         bytes.extend_from_slice(&word.to_be_bytes()[1..4 - padding]);
     }
     bytes
+}
+
+/// Every frame of the log, in log order, as the survey sees them.
+pub fn frames(files: &Files) -> Vec<SeenFrame> {
+    let node = NodeFile::decode(&files["NODE"]).unwrap();
+    let mut survey = Survey::new(salt(node.log_id));
+    let mut found = Vec::new();
+    for (name, bytes) in files.iter().filter(|(name, _)| name.ends_with(".seg")) {
+        let id = u64::from_str_radix(name.trim_end_matches(".seg"), 16).unwrap();
+        survey.begin_segment(id, u32::try_from(bytes.len() / 4096).unwrap());
+        survey.push(bytes, &mut |seen| {
+            if let Seen::Frame(frame) = seen {
+                found.push(frame);
+            }
+        });
+        survey.end_segment();
+    }
+    found
+}
+
+/// The file name of a segment.
+pub fn segment(id: u64) -> String {
+    format!("{id:016x}.seg")
 }
