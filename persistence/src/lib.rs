@@ -10,9 +10,11 @@ pub mod inspect;
 pub mod limits;
 mod log;
 pub mod recovery;
+mod store;
 
 pub use durable::{CommandContext, CommandHandler, Durable, Effect, EventSourced, TellTarget};
-pub use log::{
-    AppendError, CommitOutcome, EntityId, EventLog, Held, LoadError, LoadedBytes, LoadedEntity, LoadedRecord, LogShard,
-    NewRecord, OnLoaded, OnPoison, OpenError, PlantedBug, Ticket,
+pub use log::{EventLog, LogShard, OnPoison, OpenError, PlantedBug};
+pub use store::{
+    AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, LoadedBytes, LoadedEntity,
+    LoadedRecord, MemoryFault, MemoryStore, NewRecord, OnLoaded, StoreShard, StoreShared, Ticket,
 };

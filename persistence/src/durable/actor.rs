@@ -7,20 +7,21 @@
 //! Invariant: state = fold of the events that this activation loaded or appended, in order; nothing that reflects an event
 //! leaves before the event is durable. Shard thread only.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use shardstage::{
-    Actor, AskError, BoxError, Context, DeferredHandler, Message, Panicked, Rejected, Reply, Unknown, VirtualActor,
+    Actor, AskError, BoxError, Context, DeferredHandler, Message, Panicked, Rejected, Reply, StopReason, Unknown, VirtualActor,
 };
 use shardstage_codec::{ActorTypeId, Epoch, GroupId, Wire, decode, encode, slot_of};
 
 use super::effect::{Effect, Send};
 use super::{CommandContext, CommandHandler, EventSourced};
 use crate::format::record::RecordKind;
-use crate::log::{
-    AppendError, CommitOutcome, EntityId, LoadError, LoadedEntity, LoadedRecord, LogShard, NewRecord, Ticket,
+use crate::store::{
+    AppendError, CommitOutcome, EntityId, EventStore, LoadError, LoadFrom, LoadedEntity, LoadedRecord, NewRecord,
+    StoreKind, StoreShared, Ticket, with_store,
 };
 
 type Loaded = Rc<RefCell<Option<Result<LoadedEntity, LoadError>>>>;
@@ -33,13 +34,20 @@ type Loaded = Rc<RefCell<Option<Result<LoadedEntity, LoadError>>>>;
 pub struct Durable<A: EventSourced> {
     key: Box<str>,
     state: Option<A>,
-    entity: Option<EntityId>,
+    seat: Option<Seat>,
     epoch: Epoch,
     version: u64,
     snapshot_version: u64,
     last: Option<Ticket>,
     loaded: Loaded,
-    refused_tells: Rc<Cell<u64>>,
+}
+
+/// Where the actor stands in its shard's store.
+#[derive(Clone)]
+struct Seat {
+    kind: StoreKind,
+    entity: EntityId,
+    shared: Rc<StoreShared>,
 }
 
 /// Why a command's events were not persisted.
@@ -59,13 +67,12 @@ impl<A: EventSourced> Durable<A> {
         Self {
             key: key.into(),
             state: None,
-            entity: None,
+            seat: None,
             epoch: Epoch::FIRST,
             version: 0,
             snapshot_version: 0,
             last: None,
             loaded: Rc::default(),
-            refused_tells: Rc::default(),
         }
     }
 
@@ -108,17 +115,18 @@ impl<A: EventSourced> Durable<A> {
         &mut self,
         effect: Effect<A, R>,
         reply: Reply<R>,
-        log: &mut LogShard,
+        seat: &Seat,
+        store: &mut dyn EventStore,
     ) -> Result<(), (Refused, Reply<R>)> {
         let Effect { events, reply: value, sends } = effect;
-        let (entity, first) = (self.entity.expect("a ready actor is interned"), self.version + 1);
-        let mut scratch = log.take_scratch();
+        let first = self.version + 1;
+        let mut scratch = seat.shared.take_scratch();
         let mut ranges = Vec::with_capacity(events.len());
         for event in &events {
             match encode(event, &mut scratch) {
                 Ok(len) => ranges.push(scratch.len() - len..scratch.len()),
                 Err(_) => {
-                    log.keep_scratch(scratch);
+                    seat.shared.keep_scratch(scratch);
                     return Err((Refused::TooLarge, reply));
                 }
             }
@@ -134,23 +142,23 @@ impl<A: EventSourced> Durable<A> {
                 meta: &[],
             })
             .collect();
-        let outcome = match log.check(entity, self.epoch, &records) {
-            Ok(_) => self.apply_all(&events).map_err(Refused::Apply),
+        let outcome = match store.check(seat.entity, self.epoch, &records) {
+            Ok(()) => self.apply_all(&events).map_err(Refused::Apply),
             Err(error) => Err(Refused::Append(error)),
         };
         if let Err(refused) = outcome {
             drop(records);
-            log.keep_scratch(scratch);
+            seat.shared.keep_scratch(scratch);
             return Err((refused, reply));
         }
-        let refused_tells = Rc::clone(&self.refused_tells);
-        let held = Box::new(move |outcome| answer(outcome, value, reply, sends, &refused_tells));
-        let ticket =
-            log.append(entity, self.epoch, &records, held).expect("checked a moment ago, with the same records");
+        let shared = Rc::clone(&seat.shared);
+        let held = Box::new(move |outcome| answer(outcome, value, reply, sends, &shared));
+        let appended = store.append(seat.entity, self.epoch, &records, held);
+        let ticket = appended.expect("checked a moment ago, with the same records");
         self.last = Some(ticket);
         drop(records);
-        log.keep_scratch(scratch);
-        self.snapshot_if_due(log);
+        seat.shared.keep_scratch(scratch);
+        self.snapshot_if_due(seat, store);
         Ok(())
     }
 
@@ -172,12 +180,12 @@ impl<A: EventSourced> Durable<A> {
     }
 
     /// Appends a snapshot behind the events, if it is time. A refused one is tried again after the next command.
-    fn snapshot_if_due(&mut self, log: &mut LogShard) {
+    fn snapshot_if_due(&mut self, seat: &Seat, store: &mut dyn EventStore) {
         if self.version - self.snapshot_version < A::SNAPSHOT_EVERY {
             return;
         }
         let Some(snapshot) = self.state.as_ref().and_then(A::snapshot) else { return };
-        let mut scratch = log.take_scratch();
+        let mut scratch = seat.shared.take_scratch();
         if let Ok(len) = encode(&snapshot, &mut scratch) {
             let record = NewRecord {
                 kind: RecordKind::Snapshot,
@@ -186,12 +194,11 @@ impl<A: EventSourced> Durable<A> {
                 payload: &scratch[scratch.len() - len..],
                 meta: &[],
             };
-            let entity = self.entity.expect("a ready actor is interned");
-            if log.append(entity, self.epoch, &[record], Box::new(|_| {})).is_ok() {
+            if store.append(seat.entity, self.epoch, &[record], Box::new(|_| {})).is_ok() {
                 self.snapshot_version = self.version;
             }
         }
-        log.keep_scratch(scratch);
+        seat.shared.keep_scratch(scratch);
     }
 
     fn refuse<R: std::marker::Send + 'static>(refused: Refused, reply: Reply<R>, cx: &mut Context<Self>) {
@@ -218,27 +225,28 @@ impl<A: EventSourced> Durable<A> {
 impl<A: EventSourced> Actor for Durable<A> {
     fn started(&mut self, cx: &mut Context<Self>) -> Result<(), BoxError> {
         self.epoch = cx.epoch();
+        let kind =
+            StoreKind::find(cx).ok_or("a durable actor needs a store on its engine, such as the `EventLog` service")?;
         let (epoch, group, loaded, resume) = (self.epoch, self.group(), Rc::clone(&self.loaded), cx.suspend());
         let key = &*self.key;
-        let started = cx.service::<LogShard, _>(|log| -> Result<_, BoxError> {
-            log.raise_epoch(group, epoch)?;
-            let entity = log.intern(A::TYPE, key, group, <A::Event as Wire>::ID.get())?;
-            if let Some(why) = log.broken(entity) {
-                return Err(why.into());
+        let started = with_store(kind, cx, |store| -> Result<_, BoxError> {
+            store.raise_epoch(group, epoch)?;
+            let entity = store.intern(A::TYPE, key, group, <A::Event as Wire>::ID.get())?;
+            let shared = store.shared();
+            if let Some(why) = shared.broken(entity) {
+                return Err(String::from(why).into());
             }
-            log.load(
+            store.load(
                 entity,
+                LoadFrom::Newest,
                 Box::new(move |result| {
                     *loaded.borrow_mut() = Some(result);
                     drop(resume);
                 }),
             );
-            Ok((entity, log.refused_tells()))
+            Ok(Seat { kind, entity, shared })
         });
-        let started = started.ok_or("a durable actor needs the `EventLog` service on its engine")?;
-        let (entity, refused_tells) = started?;
-        self.entity = Some(entity);
-        self.refused_tells = refused_tells;
+        self.seat = Some(started.ok_or("the store is busy")??);
         Ok(())
     }
 
@@ -246,20 +254,26 @@ impl<A: EventSourced> Actor for Durable<A> {
     ///
     /// A failure is remembered in the log before the actor is given up by unwinding: its rebuild then ends at once, with the
     /// same words as its stop reason, instead of reading the log again.
-    fn resumed(&mut self, cx: &mut Context<Self>) {
+    fn resumed(&mut self, _cx: &mut Context<Self>) {
         let Some(result) = self.loaded.borrow_mut().take() else { return };
         let recovered = match result {
             Ok(loaded) => self.recover(&loaded),
             Err(error) => Err(format!("{} {:?}: {error}", A::TYPE, &*self.key)),
         };
         let Err(why) = recovered else { return };
-        let entity = self.entity.expect("a loaded actor is interned");
-        cx.service::<LogShard, _>(|log| log.mark_broken(entity, &why));
+        let seat = self.seat.as_ref().expect("a loaded actor has its seat");
+        seat.shared.mark_broken(seat.entity, &why);
         resume_unwind(Box::new(why));
     }
 
     fn may_passivate(&self) -> bool {
         self.state.is_some()
+    }
+
+    fn stopped(&mut self, _reason: &StopReason, cx: &mut Context<Self>) {
+        if let Some(seat) = &self.seat {
+            with_store(seat.kind, cx, |store| store.release(seat.entity));
+        }
     }
 }
 
@@ -281,22 +295,23 @@ where
             return reply.fail(AskError::Rejected(Rejected::Unavailable));
         };
         let effect = state.handle(command, &CommandContext::new(cx, &self.key, self.version));
+        let seat = self.seat.clone().expect("a ready actor has its seat");
         if effect.events.is_empty() {
             let Effect { reply: value, sends, .. } = effect;
-            let refused_tells = Rc::clone(&self.refused_tells);
-            let held = move |outcome| answer(outcome, value, reply, sends, &refused_tells);
+            let shared = Rc::clone(&seat.shared);
+            let held = move |outcome| answer(outcome, value, reply, sends, &shared);
             let Some(last) = self.last else { return held(CommitOutcome::Durable) };
             let mut held = Some(held);
-            cx.service::<LogShard, _>(|log| {
+            with_store(seat.kind, cx, |store| {
                 let held = held.take().expect("taken once");
-                log.when_durable(last, Box::new(held));
+                store.when_durable(last, Box::new(held));
             });
             return;
         }
         let mut waiting = Some((effect, reply));
-        let persisted = cx.service::<LogShard, _>(|log| {
+        let persisted = with_store(seat.kind, cx, |store| {
             let (effect, reply) = waiting.take().expect("taken once");
-            self.persist(effect, reply, log)
+            self.persist(effect, reply, &seat, store)
         });
         match (persisted, waiting) {
             (Some(Err((refused, reply))), _) => Self::refuse(refused, reply, cx),
@@ -318,18 +333,18 @@ fn answer<R: std::marker::Send + 'static>(
     value: R,
     reply: Reply<R>,
     sends: Vec<Send>,
-    refused_tells: &Cell<u64>,
+    shared: &StoreShared,
 ) {
     match outcome {
         CommitOutcome::Durable => {
             reply.send(value);
             for send in sends {
                 if !send() {
-                    refused_tells.set(refused_tells.get() + 1);
+                    shared.tell_refused();
                 }
             }
         }
-        // The log is dead, and with it this owner of the actor.
+        // The store is dead, and with it this owner of the actor.
         CommitOutcome::Unknown => reply.fail(AskError::Unknown(Unknown::Fenced)),
     }
 }

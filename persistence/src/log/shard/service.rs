@@ -54,6 +54,7 @@ impl Service for LogShard {
 
     fn poll(&mut self, cx: &mut ServiceContext<'_>) -> bool {
         self.keep_spares(cx);
+        self.keep_checkpoints(cx);
         self.check_age(cx);
         self.serve_loads(cx)
     }
@@ -80,9 +81,14 @@ impl Service for LogShard {
     fn stop(&mut self, cx: &mut ServiceContext<'_>) -> bool {
         self.stopping = true;
         self.keep_spares(cx);
+        self.keep_checkpoints(cx);
         self.serve_loads(cx);
+        self.end_with_checkpoint(cx.now_ns());
         self.submit_next(cx);
-        let waits = self.commit_in_flight() || !self.batches.is_empty() || self.heartbeat_due_ns.is_some();
+        let waits = self.commit_in_flight()
+            || !self.batches.is_empty()
+            || self.heartbeat_due_ns.is_some()
+            || self.checkpoints.are_busy();
         let done = match self.state {
             State::Running => !waits && self.preparing.is_none() && self.loads.is_empty() && self.loader.is_idle(),
             State::Beginning => false,
@@ -97,9 +103,10 @@ impl Service for LogShard {
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let c = &self.counters;
-        vec![
+        let mut counters = vec![
             ("events", c.events),
             ("snapshots", c.snapshots),
+            ("ledger_records", c.ledger_records),
             ("frames", c.frames),
             ("bytes", c.bytes),
             ("commit_ns", c.commit_ns),
@@ -111,8 +118,12 @@ impl Service for LogShard {
             ("recovered_records", c.recovered_records),
             ("recovered_frames", c.recovered_frames),
             ("torn_tails_cut", c.torn_tails_cut),
-            ("tells_refused", self.refused_tells.get()),
-            ("entities_broken", self.broken.len() as u64),
-        ]
+            ("recovered_bytes", c.recovered_bytes),
+            ("checkpoints_used", c.checkpoints_used),
+            ("checkpoints", c.checkpoints),
+            ("checkpoints_failed", c.checkpoints_failed),
+        ];
+        counters.extend(self.shared.counters());
+        counters
     }
 }

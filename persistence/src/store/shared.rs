@@ -1,0 +1,57 @@
+//! `StoreShared`: what the durable actors of one shard share and no store cares about.
+//!
+//! Invariant: no borrow of its cells outlives a call. Shard thread only.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use shardstage_codec::AlignedBytes;
+
+use super::EntityId;
+
+/// See the module's head. A store makes one with `Rc::default()` and keeps it.
+#[derive(Default)]
+pub struct StoreShared {
+    scratch: RefCell<AlignedBytes>,
+    refused_tells: Cell<u64>,
+    broken: RefCell<BTreeMap<EntityId, Box<str>>>,
+}
+
+impl StoreShared {
+    /// Room for encoding, empty; give it back with [`keep_scratch`](Self::keep_scratch).
+    pub(crate) fn take_scratch(&self) -> AlignedBytes {
+        self.scratch.take()
+    }
+
+    pub(crate) fn keep_scratch(&self, mut scratch: AlignedBytes) {
+        scratch.clear();
+        self.scratch.replace(scratch);
+    }
+
+    /// Why the entity cannot be served until the process restarts, if so.
+    pub(crate) fn broken(&self, entity: EntityId) -> Option<Box<str>> {
+        self.broken.borrow().get(&entity).cloned()
+    }
+
+    /// Remembers that the entity's records cannot be made into its state, so that nobody tries again and again.
+    pub(crate) fn mark_broken(&self, entity: EntityId, why: &str) {
+        self.broken.borrow_mut().entry(entity).or_insert_with(|| why.into());
+    }
+
+    /// A receiver refused a message of a durable effect.
+    pub(crate) fn tell_refused(&self) {
+        self.refused_tells.set(self.refused_tells.get() + 1);
+    }
+
+    /// Counters by name, for a store's own [`counters`](shardstage::port::service::Service::counters).
+    #[must_use]
+    pub fn counters(&self) -> [(&'static str, u64); 2] {
+        [("tells_refused", self.refused_tells.get()), ("entities_broken", self.broken.borrow().len() as u64)]
+    }
+}
+
+impl std::fmt::Debug for StoreShared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.counters()).finish()
+    }
+}
