@@ -328,8 +328,10 @@ impl Scan {
     /// Looks for a frame that was sealed when more was durable than what was accepted.
     fn probe(&mut self, block: &[u8]) {
         let Ok((header, _)) = FrameHeader::decode(block, self.salt) else { return };
-        let here = !self.blind && header.place == place(self.segment, self.block);
-        if here && header.durable_lsn > self.next_lsn && self.proof.is_none_or(|(lsn, ..)| header.durable_lsn > lsn) {
+        // Wherever it stands, a frame of this log says the truth about what was durable: one that went astray and destroyed
+        // what it hit proves that too.
+        let proves = !self.blind && header.durable_lsn > self.next_lsn;
+        if proves && self.proof.is_none_or(|(lsn, ..)| header.durable_lsn > lsn) {
             self.proof = Some((header.durable_lsn, self.segment, self.byte()));
         }
     }

@@ -207,6 +207,8 @@ pub(crate) async fn write_manifest(
 pub(crate) enum PrepareError {
     /// The segment could not be written; the log is as before.
     Space(io::Error),
+    /// The directory could not be synced: the log must not go on.
+    Sync(io::Error),
     /// The manifest could not be written: the log must not go on.
     Manifest(io::Error),
 }
@@ -238,7 +240,8 @@ pub(crate) async fn prepare_segment(
         let _ = desk.remove(path).await;
         return Err(PrepareError::Space(error));
     }
-    desk.sync(directory).await.map_err(PrepareError::Space)?;
+    // A sync that failed is never tried again: what it covered may be lost although the next one succeeds.
+    desk.sync(directory).await.map_err(PrepareError::Sync)?;
     manifest.generation += 1;
     manifest.segments.push(SegmentEntry { id, first_lsn: 0, end_lsn: 0, blocks, state: SegmentState::Ready });
     write_manifest(desk, dir, directory, mode, &manifest).await.map_err(PrepareError::Manifest)?;

@@ -491,7 +491,7 @@ async fn begin_incarnation(
     if active_id > last_id {
         let prepared = prepare_segment(desk, dir, directory, mode, plan.segment_blocks, manifest).await;
         let (active, manifest) = prepared.map_err(|error| {
-            let (PrepareError::Space(error) | PrepareError::Manifest(error)) = error;
+            let (PrepareError::Space(error) | PrepareError::Sync(error) | PrepareError::Manifest(error)) = error;
             OpenError::Io { path: segment_path(dir, active_id), what: "pre-write the first segment", error }
         })?;
         let ready = VecDeque::new();
