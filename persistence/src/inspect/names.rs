@@ -57,13 +57,9 @@ impl Names {
         }
         let entity = self.entities.get_mut(&header.entity).ok_or(OutOfPlace::Nameless)?;
         let gap = OutOfPlace::Gap { last_seq: entity.last_seq };
-        match header.kind {
-            RecordKind::Event if header.seq == entity.last_seq + 1 => entity.last_seq = header.seq,
-            RecordKind::Snapshot if (entity.snapshot_seq..=entity.last_seq).contains(&header.seq) => {
-                entity.snapshot_seq = header.seq;
-            }
-            RecordKind::Event | RecordKind::Snapshot => return Err(gap),
-            RecordKind::KeyDef => {}
+        entity.last_seq = header.kind.follows(entity.last_seq, header.seq).map_err(|_| gap)?;
+        if header.kind == RecordKind::Snapshot {
+            entity.snapshot_seq = header.seq;
         }
         Ok(())
     }

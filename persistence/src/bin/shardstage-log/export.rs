@@ -65,6 +65,7 @@ pub(crate) fn kind_word(kind: RecordKind) -> &'static str {
         RecordKind::Event => "event",
         RecordKind::KeyDef => "key",
         RecordKind::Snapshot => "snapshot",
+        _ => "other",
     }
 }
 
@@ -87,7 +88,6 @@ fn line(shard: &str, record: &SeenRecord<'_>, names: &Names) -> String {
         .number("seq", header.seq)
         .text("kind", kind_word(header.kind))
         .text_or_null("event_id", event_id.map(|id| format!("{id:016x}")).as_deref())
-        .number("event_type", u64::from(header.event_type))
         .number("version", u64::from(header.schema_version))
         .bool("last_of_command", header.flags & FLAG_LAST_OF_COMMAND != 0)
         .bool("salvaged", record.salvaged)
