@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{NODE, Plan, SEGMENT_BYTES, Shared, counter, forget_checkpoints, ledger, must_recover, settle, start, world};
+use common::{
+    NODE, Plan, SEGMENT_BYTES, Shared, counter, forget_checkpoints, ledger, must_recover, settle, start, world,
+};
 use shardstage::port::driver::{Driver, OpenOptions};
 use shardstage::sim::SimWorld;
 use shardstage_persistence::PlantedBug;

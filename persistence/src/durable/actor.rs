@@ -12,7 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use shardstage::{
-    Actor, AskError, BoxError, Context, DeferredHandler, Message, Panicked, Rejected, Reply, StopReason, Unknown, VirtualActor,
+    Actor, AskError, BoxError, Context, DeferredHandler, Message, Panicked, Rejected, Reply, StopReason, Unknown,
+    VirtualActor,
 };
 use shardstage_codec::{ActorTypeId, Epoch, GroupId, Wire, decode, encode, slot_of};
 

@@ -107,7 +107,8 @@ impl CheckpointHead {
         let len = u32_at(bytes, 12) as usize;
         let bytes = bytes.get(..len)?;
         let (groups, spans) = (u32_at(bytes, 64) as usize, u32_at(bytes, 68) as usize);
-        let whole = groups == GROUPS && spans <= SEGMENTS && len == FIXED_BYTES + groups * GROUP_BYTES + spans * SPAN_BYTES;
+        let whole =
+            groups == GROUPS && spans <= SEGMENTS && len == FIXED_BYTES + groups * GROUP_BYTES + spans * SPAN_BYTES;
         if !whole || crc32c::crc32c(&bytes[12..]) != u32_at(bytes, 8) {
             return None;
         }

@@ -75,7 +75,8 @@ mod tests {
 
     #[test]
     fn a_position_keeps_what_it_was_made_of() {
-        let cases = [(1, 0, 32), (7, 4080, 16), (7, 4080, 32), (9, 8192 + 64, 4096), (u64::from(u32::MAX), 160, 524_352)];
+        let cases =
+            [(1, 0, 32), (7, 4080, 16), (7, 4080, 32), (9, 8192 + 64, 4096), (u64::from(u32::MAX), 160, 524_352)];
         for (segment, offset, stored_bytes) in cases {
             let position = Position::new(segment, offset, stored_bytes);
             assert_eq!((position.segment(), position.offset()), (segment, offset));

@@ -115,13 +115,7 @@ pub(crate) async fn write(
     remove_old(&desk, &dir, CHECKPOINTS_KEPT).await
 }
 
-async fn write_staged(
-    desk: &Desk,
-    path: &Path,
-    mode: WriteMode,
-    head: &CheckpointHead,
-    feed: &Feed,
-) -> io::Result<()> {
+async fn write_staged(desk: &Desk, path: &Path, mode: WriteMode, head: &CheckpointHead, feed: &Feed) -> io::Result<()> {
     match desk.remove(path.to_path_buf()).await {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

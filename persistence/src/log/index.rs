@@ -110,7 +110,8 @@ impl EntityIndex {
         if header.kind == RecordKind::KeyDef {
             let Some(def) = KeyDef::decode(found.view.payload) else { return Err("a key definition is malformed") };
             let print = self.prints.of(def.type_name, def.key);
-            let entry = self.table.add_as(number, print).ok_or("an entity number has two keys, or a key two numbers")?;
+            let entry =
+                self.table.add_as(number, print).ok_or("an entity number has two keys, or a key two numbers")?;
             if entry.key_at().is_none_or(|known| known < position) {
                 entry.define(position);
             }

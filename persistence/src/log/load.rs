@@ -242,11 +242,8 @@ impl Job {
         self.check_key()?;
         while let Some(position) = self.next {
             let Some(bytes) = self.window.as_ref().and_then(|window| window.at(position)) else { return Ok(false) };
-            let damaged = |snapshot| LoadError::Damaged {
-                segment: position.segment(),
-                offset: position.offset(),
-                snapshot,
-            };
+            let damaged =
+                |snapshot| LoadError::Damaged { segment: position.segment(), offset: position.offset(), snapshot };
             let (header, _) = RecordHeader::decode(bytes).map_err(|_| damaged(None))?;
             let follows = header.prev.is_none_or(|prev| prev < position);
             if header.entity != self.entity.0 || header.kind == RecordKind::KeyDef || !follows {
@@ -267,7 +264,8 @@ impl Job {
             };
             self.passed.push(Passed { header, position, payload });
             let near = header.prev.is_some_and(|prev| {
-                prev.segment() == position.segment() && position.offset() - prev.offset() <= LOAD_GAP_BYTES.max(self.ahead)
+                prev.segment() == position.segment()
+                    && position.offset() - prev.offset() <= LOAD_GAP_BYTES.max(self.ahead)
             });
             self.ahead = if near { (self.ahead * 2).clamp(LOAD_GAP_BYTES, LOAD_READ_BYTES) } else { 0 };
             self.next = if starts { None } else { header.prev };

@@ -33,7 +33,11 @@ pub fn seat() -> ServiceSeat {
 }
 
 pub fn options(planted: PlantedBug) -> EventLog {
-    EventLog::open(DIR).segment_bytes(SEGMENT_BYTES).checkpoint_bytes(CHECKPOINT_BYTES).on_poison(OnPoison::Stay).planted(planted)
+    EventLog::open(DIR)
+        .segment_bytes(SEGMENT_BYTES)
+        .checkpoint_bytes(CHECKPOINT_BYTES)
+        .on_poison(OnPoison::Stay)
+        .planted(planted)
 }
 
 /// What was submitted and acknowledged for one entity: survives every crash, because it is outside.

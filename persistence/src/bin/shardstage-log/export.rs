@@ -38,7 +38,7 @@ pub(crate) fn run(
             }
             if record.view.header.kind == RecordKind::KeyDef {
                 // One that contradicts another is exported as it stands; `verify` is the command that judges.
-                let _ = names.admit(&record.view);
+                let _ = names.admit(record.segment, record.offset, &record.view);
             }
             let entity = names.get(record.view.header.entity);
             let fits = |wanted: Option<&str>, found: Option<&str>| wanted.is_none_or(|wanted| found == Some(wanted));
@@ -65,6 +65,11 @@ pub(crate) fn kind_word(kind: RecordKind) -> &'static str {
         RecordKind::Event => "event",
         RecordKind::KeyDef => "key",
         RecordKind::Snapshot => "snapshot",
+        RecordKind::Outbox => "outbox",
+        RecordKind::OutboxDone => "outbox-done",
+        RecordKind::Dedup => "dedup",
+        RecordKind::StatePut => "state-put",
+        RecordKind::StateDelete => "state-delete",
     }
 }
 
@@ -87,7 +92,6 @@ fn line(shard: &str, record: &SeenRecord<'_>, names: &Names) -> String {
         .number("seq", header.seq)
         .text("kind", kind_word(header.kind))
         .text_or_null("event_id", event_id.map(|id| format!("{id:016x}")).as_deref())
-        .number("event_type", u64::from(header.event_type))
         .number("version", u64::from(header.schema_version))
         .bool("last_of_command", header.flags & FLAG_LAST_OF_COMMAND != 0)
         .bool("salvaged", record.salvaged)

@@ -129,11 +129,8 @@ impl LogShard {
         // A heartbeat and the incarnation's first frame alone are not worth it.
         let changed = self.counters.events + self.counters.snapshots + self.counters.ledger_records > 0
             || self.counters.recovered_records > 0 && self.counters.checkpoints_used == 0;
-        let (state, due) = if running && changed {
-            (Last::Wanted, Some(now_ns))
-        } else {
-            (Last::Settled, self.heartbeat_due_ns)
-        };
+        let (state, due) =
+            if running && changed { (Last::Wanted, Some(now_ns)) } else { (Last::Settled, self.heartbeat_due_ns) };
         self.checkpoints.last = state;
         self.heartbeat_due_ns = due;
     }
