@@ -11,10 +11,23 @@ pub mod limits;
 mod log;
 pub mod recovery;
 mod store;
+pub mod testkit;
 
-pub use durable::{CommandContext, CommandHandler, Durable, Effect, EventSourced, TellTarget};
+pub use durable::{
+    CommandContext, CommandHandler, Durable, Effect, Entry, EventSourced, Fold, Keyed, KeyedHandler, KeyedState,
+    NoEvents, ReplayCheck, ReplayReport, SaveHandler, Saved, SavedState, SnapshotPolicy, Stored, TellTarget,
+    Transaction, TransactionError, UnknownEvents, Upcast,
+};
 pub use log::{EventLog, LogShard, OnPoison, OpenError, PlantedBug};
 pub use store::{
     AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, LoadedBytes, LoadedEntity,
     LoadedRecord, MemoryFault, MemoryStore, NewRecord, OnLoaded, StoreShard, StoreShared, Ticket,
 };
+
+/// What a program with durable actors names.
+pub mod prelude {
+    pub use crate::{
+        CommandContext, CommandHandler, Durable, Effect, EventLog, EventSourced, Fold, Keyed, KeyedHandler, KeyedState,
+        MemoryStore, SaveHandler, Saved, SavedState, SnapshotPolicy, Stored, Upcast,
+    };
+}

@@ -111,7 +111,7 @@ fn in_use(files: &Files) -> Vec<(String, usize)> {
         let end = match name.as_str() {
             "LOCK" => 0,
             name if name.ends_with(".seg") => {
-                let last = all.iter().filter(|frame| segment(frame.segment) == name).next_back();
+                let last = all.iter().rfind(|frame| segment(frame.segment) == name);
                 last.map_or(0, |frame| (frame.offset + frame.stored_bytes) as usize + 4096).min(bytes.len())
             }
             _ => bytes.len(),

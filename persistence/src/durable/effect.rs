@@ -31,6 +31,8 @@ pub(super) type Send = Box<dyn FnOnce() -> bool>;
 #[must_use = "an effect that is not returned does nothing"]
 pub struct Effect<A: EventSourced, R> {
     pub(super) events: Vec<A::Event>,
+    /// The whole state, where it is saved as such.
+    pub(super) saved: Option<A::Snapshot>,
     pub(super) reply: R,
     pub(super) sends: Vec<Send>,
 }
@@ -38,24 +40,29 @@ pub struct Effect<A: EventSourced, R> {
 impl<A: EventSourced> Effect<A, ()> {
     /// Nothing is persisted.
     pub fn none() -> Self {
-        Self { events: Vec::new(), reply: (), sends: Vec::new() }
+        Self { events: Vec::new(), saved: None, reply: (), sends: Vec::new() }
     }
 
     /// Persists one event.
     pub fn persist(event: A::Event) -> Self {
-        Self { events: vec![event], reply: (), sends: Vec::new() }
+        Self { events: vec![event], saved: None, reply: (), sends: Vec::new() }
     }
 
     /// Persists events in this order, all or none of them.
     pub fn persist_all(events: impl IntoIterator<Item = A::Event>) -> Self {
-        Self { events: events.into_iter().collect(), reply: (), sends: Vec::new() }
+        Self { events: events.into_iter().collect(), saved: None, reply: (), sends: Vec::new() }
     }
 }
 
 impl<A: EventSourced, R> Effect<A, R> {
+    /// Whether nothing is persisted.
+    pub(super) fn is_read(&self) -> bool {
+        self.events.is_empty() && self.saved.is_none()
+    }
+
     /// Answers with this.
     pub fn reply<S>(self, reply: S) -> Effect<A, S> {
-        Effect { events: self.events, reply, sends: self.sends }
+        Effect { events: self.events, saved: self.saved, reply, sends: self.sends }
     }
 
     /// Persists another event after those before.

@@ -464,11 +464,14 @@ impl Service for MemoryShard {
     }
 
     fn poll(&mut self, cx: &mut ServiceContext<'_>) -> bool {
-        self.end_commit(cx.now_ns()) | self.serve_loads()
+        let shared = Rc::clone(&self.shared);
+        self.end_commit(cx.now_ns()) | self.serve_loads() | shared.pace(self)
     }
 
     fn flush(&mut self, cx: &mut ServiceContext<'_>) {
         self.begin_commit(cx.now_ns());
+        let shared = Rc::clone(&self.shared);
+        shared.begin_loads(self);
     }
 
     fn next_deadline_ns(&self) -> Option<u64> {

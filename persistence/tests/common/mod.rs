@@ -270,7 +270,12 @@ impl SimShard for Host {
         ledger.poisoned = self.log.poisoned().map(str::to_owned);
         ledger.write_mode = self.log.write_mode().unwrap_or("");
         drop(ledger);
-        let pause = (self.paused_until_ns > now_ns).then_some(self.paused_until_ns);
+        let mut pause = (self.paused_until_ns > now_ns).then_some(self.paused_until_ns);
+        let idle = self.ledger.borrow().accounts.iter().all(|account| !account.waiting);
+        if pause.is_none() && idle && self.ledger.borrow().ready && self.done < self.plan.commands {
+            // The dice may have let every account pass: nothing else would wake this host.
+            pause = Some(now_ns + 1_000_000);
+        }
         match self.log.next_deadline_ns().into_iter().chain(pause).min() {
             Some(due) => SimWait::Until(due),
             None => SimWait::Idle,

@@ -2,6 +2,7 @@
 //!
 //! Invariant: frames are submitted at the end of a turn only, so that all of its appends share one. Shard thread only.
 
+use std::rc::Rc;
 use std::task::Poll;
 
 use shardstage::port::driver::FileCompletion;
@@ -56,10 +57,14 @@ impl Service for LogShard {
         self.keep_spares(cx);
         self.keep_checkpoints(cx);
         self.check_age(cx);
-        self.serve_loads(cx)
+        let shared = Rc::clone(&self.shared);
+        let paced = shared.pace(self);
+        self.serve_loads(cx) | paced
     }
 
     fn flush(&mut self, cx: &mut ServiceContext<'_>) {
+        let shared = Rc::clone(&self.shared);
+        shared.begin_loads(self);
         self.serve_loads(cx);
         self.submit_next(cx);
     }
