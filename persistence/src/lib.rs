@@ -6,6 +6,7 @@
 
 mod durable;
 pub mod format;
+pub mod inspect;
 pub mod limits;
 mod log;
 pub mod recovery;

@@ -40,6 +40,20 @@ pub const SCAN_CHUNK_BYTES: usize = 1024 * 1024;
 /// Reads in flight while scanning at start.
 pub const SCAN_DEPTH: usize = 4;
 
+/// Bytes of frames after which a checkpoint is written, by default: a restart reads at most about as much again, in less than
+/// a second from a disk that reads 1 GB/s.
+pub const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
+
+/// The log grows by at least this many times the size of a checkpoint before the next one is written, so that checkpoints
+/// cost a quarter of the log's own writes at most.
+pub const CHECKPOINT_RATIO: u64 = 4;
+
+/// Checkpoints that are kept: the newest, and one more for when that one is damaged.
+pub const CHECKPOINTS_KEPT: usize = 2;
+
+/// Pause before a checkpoint that could not be written is tried again, nanoseconds.
+pub const CHECKPOINT_RETRY_NS: u64 = 1_000_000_000;
+
 /// Reads in flight for loading entities: where random 4 KiB reads stop getting faster by queueing.
 pub const LOAD_DEPTH: usize = 32;
 

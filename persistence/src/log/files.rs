@@ -2,6 +2,7 @@
 //!
 //! Invariant: a step returns only after what it did is durable, and only then may the caller rely on it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use shardstage::port::driver::{FileId, OpenOptions};
 
 use super::desk::Desk;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
-use crate::limits::{BLOCK_BYTES, SEGMENTS, ZERO_CHUNK_BYTES};
+use crate::limits::{BLOCK_BYTES, SCAN_CHUNK_BYTES, SCAN_DEPTH, SEGMENTS, ZERO_CHUNK_BYTES};
 
 pub(crate) const MANIFESTS: [&str; 2] = ["MANIFEST.a", "MANIFEST.b"];
 pub(crate) const NODE: &str = "NODE";
@@ -143,6 +144,31 @@ async fn read_whole(desk: &Desk, file: FileId) -> io::Result<IoBuffer> {
     desk.read(file, 0, IoBuffer::zeroed(whole_blocks)).done().await
 }
 
+/// Reads whole blocks from `start` to `end` in order, several reads in flight.
+pub(crate) async fn read_stream(
+    desk: &Desk,
+    file: FileId,
+    start: u64,
+    end: u64,
+    mut each: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    let mut reads = VecDeque::new();
+    let mut spare = None;
+    let mut offset = start;
+    loop {
+        while offset < end && reads.len() < SCAN_DEPTH {
+            let len = usize::try_from((end - offset).min(SCAN_CHUNK_BYTES as u64)).expect("a chunk fits usize");
+            let buffer = spare.take().filter(|buffer: &IoBuffer| buffer.len() == len);
+            reads.push_back(desk.read(file, offset, buffer.unwrap_or_else(|| IoBuffer::zeroed(len))));
+            offset += len as u64;
+        }
+        let Some(read) = reads.pop_front() else { return Ok(()) };
+        let chunk = read.done().await?;
+        each(&chunk);
+        spare = Some(chunk);
+    }
+}
+
 /// Writes the manifest to both slots, one after the other.
 pub(crate) async fn write_manifest(
     desk: &Desk,
@@ -181,6 +207,8 @@ pub(crate) async fn write_manifest(
 pub(crate) enum PrepareError {
     /// The segment could not be written; the log is as before.
     Space(io::Error),
+    /// The directory could not be synced: the log must not go on.
+    Sync(io::Error),
     /// The manifest could not be written: the log must not go on.
     Manifest(io::Error),
 }
@@ -212,7 +240,8 @@ pub(crate) async fn prepare_segment(
         let _ = desk.remove(path).await;
         return Err(PrepareError::Space(error));
     }
-    desk.sync(directory).await.map_err(PrepareError::Space)?;
+    // A sync that failed is never tried again: what it covered may be lost although the next one succeeds.
+    desk.sync(directory).await.map_err(PrepareError::Sync)?;
     manifest.generation += 1;
     manifest.segments.push(SegmentEntry { id, first_lsn: 0, end_lsn: 0, blocks, state: SegmentState::Ready });
     write_manifest(desk, dir, directory, mode, &manifest).await.map_err(PrepareError::Manifest)?;

@@ -9,6 +9,7 @@
 
 mod append;
 mod background;
+mod checkpoints;
 mod service;
 mod writer;
 
@@ -36,6 +37,7 @@ use crate::log::token::{Token, TokenKind};
 use crate::log::{EventLog, OnPoison, PlantedBug};
 use crate::store::{CommitOutcome, EntityId, Held, LoadError, LoadFrom, OnLoaded, StoreShared};
 
+use checkpoints::Checkpoints;
 use writer::Log;
 
 const NAME: &str = "event-log";
@@ -68,6 +70,10 @@ struct Counters {
     recovered_records: u64,
     recovered_frames: u64,
     torn_tails_cut: u64,
+    recovered_bytes: u64,
+    checkpoints_used: u64,
+    checkpoints: u64,
+    checkpoints_failed: u64,
 }
 /// See the module's head.
 pub struct LogShard {
@@ -86,6 +92,9 @@ pub struct LogShard {
     heartbeat_due_ns: Option<u64>,
     loads: VecDeque<(EntityId, LoadFrom, OnLoaded)>,
     loader: Loader,
+    checkpoints: Checkpoints,
+    /// The time of the turn that polled last.
+    turn_ns: u64,
     stopping: bool,
     counters: Counters,
     shared: Rc<StoreShared>,
@@ -109,6 +118,8 @@ impl LogShard {
             heartbeat_due_ns: None,
             loads: VecDeque::new(),
             loader: Loader::default(),
+            checkpoints: Checkpoints::default(),
+            turn_ns: 0,
             stopping: false,
             counters: Counters::default(),
             shared: Rc::default(),
@@ -132,7 +143,10 @@ impl LogShard {
         };
         self.counters.recovered_records = opened.records;
         self.counters.recovered_frames = opened.tail.frames;
+        self.counters.recovered_bytes = opened.tail.bytes;
         self.counters.torn_tails_cut = u64::from(opened.tail.torn);
+        self.counters.checkpoints_used = u64::from(opened.checkpoint.is_some());
+        self.checkpoints.since_bytes = opened.tail.bytes;
         self.index = opened.index;
         self.log = Some(Log {
             directory: opened.directory,
@@ -186,6 +200,7 @@ impl LogShard {
     }
 
     fn submit_control(&mut self, flags: u16, cx: &mut ServiceContext<'_>) {
+        self.anchor_checkpoint(flags);
         let log = self.log.as_mut().expect("frames are written by an open log");
         let buffer = log.buffer.take().expect("the buffer is here while no frame is in flight");
         log.submit(buffer, FRAME_HEADER_BYTES, 0, 0, flags, Vec::new(), None, Vec::new(), cx);
@@ -193,6 +208,7 @@ impl LogShard {
     }
 
     fn submit_batch(&mut self, mut batch: Batch, cx: &mut ServiceContext<'_>) {
+        self.anchor_checkpoint(0);
         let log = self.log.as_mut().expect("frames are written by an open log");
         let mut buffer = log.buffer.take().expect("the buffer is here while no frame is in flight");
         let frame_at = u64::from(log.block) * BLOCK_BYTES as u64;
@@ -278,6 +294,7 @@ impl LogShard {
         if matches!(self.state, State::Beginning) {
             self.state = State::Running;
         }
+        self.anchor_is_durable(frame.stored_bytes);
         for effect in frame.effects {
             effect(CommitOutcome::Durable);
         }

@@ -15,7 +15,7 @@ use crate::limits::{BLOCK_BYTES, READER_FILES};
 use crate::log::batch::Placed;
 use crate::log::files::{OpenSegment, WriteMode, segment_path};
 use crate::log::token::{Token, TokenKind};
-use crate::recovery::{GroupTail, SegmentSpan};
+use crate::recovery::{GroupTail, ScanPoint, SegmentSpan};
 use crate::store::Held;
 
 /// The frame that is on its way to the disk.
@@ -124,6 +124,19 @@ impl Log {
         match self.spans.last_mut() {
             Some(span) if span.id == self.active.id => span.end_lsn = self.next_lsn,
             _ => self.spans.push(SegmentSpan { id: self.active.id, first_lsn, end_lsn: self.next_lsn }),
+        }
+    }
+
+    /// The state before the next frame. Not before an incarnation's first one.
+    pub(super) fn point(&self) -> ScanPoint {
+        ScanPoint {
+            next_lsn: self.next_lsn,
+            prev_crc: self.prev_crc,
+            incarnation: self.incarnation,
+            segment: self.active.id,
+            block: self.block,
+            groups: self.groups.clone(),
+            spans: self.spans.clone(),
         }
     }
 
