@@ -475,6 +475,10 @@ impl Service for MemoryShard {
     }
 
     fn next_deadline_ns(&self) -> Option<u64> {
+        if self.shared.is_behind() {
+            return Some(0);
+        }
+        // Loads that wait at all wait for the commit.
         let loads = (!self.loads.is_empty()).then_some(0);
         self.in_flight.as_ref().map(|commit| commit.due_ns).or(loads)
     }
