@@ -11,7 +11,9 @@ mod log;
 pub mod recovery;
 mod store;
 
-pub use durable::{CommandContext, CommandHandler, Durable, Effect, EventSourced, TellTarget};
+pub use durable::{
+    Client, CommandContext, CommandHandler, Durable, Effect, EventSourced, Idempotent, NotRun, OutboxRoutes, TellTarget,
+};
 pub use log::{EventLog, LogShard, OnPoison, OpenError, PlantedBug};
 pub use store::{
     AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, LoadedBytes, LoadedEntity,

@@ -17,6 +17,8 @@ use shardstage::{
 use shardstage_codec::{ActorTypeId, Epoch, GroupId, Wire, decode, encode, slot_of};
 
 use super::effect::{Effect, Send};
+use super::courier::Courier;
+use super::ledger::{Entry, Extra, ExtraError, Written};
 use super::{CommandContext, CommandHandler, EventSourced};
 use crate::format::record::RecordKind;
 use crate::store::{
@@ -32,30 +34,37 @@ type Loaded = Rc<RefCell<Option<Result<LoadedEntity, LoadError>>>>;
 /// plainly (`engine.spawn(|| Durable::<Account>::new("alice"))`) it lives in the log of the shard that it happens to be
 /// spawned on: use `spawn_on`, and one actor a key.
 pub struct Durable<A: EventSourced> {
-    key: Box<str>,
+    pub(super) key: Box<str>,
     state: Option<A>,
-    seat: Option<Seat>,
-    epoch: Epoch,
-    version: u64,
+    pub(super) seat: Option<Seat>,
+    pub(super) epoch: Epoch,
+    pub(super) version: u64,
     snapshot_version: u64,
-    last: Option<Ticket>,
+    pub(super) last: Option<Ticket>,
     loaded: Loaded,
+    pub(super) courier: Courier,
 }
 
 /// Where the actor stands in its shard's store.
 #[derive(Clone)]
-struct Seat {
-    kind: StoreKind,
-    entity: EntityId,
-    shared: Rc<StoreShared>,
+pub(super) struct Seat {
+    pub(super) kind: StoreKind,
+    pub(super) entity: EntityId,
+    pub(super) shared: Rc<StoreShared>,
 }
 
 /// Why a command's events were not persisted.
-enum Refused {
+pub(super) enum Refused {
     /// The log refused; nothing changed.
     Append(AppendError),
     /// An event does not fit.
     TooLarge,
+    /// Too many messages of the outbox have not arrived.
+    OutboxFull,
+    /// The outbox was not started on this engine.
+    NoOutbox,
+    /// The outbox cannot send the message: says why.
+    NoRoute(String),
     /// `apply` panicked: the state is no longer the fold of the log.
     Apply(String),
 }
@@ -73,6 +82,7 @@ impl<A: EventSourced> Durable<A> {
             snapshot_version: 0,
             last: None,
             loaded: Rc::default(),
+            courier: Courier::default(),
         }
     }
 
@@ -92,6 +102,8 @@ impl<A: EventSourced> Durable<A> {
             catch_unwind(AssertUnwindSafe(|| state.apply(&event)))
                 .map_err(|panic| self.place(record, &format!("apply panicked: {}", text(&*panic))))?;
         }
+        let ledger = self.courier.ledger.recover(&loaded.ledger, A::SESSIONS);
+        ledger.map_err(|(record, why)| self.place(record, &why))?;
         self.version = loaded.last_seq;
         self.state = Some(state);
         Ok(())
@@ -118,8 +130,12 @@ impl<A: EventSourced> Durable<A> {
         seat: &Seat,
         store: &mut dyn EventStore,
     ) -> Result<(), (Refused, Reply<R>)> {
-        let Effect { events, reply: value, sends } = effect;
-        let first = self.version + 1;
+        let Effect { events, reply: value, sends, extra } = effect;
+        let entries = match self.entries(extra, seat) {
+            Ok(entries) => entries,
+            Err(refused) => return Err((refused, reply)),
+        };
+        let (first, last) = (self.version + 1, self.version + events.len() as u64);
         let mut scratch = seat.shared.take_scratch();
         let mut ranges = Vec::with_capacity(events.len());
         for event in &events {
@@ -131,7 +147,12 @@ impl<A: EventSourced> Durable<A> {
                 }
             }
         }
-        let records: Vec<NewRecord<'_>> = ranges
+        let written: Result<Vec<Written>, _> = entries.iter().map(|entry| entry.write(&mut scratch)).collect();
+        let Ok(written) = written else {
+            seat.shared.keep_scratch(scratch);
+            return Err((Refused::TooLarge, reply));
+        };
+        let events_recorded = ranges
             .into_iter()
             .zip(first..)
             .map(|(range, seq)| NewRecord {
@@ -140,8 +161,9 @@ impl<A: EventSourced> Durable<A> {
                 schema_version: <A::Event as Wire>::VERSION,
                 payload: &scratch[range],
                 meta: &[],
-            })
-            .collect();
+            });
+        let beside = written.iter().map(|entry| entry.record(&scratch, last));
+        let records: Vec<NewRecord<'_>> = events_recorded.chain(beside).collect();
         let outcome = match store.check(seat.entity, self.epoch, &records) {
             Ok(()) => self.apply_all(&events).map_err(Refused::Apply),
             Err(error) => Err(Refused::Append(error)),
@@ -158,8 +180,22 @@ impl<A: EventSourced> Durable<A> {
         self.last = Some(ticket);
         drop(records);
         seat.shared.keep_scratch(scratch);
+        for entry in entries {
+            self.courier.ledger.take(entry, Some(ticket), A::SESSIONS);
+        }
         self.snapshot_if_due(seat, store);
         Ok(())
+    }
+
+    /// What is recorded beside the events.
+    fn entries(&self, extra: Extra, seat: &Seat) -> Result<Vec<Entry>, Refused> {
+        if !extra.outgoing.is_empty() {
+            self.check_routes(&extra.outgoing, &seat.shared)?;
+        }
+        self.courier.ledger.plan(extra).map_err(|error| match error {
+            ExtraError::TooLarge => Refused::TooLarge,
+            ExtraError::OutboxFull => Refused::OutboxFull,
+        })
     }
 
     fn apply_all(&mut self, events: &[A::Event]) -> Result<(), String> {
@@ -181,21 +217,30 @@ impl<A: EventSourced> Durable<A> {
 
     /// Appends a snapshot behind the events, if it is time. A refused one is tried again after the next command.
     fn snapshot_if_due(&mut self, seat: &Seat, store: &mut dyn EventStore) {
-        if self.version - self.snapshot_version < A::SNAPSHOT_EVERY {
+        let ledger = self.courier.ledger.since_snapshot();
+        if self.version - self.snapshot_version < A::SNAPSHOT_EVERY && ledger < A::SNAPSHOT_EVERY {
             return;
         }
         let Some(snapshot) = self.state.as_ref().and_then(A::snapshot) else { return };
         let mut scratch = seat.shared.take_scratch();
         if let Ok(len) = encode(&snapshot, &mut scratch) {
+            let range = scratch.len() - len..scratch.len();
+            // A part that is larger than a record leaves the snapshot for later, as any refusal does.
+            let image = self.courier.ledger.image();
+            let written: Vec<Written> = image.iter().map_while(|entry| entry.write(&mut scratch).ok()).collect();
             let record = NewRecord {
                 kind: RecordKind::Snapshot,
                 seq: self.version,
                 schema_version: A::SNAPSHOT_VERSION,
-                payload: &scratch[scratch.len() - len..],
+                payload: &scratch[range],
                 meta: &[],
             };
-            if store.append(seat.entity, self.epoch, &[record], Box::new(|_| {})).is_ok() {
+            let beside = written.iter().map(|entry| entry.record(&scratch, self.version));
+            let records: Vec<NewRecord<'_>> = std::iter::once(record).chain(beside).collect();
+            let whole = written.len() == image.len();
+            if whole && store.append(seat.entity, self.epoch, &records, Box::new(|_| {})).is_ok() {
                 self.snapshot_version = self.version;
+                self.courier.ledger.imaged();
             }
         }
         seat.shared.keep_scratch(scratch);
@@ -204,8 +249,8 @@ impl<A: EventSourced> Durable<A> {
     fn refuse<R: std::marker::Send + 'static>(refused: Refused, reply: Reply<R>, cx: &mut Context<Self>) {
         let error = match refused {
             Refused::TooLarge | Refused::Append(AppendError::TooLarge { .. }) => AskError::Rejected(Rejected::TooLarge),
-            Refused::Append(AppendError::Full) => AskError::Rejected(Rejected::Full),
-            Refused::Append(AppendError::LowSpace | AppendError::Poisoned | AppendError::Closed) => {
+            Refused::OutboxFull | Refused::Append(AppendError::Full) => AskError::Rejected(Rejected::Full),
+            Refused::NoOutbox | Refused::Append(AppendError::LowSpace | AppendError::Poisoned | AppendError::Closed) => {
                 AskError::Rejected(Rejected::Unavailable)
             }
             // Another activation owns the history: this one's state is of the past.
@@ -213,6 +258,7 @@ impl<A: EventSourced> Durable<A> {
                 cx.stop();
                 AskError::Unknown(Unknown::Fenced)
             }
+            Refused::NoRoute(why) => AskError::Failed(Panicked(why.into())),
             Refused::Apply(why) => {
                 cx.stop();
                 AskError::Failed(Panicked(why.into()))
@@ -225,6 +271,7 @@ impl<A: EventSourced> Durable<A> {
 impl<A: EventSourced> Actor for Durable<A> {
     fn started(&mut self, cx: &mut Context<Self>) -> Result<(), BoxError> {
         self.epoch = cx.epoch();
+        self.courier.by_key = cx.key().is_some();
         let kind =
             StoreKind::find(cx).ok_or("a durable actor needs a store on its engine, such as the `EventLog` service")?;
         let (epoch, group, loaded, resume) = (self.epoch, self.group(), Rc::clone(&self.loaded), cx.suspend());
@@ -254,20 +301,20 @@ impl<A: EventSourced> Actor for Durable<A> {
     ///
     /// A failure is remembered in the log before the actor is given up by unwinding: its rebuild then ends at once, with the
     /// same words as its stop reason, instead of reading the log again.
-    fn resumed(&mut self, _cx: &mut Context<Self>) {
+    fn resumed(&mut self, cx: &mut Context<Self>) {
         let Some(result) = self.loaded.borrow_mut().take() else { return };
         let recovered = match result {
             Ok(loaded) => self.recover(&loaded),
             Err(error) => Err(format!("{} {:?}: {error}", A::TYPE, &*self.key)),
         };
-        let Err(why) = recovered else { return };
+        let Err(why) = recovered else { return self.send_outbox(cx) };
         let seat = self.seat.as_ref().expect("a loaded actor has its seat");
         seat.shared.mark_broken(seat.entity, &why);
         resume_unwind(Box::new(why));
     }
 
     fn may_passivate(&self) -> bool {
-        self.state.is_some()
+        self.state.is_some() && self.courier.ledger.outbox.is_settled()
     }
 }
 
@@ -288,9 +335,10 @@ where
         let Some(state) = &self.state else {
             return reply.fail(AskError::Rejected(Rejected::Unavailable));
         };
-        let effect = state.handle(command, &CommandContext::new(cx, &self.key, self.version));
+        let command_cx = CommandContext::new(cx, &self.key, self.version, &self.courier.ledger);
+        let effect = state.handle(command, &command_cx);
         let seat = self.seat.clone().expect("a ready actor has its seat");
-        if effect.events.is_empty() {
+        if effect.events.is_empty() && effect.extra.is_empty() {
             let Effect { reply: value, sends, .. } = effect;
             let shared = Rc::clone(&seat.shared);
             let held = move |outcome| answer(outcome, value, reply, sends, &shared);
@@ -307,6 +355,7 @@ where
             let (effect, reply) = waiting.take().expect("taken once");
             self.persist(effect, reply, &seat, store)
         });
+        self.outbox_appended(&seat, cx);
         match (persisted, waiting) {
             (Some(Err((refused, reply))), _) => Self::refuse(refused, reply, cx),
             (None, Some((_, reply))) => reply.fail(AskError::Rejected(Rejected::Unavailable)),

@@ -5,16 +5,26 @@
 //! and applied -> frame durable -> reply and messages go out.
 
 mod actor;
+mod client;
 mod context;
+mod courier;
 mod effect;
+mod idempotent;
+mod lane;
+mod ledger;
+mod outbox;
+mod sessions;
 mod target;
 
 use shardstage::Message;
 use shardstage_codec::{Wire, WireValue};
 
 pub use actor::Durable;
+pub use client::Client;
 pub use context::CommandContext;
+pub use courier::OutboxRoutes;
 pub use effect::Effect;
+pub use idempotent::{Idempotent, NotRun};
 pub use target::TellTarget;
 
 /// State that is the fold of its events. It is no actor itself: [`Durable`] runs it, and is the only one to touch it.
@@ -31,6 +41,10 @@ pub trait EventSourced: Sized + 'static {
 
     /// Version of the snapshots' schema; one of another version is refused.
     const SNAPSHOT_VERSION: u16 = 1;
+
+    /// How many clients' idempotent commands are recognised; the ones that were silent for longest are forgotten. See
+    /// [`Idempotent`].
+    const SESSIONS: usize = crate::limits::SESSIONS;
 
     /// What happened: `#[wire(id = "bank.account-event")]`, usually an enum.
     type Event: Wire;

@@ -5,7 +5,7 @@
 //!
 //! Invariant: `events[i]` has sequence `base_seq + 1 + i`, and `base_seq` is at most that of the oldest kept snapshot. Shard thread only.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use foldhash::fast::FixedState;
 use shardstage_codec::GroupId;
@@ -144,6 +144,8 @@ impl Entity {
 pub(crate) struct EntityIndex {
     entities: HashMap<u64, Entity, FixedState>,
     by_key: BTreeMap<Box<str>, u64>,
+    /// Entities with outbox messages that have not arrived.
+    owing: BTreeSet<u64>,
     last_id: u64,
 }
 
@@ -193,6 +195,7 @@ impl EntityIndex {
         };
         entity.appended_seq = seq;
         entity.apply(header.kind, header.seq, position);
+        self.note_outbox(header.entity, header.kind);
         Ok(())
     }
 
@@ -218,6 +221,26 @@ impl EntityIndex {
     /// Takes a record whose frame is durable now.
     pub(crate) fn committed(&mut self, id: EntityId, kind: RecordKind, seq: u64, position: Position) {
         self.get_mut(id).apply(kind, seq, position);
+        self.note_outbox(id.0, kind);
+    }
+
+    fn note_outbox(&mut self, id: u64, kind: RecordKind) {
+        match kind {
+            RecordKind::Outbox | RecordKind::OutboxDone => {
+                self.owing.insert(id);
+            }
+            RecordKind::OutboxSettled => {
+                self.owing.remove(&id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Up to `most` entities of a type with outbox messages that have not arrived, in order of their numbers after `after`.
+    pub(crate) fn owing(&self, type_name: &str, after: EntityId, most: usize) -> Vec<(EntityId, Box<str>)> {
+        let owing = self.owing.range(after.0 + 1..).map(|id| (EntityId(*id), self.get(EntityId(*id))));
+        let of_type = owing.filter(|(_, entity)| *entity.type_name == *type_name);
+        of_type.take(most).map(|(id, entity)| (id, entity.key.clone())).collect()
     }
 
     pub(crate) fn find(&self, id: EntityId) -> Option<&Entity> {

@@ -133,6 +133,17 @@ impl ServiceFactory for MemoryStore {
     }
 }
 
+impl Stored {
+    /// Whether outbox messages have not arrived, by the latest record that says.
+    fn is_owing(&self) -> bool {
+        let mut kinds = self.records.iter().rev().map(|record| record.header.kind);
+        let says = |kind: &RecordKind| {
+            matches!(kind, RecordKind::Outbox | RecordKind::OutboxDone | RecordKind::OutboxSettled)
+        };
+        kinds.find(says).is_some_and(|kind| kind != RecordKind::OutboxSettled)
+    }
+}
+
 impl Contents {
     fn entity(&self, id: EntityId) -> &Stored {
         &self.entities[usize::try_from(id.0 - 1).expect("entities fit memory")]
@@ -439,6 +450,19 @@ impl EventStore for MemoryShard {
         } else {
             self.loads.push_back((entity, from, on_loaded));
         }
+    }
+
+    fn owing(&self, type_name: &str, after: EntityId, most: usize) -> Vec<(EntityId, Box<str>)> {
+        let contents = self.store.lock();
+        let prefix = full_name(type_name, "");
+        let of_type = contents.by_name.range(prefix.clone()..).take_while(|(name, _)| name.starts_with(&prefix));
+        let mut owing: Vec<(EntityId, Box<str>)> = of_type
+            .filter(|(_, id)| **id > after && contents.entity(**id).is_owing())
+            .map(|(name, id)| (*id, name[prefix.len()..].into()))
+            .collect();
+        owing.sort_unstable();
+        owing.truncate(most);
+        owing
     }
 
     fn poisoned(&self) -> Option<&str> {

@@ -114,6 +114,11 @@ pub trait EventStore: Service {
     /// shard, in this turn or a later one.
     fn load(&mut self, entity: EntityId, from: LoadFrom, on_loaded: OnLoaded);
 
+    /// Up to `most` entities of a type whose latest outbox record says that messages have not arrived
+    /// ([`RecordKind::Outbox`](crate::format::record::RecordKind::Outbox) or `OutboxDone`, not `OutboxSettled`), in order of their
+    /// numbers after `after`, with their keys.
+    fn owing(&self, type_name: &str, after: EntityId, most: usize) -> Vec<(EntityId, Box<str>)>;
+
     /// Why the store accepts nothing any more, if so.
     fn poisoned(&self) -> Option<&str>;
 }

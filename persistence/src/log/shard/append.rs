@@ -251,6 +251,10 @@ impl EventStore for LogShard {
         self.load_from(entity, from, on_loaded);
     }
 
+    fn owing(&self, type_name: &str, after: EntityId, most: usize) -> Vec<(EntityId, Box<str>)> {
+        self.index.owing(type_name, after, most)
+    }
+
     fn poisoned(&self) -> Option<&str> {
         Self::poisoned(self)
     }
