@@ -95,8 +95,9 @@ impl<A: EventSourced> Client<A> {
             Step::Settled(job) => {
                 let job: Box<dyn Any> = job;
                 let job = job.downcast::<JobOf<C>>().expect("a number belongs to one command");
-                if let Ok(Ok(reply)) = answer {
-                    job.reply.send(reply);
+                match answer {
+                    Ok(Ok(reply)) => job.reply.send(reply),
+                    _ => job.reply.fail(AskError::Unknown(Unknown::Deadline)),
                 }
             }
             Step::Lost(job) => job.fail(AskError::Unknown(Unknown::Deadline)),

@@ -51,6 +51,8 @@ pub enum NotRun {
         /// The session's number.
         opened: u64,
     },
+    /// The client has acknowledged this number: it has run, or was given up, and its answer is forgotten.
+    Acknowledged,
     /// The session is older than what the actor remembers. An earlier attempt may have run; nobody knows any more, and no
     /// further attempt ever will.
     SessionExpired,
@@ -66,6 +68,7 @@ impl std::fmt::Display for NotRun {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Open { .. } => "the client has no session at this actor yet",
+            Self::Acknowledged => "the client has acknowledged this command",
             Self::SessionExpired => "the client's session is older than what the actor remembers",
             Self::Gap => "an earlier command of the client has not run yet",
             Self::WindowFull => "too many answers wait for the client's acknowledgement",

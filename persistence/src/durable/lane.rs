@@ -119,7 +119,8 @@ impl<T> Lane<T> {
         let item = &mut self.items[at];
         item.in_flight = false;
         match outcome {
-            Outcome::Ran => {
+            // A restart may not know that it was settled and acknowledged before.
+            Outcome::Ran | Outcome::NotRun(NotRun::Acknowledged) => {
                 (self.failures, self.resume_ns) = (0, 0);
                 return Step::Settled(self.remove(at));
             }
@@ -188,11 +189,6 @@ impl<T> Lane<T> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.items.is_empty()
-    }
-
-    /// Failures in a row, without a success between.
-    pub(crate) fn failures(&self) -> u32 {
-        self.failures
     }
 
     /// The commands that wait, with their numbers, in order.

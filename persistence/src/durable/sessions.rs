@@ -227,7 +227,7 @@ impl Sessions {
                     return if same { Admission::Again(&answer.reply) } else { Admission::No(NotRun::Misnumbered) };
                 }
                 if *seq <= session.acked {
-                    return Admission::No(NotRun::SessionExpired);
+                    return Admission::No(NotRun::Acknowledged);
                 }
                 let kept = session.answers.range(acked + 1..);
                 let (unacked, bytes) = kept.fold((0, 0), |(count, sum), (_, kept)| (count + 1, sum + answer_bytes(kept)));
