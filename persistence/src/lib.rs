@@ -10,9 +10,12 @@ pub mod limits;
 mod log;
 pub mod recovery;
 mod store;
+pub mod testkit;
 
 pub use durable::{
-    Client, CommandContext, CommandHandler, Durable, Effect, EventSourced, Idempotent, NotRun, OutboxRoutes, TellTarget,
+    Client, CommandContext, CommandHandler, Durable, Effect, Entry, EventSourced, Fold, Idempotent, Keyed, KeyedState,
+    NoEvents, NotRun, OutboxRoutes, ReplayCheck, ReplayReport, Saved, SavedState, SnapshotPolicy, Stored, TellTarget,
+    Transaction, TransactionError, UnknownEvents, Upcast,
 };
 pub use log::{EventLog, LogShard, OnPoison, OpenError, PlantedBug};
 pub use store::{

@@ -140,6 +140,48 @@ const _: () = assert!(CLIENT_BYTES > shardstage_codec::limits::NAME_BYTES_MAX + 
 const _: () = assert!(RECORD_BYTES + SESSIONS_BYTES + 2 * OUTBOX_BYTES < FRAME_BYTES);
 const _: () = assert!(2 * (IMAGE_BYTES + SESSION_BYTES + REPLY_BYTES + CLIENT_BYTES) <= RECORD_BYTES);
 const _: () = assert!(SESSION_WINDOW > LANE_WINDOW && LANE_PAUSE_NS < LANE_PAUSE_MAX_NS);
+/// Default size of the events since the last snapshot at which the next is taken, as a multiple of that snapshot's size: reading
+/// them then costs more than writing it did.
+pub const SNAPSHOT_RATIO: u64 = 2;
+
+/// ... but not below so many bytes of events: reading that much costs one or two disk reads.
+pub const SNAPSHOT_MIN_BYTES: u64 = 64 * 1024;
+
+/// Default number of replayed events after which recovery takes a snapshot at once.
+pub const SNAPSHOT_REPLAY: u64 = 200;
+
+/// Default number of events since the last snapshot at which a passivated actor leaves one behind: a quarter of the normal
+/// distance, so that actors that sleep often do not write more snapshots than events.
+pub const SNAPSHOT_ON_PASSIVATION: u64 = 50;
+
+/// Most events between two attempts at a snapshot that fail: making one that is too large for nothing costs its whole size.
+pub const SNAPSHOT_RETRY_EVENTS: u64 = 64;
+
+/// Longest key of a keyed state, bytes.
+pub const STATE_KEY_BYTES: usize = 256;
+
+/// Most keys of one actor's keyed state.
+pub const STATE_KEYS: usize = 10_000;
+
+/// Most changes in one transaction.
+pub const STATE_OPERATIONS: usize = 1_000;
+
+/// Most bytes of keys and values in one transaction: with its bookkeeping it fits one record.
+pub const STATE_TRANSACTION_BYTES: usize = RECORD_BYTES / 2;
+
+/// Most bytes of keys and values of one actor: with its bookkeeping the state fits one snapshot.
+pub const STATE_BYTES: usize = RECORD_BYTES / 2;
+
+/// Actors of one shard that are being recovered at the same time: as many as keep the disk's queue full.
+pub const RECOVERY_LOADS: usize = 2 * LOAD_DEPTH;
+
+/// Actors that begin to replay what was loaded, in one turn: so many shares of a turn's work at most go to recovery.
+pub const RECOVERY_ACTORS_PER_TURN: usize = 8;
+
+/// Loaded bytes that are handed to actors in one turn, bytes; an actor with more gets a turn of its own. Replay runs at
+/// about 1 GB/s, so this is about 100 us.
+pub const RECOVERY_BYTES_PER_TURN: usize = 128 * 1024;
+
 const _: () = assert!(BLOCK_BYTES == 4096);
 const _: () = assert!(FRAME_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(ZERO_CHUNK_BYTES.is_multiple_of(BLOCK_BYTES) && SCAN_CHUNK_BYTES.is_multiple_of(BLOCK_BYTES));
@@ -147,3 +189,4 @@ const _: () = assert!(SEGMENT_BYTES >= MIN_SEGMENT_BYTES && SEGMENT_BYTES <= MAX
 const _: () = assert!(RECORD_BYTES + 4 * KEY_BYTES < FRAME_BYTES);
 const _: () = assert!(SLOW_COMMIT_NS < DEAD_COMMIT_NS && HEARTBEAT_NS < SLOW_COMMIT_NS);
 const _: () = assert!(SNAPSHOTS_KEPT >= 2);
+const _: () = assert!(STATE_BYTES + STATE_KEYS * 24 <= RECORD_BYTES && STATE_TRANSACTION_BYTES <= STATE_BYTES);

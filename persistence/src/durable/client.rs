@@ -9,7 +9,9 @@
 use std::any::Any;
 use std::time::Duration;
 
-use shardstage::{Actor, AskError, Context, DeferredHandler, Handler, Key, Message, Rejected, Reply, Unknown, WireMessage, kind};
+use shardstage::{
+    Actor, AskError, Context, DeferredHandler, Handler, Key, Message, Rejected, Reply, Unknown, WireMessage, kind,
+};
 
 use super::courier::outcome;
 use super::idempotent::{Idempotent, NotRun};
@@ -67,7 +69,9 @@ impl<A: EventSourced> Client<A> {
         while let Some((attempt, job)) = self.lane.attempt(now_ns, |_| true) {
             job.send(&self.name, &self.key, attempt, cx);
         }
-        let Some(due) = self.lane.resume_ns(now_ns).filter(|due| self.timer_ns.is_none_or(|set| *due < set)) else { return };
+        let Some(due) = self.lane.resume_ns(now_ns).filter(|due| self.timer_ns.is_none_or(|set| *due < set)) else {
+            return;
+        };
         self.timer_ns = Some(due);
         cx.after::<Again, kind::Sync>(Duration::from_nanos(due - now_ns), Again {});
     }
@@ -78,9 +82,9 @@ impl<A: EventSourced> Client<A> {
         C: WireMessage + Clone,
     {
         let final_error = match &answer {
-            Err(AskError::Rejected(Rejected::NoHandler | Rejected::TooLarge | Rejected::Closed) | AskError::Failed(_)) => {
-                answer.as_ref().err().cloned()
-            }
+            Err(
+                AskError::Rejected(Rejected::NoHandler | Rejected::TooLarge | Rejected::Closed) | AskError::Failed(_),
+            ) => answer.as_ref().err().cloned(),
             _ => None,
         };
         if let Some(error) = final_error {

@@ -16,12 +16,13 @@ use shardstage::{
 };
 use shardstage_codec::{AlignedBytes, decode};
 
-use super::actor::{Durable, Refused, Seat};
+use super::EventSourced;
+use super::actor::{Durable, Seat};
+use super::commit::Refused;
 use super::idempotent::{Idempotent, NotRun};
 use super::lane::Outcome;
 use super::ledger::{Entry, Ledger};
 use super::outbox::{Answered, Departure, Outgoing};
-use super::EventSourced;
 use crate::limits::{ATTEMPT_NS, OUTBOX_DONE_NS, REVIVE_ACTORS, REVIVE_NS};
 use crate::store::{CommitOutcome, EntityId, StoreKind, StoreShared, Ticket, with_store};
 
@@ -132,9 +133,7 @@ impl<A: EventSourced> OutboxRoutes<A> {
     }
 
     fn find(&self, to_type: &str, message: u64, version: u16) -> Option<&Route<A>> {
-        let fits = |route: &&Route<A>| {
-            route.to_type == to_type && route.message == message && route.version == version
-        };
+        let fits = |route: &&Route<A>| route.to_type == to_type && route.message == message && route.version == version;
         self.routes.iter().find(fits)
     }
 }
@@ -209,7 +208,8 @@ impl<A: EventSourced> Durable<A> {
         if self.courier.missed.take() {
             self.send_outbox(cx);
         }
-        let Some(ticket) = self.courier.ledger.outbox.latest().filter(|ticket| self.courier.told_of < Some(*ticket)) else {
+        let Some(ticket) = self.courier.ledger.outbox.latest().filter(|ticket| self.courier.told_of < Some(*ticket))
+        else {
             return;
         };
         self.courier.told_of = Some(ticket);
@@ -240,7 +240,8 @@ impl<A: EventSourced> Durable<A> {
         let Some(routes) = routes::<A>(&seat.shared) else { return };
         loop {
             let (now_ns, outbox) = (cx.now_ns(), &mut self.courier.ledger.outbox);
-            let next = with_store(seat.kind, cx, |store| outbox.depart(line, now_ns, |ticket| store.is_durable(ticket)));
+            let next =
+                with_store(seat.kind, cx, |store| outbox.depart(line, now_ns, |ticket| store.is_durable(ticket)));
             let Some(departure) = next.flatten() else { return };
             let seq = departure.attempt.seq;
             let route = routes.find(&departure.to_type, departure.message, departure.version);
@@ -299,6 +300,7 @@ impl<A: EventSourced> Durable<A> {
         seat.shared.keep_scratch(scratch);
         let Some(ticket) = ticket else { return false };
         self.last = Some(ticket);
+        self.clock.beside(1);
         self.courier.ledger.take(entry, Some(ticket), A::SESSIONS);
         true
     }
@@ -373,7 +375,8 @@ impl Message for Look {
 
 impl<A: EventSourced> Actor for Reviver<A> {
     fn started(&mut self, cx: &mut Context<Self>) -> Result<(), BoxError> {
-        let kind = StoreKind::find(cx).ok_or("an outbox needs a store on its engine, such as the `EventLog` service")?;
+        let kind =
+            StoreKind::find(cx).ok_or("an outbox needs a store on its engine, such as the `EventLog` service")?;
         let shared = with_store(kind, cx, |store| store.shared()).ok_or("the store is busy")?;
         shared.start_outbox(A::TYPE, Rc::new(self.routes.clone()));
         self.look(cx);

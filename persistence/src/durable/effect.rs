@@ -35,6 +35,8 @@ pub(super) type Send = Box<dyn FnOnce() -> bool>;
 #[must_use = "an effect that is not returned does nothing"]
 pub struct Effect<A: EventSourced, R> {
     pub(super) events: Vec<A::Event>,
+    /// The whole state, where it is saved as such.
+    pub(super) saved: Option<A::Snapshot>,
     pub(super) reply: R,
     pub(super) sends: Vec<Send>,
     pub(super) extra: Extra,
@@ -43,24 +45,30 @@ pub struct Effect<A: EventSourced, R> {
 impl<A: EventSourced> Effect<A, ()> {
     /// Nothing is persisted.
     pub fn none() -> Self {
-        Self { events: Vec::new(), reply: (), sends: Vec::new(), extra: Extra::default() }
+        Self { events: Vec::new(), saved: None, reply: (), sends: Vec::new(), extra: Extra::default() }
     }
 
     /// Persists one event.
     pub fn persist(event: A::Event) -> Self {
-        Self { events: vec![event], reply: (), sends: Vec::new(), extra: Extra::default() }
+        Self { events: vec![event], ..Self::none() }
     }
 
     /// Persists events in this order, all or none of them.
     pub fn persist_all(events: impl IntoIterator<Item = A::Event>) -> Self {
-        Self { events: events.into_iter().collect(), reply: (), sends: Vec::new(), extra: Extra::default() }
+        Self { events: events.into_iter().collect(), ..Self::none() }
     }
 }
 
 impl<A: EventSourced, R> Effect<A, R> {
+    /// Whether nothing is persisted.
+    pub(super) fn is_read(&self) -> bool {
+        self.events.is_empty() && self.saved.is_none() && self.extra.is_empty()
+    }
+
     /// Answers with this.
     pub fn reply<S>(self, reply: S) -> Effect<A, S> {
-        Effect { events: self.events, reply, sends: self.sends, extra: self.extra }
+        let Self { events, saved, sends, extra, .. } = self;
+        Effect { events, saved, reply, sends, extra }
     }
 
     /// Persists another event after those before.
@@ -107,7 +115,8 @@ impl<A: EventSourced, R> Effect<A, R> {
         let mut bytes = AlignedBytes::new();
         let reply = encode(&self.reply, &mut bytes).map(|len| bytes[bytes.len() - len..].to_vec());
         self.extra.ran = Some((mark, reply));
-        Effect { events: self.events, reply: Ok(self.reply), sends: self.sends, extra: self.extra }
+        let Self { events, saved, reply, sends, extra } = self;
+        Effect { events, saved, reply: Ok(reply), sends, extra }
     }
 
     /// Sends a message once the events are durable, at most once: a crash between may lose it, and a receiver may refuse it

@@ -94,8 +94,7 @@ impl<C: Wire> Named<C> {
         let mut bytes = [0; NAME_ROOM];
         let mut at = 0;
         while at < Self::LEN {
-            bytes[at] =
-                if at < PREFIX.len() { PREFIX.as_bytes()[at] } else { C::NAME.as_bytes()[at - PREFIX.len()] };
+            bytes[at] = if at < PREFIX.len() { PREFIX.as_bytes()[at] } else { C::NAME.as_bytes()[at - PREFIX.len()] };
             at += 1;
         }
         bytes
@@ -149,11 +148,7 @@ where
     A: CommandHandler<C>,
     C: WireMessage,
 {
-    fn handle(
-        &self,
-        command: Idempotent<C>,
-        cx: &CommandContext<'_, Self>,
-    ) -> Effect<Self, Result<C::Reply, NotRun>> {
+    fn handle(&self, command: Idempotent<C>, cx: &CommandContext<'_, Self>) -> Effect<Self, Result<C::Reply, NotRun>> {
         let Idempotent { client, opened, seq, after, acked, command } = command;
         let mark = Mark { client, opened, seq, after, acked, message: C::ID.get() };
         match cx.sessions().admit(&mark) {

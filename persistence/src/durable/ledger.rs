@@ -50,8 +50,6 @@ pub(crate) enum ExtraError {
 pub(crate) struct Ledger {
     pub(crate) sessions: Sessions,
     pub(crate) outbox: Outbox,
-    /// Records since the last snapshot.
-    since_snapshot: u64,
 }
 
 impl Extra {
@@ -65,7 +63,11 @@ impl Ledger {
     ///
     /// # Errors
     /// Which record cannot be read.
-    pub(crate) fn recover<'a>(&mut self, records: &'a [LoadedRecord], most: usize) -> Result<(), (&'a LoadedRecord, String)> {
+    pub(crate) fn recover<'a>(
+        &mut self,
+        records: &'a [LoadedRecord],
+        most: usize,
+    ) -> Result<(), (&'a LoadedRecord, String)> {
         for record in records {
             if let Some(entry) = Entry::read(record).map_err(|why| (record, why))? {
                 self.take(entry, None, most);
@@ -116,24 +118,17 @@ impl Ledger {
 
     /// The image was appended.
     pub(crate) fn imaged(&mut self) {
-        self.since_snapshot = 0;
         self.outbox.imaged();
     }
 
     /// Takes an entry that was appended.
     pub(crate) fn take(&mut self, entry: Entry, ticket: Option<Ticket>, most: usize) {
-        self.since_snapshot += 1;
         match entry {
             Entry::Dedup(DedupRecord::Ran(ran)) => self.sessions.ran(ran, most),
             Entry::Dedup(DedupRecord::Table(table)) => self.sessions.restore(table),
             Entry::Outbox(record) => self.outbox.take(record, ticket),
             Entry::Done(record, _) => self.outbox.take_done(record),
         }
-    }
-
-    /// Records since the last snapshot.
-    pub(crate) fn since_snapshot(&self) -> u64 {
-        self.since_snapshot
     }
 }
 

@@ -358,6 +358,7 @@ impl Outbox {
     }
 
     /// Messages that have not arrived.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.messages
     }

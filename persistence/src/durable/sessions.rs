@@ -230,7 +230,8 @@ impl Sessions {
                     return Admission::No(NotRun::Acknowledged);
                 }
                 let kept = session.answers.range(acked + 1..);
-                let (unacked, bytes) = kept.fold((0, 0), |(count, sum), (_, kept)| (count + 1, sum + answer_bytes(kept)));
+                let (unacked, bytes) =
+                    kept.fold((0, 0), |(count, sum), (_, kept)| (count + 1, sum + answer_bytes(kept)));
                 (session.last, unacked, bytes)
             }
             None if *opened <= self.horizon => return Admission::No(NotRun::SessionExpired),
@@ -249,6 +250,7 @@ impl Sessions {
     }
 
     /// How many clients are known.
+    #[cfg(test)]
     pub(crate) fn clients(&self) -> usize {
         self.clients.len()
     }

@@ -137,9 +137,8 @@ impl Stored {
     /// Whether outbox messages have not arrived, by the latest record that says.
     fn is_owing(&self) -> bool {
         let mut kinds = self.records.iter().rev().map(|record| record.header.kind);
-        let says = |kind: &RecordKind| {
-            matches!(kind, RecordKind::Outbox | RecordKind::OutboxDone | RecordKind::OutboxSettled)
-        };
+        let says =
+            |kind: &RecordKind| matches!(kind, RecordKind::Outbox | RecordKind::OutboxDone | RecordKind::OutboxSettled);
         kinds.find(says).is_some_and(|kind| kind != RecordKind::OutboxSettled)
     }
 }
@@ -488,11 +487,14 @@ impl Service for MemoryShard {
     }
 
     fn poll(&mut self, cx: &mut ServiceContext<'_>) -> bool {
-        self.end_commit(cx.now_ns()) | self.serve_loads()
+        let shared = Rc::clone(&self.shared);
+        self.end_commit(cx.now_ns()) | self.serve_loads() | shared.pace(self)
     }
 
     fn flush(&mut self, cx: &mut ServiceContext<'_>) {
         self.begin_commit(cx.now_ns());
+        let shared = Rc::clone(&self.shared);
+        shared.begin_loads(self);
     }
 
     fn next_deadline_ns(&self) -> Option<u64> {

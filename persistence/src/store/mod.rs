@@ -11,6 +11,7 @@
 
 mod error;
 mod memory;
+mod pacing;
 mod record;
 mod service;
 mod shared;

@@ -9,7 +9,8 @@ use std::rc::Rc;
 
 use shardstage_codec::AlignedBytes;
 
-use super::EntityId;
+use super::pacing::Pacer;
+use super::{EntityId, EventStore, LoadFrom, OnLoaded};
 
 /// See the module's head. A store makes one with `Rc::default()` and keeps it.
 #[derive(Default)]
@@ -20,6 +21,8 @@ pub struct StoreShared {
     /// What each type's outbox needs to know, see `durable::courier`.
     outboxes: RefCell<BTreeMap<&'static str, Rc<dyn Any>>>,
     outbox: OutboxCounters,
+    fallbacks: Cell<u64>,
+    pacer: RefCell<Pacer>,
 }
 
 /// What became of outbox messages on this shard.
@@ -74,12 +77,51 @@ impl StoreShared {
         &self.outbox
     }
 
+    /// A snapshot could not be read, but an older one and later events gave the state.
+    pub(crate) fn fell_back(&self) {
+        self.fallbacks.set(self.fallbacks.get() + 1);
+    }
+
+    /// Asks for a load that begins when its turn comes, and ends in a turn that has room for it.
+    pub(crate) fn request_load(&self, entity: EntityId, from: LoadFrom, on_loaded: OnLoaded) {
+        self.pacer.borrow_mut().request(entity, from, on_loaded);
+    }
+
+    /// Begins requested loads and delivers finished ones, as far as one turn has room for them. A store calls it once a turn,
+    /// from its `poll`, and says that it was busy when this returns `true`.
+    pub fn pace(self: &Rc<Self>, store: &mut dyn EventStore) -> bool {
+        self.pacer.borrow_mut().new_turn();
+        let mut did = self.begin_loads(store);
+        loop {
+            // No borrow may last: what is delivered runs actors' code.
+            let Some((result, on_loaded)) = self.pacer.borrow_mut().deliver() else { break };
+            did = true;
+            on_loaded(result);
+        }
+        did | self.begin_loads(store) | self.pacer.borrow().is_behind()
+    }
+
+    /// Begins requested loads as far as there is room. A store may call it from its `flush` too, so that what this turn's actors
+    /// asked for begins in this turn.
+    pub fn begin_loads(self: &Rc<Self>, store: &mut dyn EventStore) -> bool {
+        let mut did = false;
+        loop {
+            let Some((entity, from, on_loaded)) = self.pacer.borrow_mut().begin() else { return did };
+            did = true;
+            let shared = Rc::clone(self);
+            let deliver = Box::new(move |result| shared.pacer.borrow_mut().loaded(result, on_loaded));
+            store.load(entity, from, deliver);
+        }
+    }
+
     /// Counters by name, for a store's own [`counters`](shardstage::port::service::Service::counters).
     #[must_use]
-    pub fn counters(&self) -> [(&'static str, u64); 6] {
+    pub fn counters(&self) -> [(&'static str, u64); 8] {
         [
             ("tells_refused", self.refused_tells.get()),
             ("entities_broken", self.broken.borrow().len() as u64),
+            ("snapshot_fallbacks", self.fallbacks.get()),
+            ("recoveries_waited", self.pacer.borrow().waited),
             ("outbox_sent", self.outbox.sent.get()),
             ("outbox_arrived", self.outbox.arrived.get()),
             ("outbox_failed", self.outbox.failed.get()),

@@ -2,6 +2,7 @@
 //!
 //! Invariant: frames are submitted at the end of a turn only, so that all of its appends share one. Shard thread only.
 
+use std::rc::Rc;
 use std::task::Poll;
 
 use shardstage::port::driver::FileCompletion;
@@ -55,10 +56,14 @@ impl Service for LogShard {
     fn poll(&mut self, cx: &mut ServiceContext<'_>) -> bool {
         self.keep_spares(cx);
         self.check_age(cx);
-        self.serve_loads(cx)
+        let shared = Rc::clone(&self.shared);
+        let paced = shared.pace(self);
+        self.serve_loads(cx) | paced
     }
 
     fn flush(&mut self, cx: &mut ServiceContext<'_>) {
+        let shared = Rc::clone(&self.shared);
+        shared.begin_loads(self);
         self.serve_loads(cx);
         self.submit_next(cx);
     }
