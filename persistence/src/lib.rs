@@ -20,5 +20,13 @@ pub use durable::{
 pub use log::{EventLog, LogShard, OnPoison, OpenError, PlantedBug};
 pub use store::{
     AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, LoadedBytes, LoadedEntity,
-    LoadedRecord, MemoryFault, MemoryStore, NewRecord, OnLoaded, StoreShard, StoreShared, Ticket,
+    LoadedRecord, MemoryFault, MemoryStore, NewRecord, OnLoaded, OnOwing, Owing, StoreShard, StoreShared, Ticket,
 };
+
+/// What a program with durable actors names.
+pub mod prelude {
+    pub use crate::{
+        Client, CommandContext, CommandHandler, Durable, Effect, EventLog, EventSourced, Fold, Idempotent, Keyed,
+        KeyedState, MemoryStore, NotRun, OutboxRoutes, Saved, SavedState, SnapshotPolicy, Stored, Upcast,
+    };
+}

@@ -9,8 +9,8 @@ pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// Smallest segment, bytes: 16 blocks, so that a frame of a quarter of it still has room for something.
 pub const MIN_SEGMENT_BYTES: u64 = 16 * BLOCK_BYTES as u64;
 
-/// Largest segment, bytes: a frame's place has 24 bits for the block.
-pub const MAX_SEGMENT_BYTES: u64 = (1 << 24) * BLOCK_BYTES as u64;
+/// Largest segment, bytes: a record's position has 28 bits for its offset in units of 16 bytes.
+pub const MAX_SEGMENT_BYTES: u64 = 1 << 32;
 
 /// Largest frame, bytes: one disk write; all records of one command fit into one frame. A 256 KiB write costs only 1.4
 /// times a 4 KiB one, so more than 1 MiB wins nothing.
@@ -43,11 +43,14 @@ pub const SCAN_DEPTH: usize = 4;
 /// Reads in flight for loading entities: where random 4 KiB reads stop getting faster by queueing.
 pub const LOAD_DEPTH: usize = 32;
 
-/// Two wanted records closer than this are fetched with one read, bytes.
+/// Two records of an entity closer than this are fetched with one read, bytes.
 pub const LOAD_GAP_BYTES: u64 = 16 * 1024;
 
-/// One read for loading entities, bytes.
+/// Largest read for loading an entity whose records lie close together, bytes.
 pub const LOAD_READ_BYTES: u64 = 256 * 1024;
+
+/// Largest allocation for the payloads of one load, bytes, apart from payloads that are larger themselves.
+pub const LOAD_PAGE_BYTES: usize = 64 * 1024;
 
 /// Open files for reading old segments.
 pub const READER_FILES: usize = 64;
@@ -69,10 +72,6 @@ pub const GROUPS: usize = shardstage_codec::GROUP_COUNT as usize;
 
 /// Default number of events between two snapshots of one actor.
 pub const SNAPSHOT_EVERY: u64 = 200;
-
-/// Snapshots of one entity that a store keeps readable: when the newest cannot be read, the one before and the events since
-/// then give the same state.
-pub const SNAPSHOTS_KEPT: usize = 2;
 
 /// Longest name of a client, bytes: an actor's type name and key with a byte between always fit.
 pub const CLIENT_BYTES: usize = 1024;
@@ -132,6 +131,9 @@ pub const REVIVE_NS: u64 = 1_000_000_000;
 /// Actors that are woken in one such period on each shard: a restart with many of them leaves live traffic its room.
 pub const REVIVE_ACTORS: usize = 256;
 
+/// Entities that are looked at in one such period: 2 MiB of memory, a fraction of a millisecond.
+pub const REVIVE_SCAN: usize = 65_536;
+
 /// Commands that wait in one [`Client`](crate::Client), before further ones are refused as `Full`.
 pub const CLIENT_COMMANDS: usize = 1024;
 
@@ -188,5 +190,4 @@ const _: () = assert!(ZERO_CHUNK_BYTES.is_multiple_of(BLOCK_BYTES) && SCAN_CHUNK
 const _: () = assert!(SEGMENT_BYTES >= MIN_SEGMENT_BYTES && SEGMENT_BYTES <= MAX_SEGMENT_BYTES);
 const _: () = assert!(RECORD_BYTES + 4 * KEY_BYTES < FRAME_BYTES);
 const _: () = assert!(SLOW_COMMIT_NS < DEAD_COMMIT_NS && HEARTBEAT_NS < SLOW_COMMIT_NS);
-const _: () = assert!(SNAPSHOTS_KEPT >= 2);
 const _: () = assert!(STATE_BYTES + STATE_KEYS * 24 <= RECORD_BYTES && STATE_TRANSACTION_BYTES <= STATE_BYTES);

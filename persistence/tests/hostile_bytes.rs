@@ -10,7 +10,7 @@ use shardstage_persistence::format::salt;
 use shardstage_persistence::format::section::SectionHeader;
 use shardstage_persistence::recovery::Scan;
 
-const GOLDEN: &[u8] = include_bytes!("golden/log-v1.bin");
+const GOLDEN: &[u8] = include_bytes!("golden/log-v2.bin");
 const LOG_ID: u64 = 0x1122_3344_5566_7788;
 
 fn scan(bytes: &[u8]) {
@@ -70,7 +70,7 @@ proptest! {
     fn mutated_lengths(field in 0usize..6, value in any::<u32>(), frame in 1usize..2) {
         let mut bytes = GOLDEN[8192..].to_vec();
         // len, record_count, section_count, section bytes, section count, record len
-        let at = frame * 4096 + [12, 44, 58, 68, 88, 100][field];
+        let at = frame * 4096 + [12, 44, 58, 68, 88, 104][field];
         bytes[at..at + 2].copy_from_slice(&value.to_le_bytes()[..2]);
         mend(&mut bytes);
         scan(&bytes);

@@ -131,6 +131,7 @@ fn an_epoch_that_is_not_current_is_fenced() {
     world.crash(NODE);
     let mut hand = Hand::new(&world);
     assert_eq!(hand.log.epoch(group(1)), Epoch::new(5));
+    assert_eq!(hand.entity(1), one, "an entity keeps its number");
     assert_eq!(try_append(&mut hand, 4, 3), fenced(5));
     assert_eq!(try_append(&mut hand, 5, 3), Ok(()));
 }

@@ -180,7 +180,14 @@ impl Teller {
     }
 
     /// One attempt, whatever becomes of it.
-    fn attempt(&mut self, account: &str, client: &str, opened: u64, seq: u64, command: &Command) -> Option<Result<u64, NotRun>> {
+    fn attempt(
+        &mut self,
+        account: &str,
+        client: &str,
+        opened: u64,
+        seq: u64,
+        command: &Command,
+    ) -> Option<Result<u64, NotRun>> {
         let actor = self.bench.engine.actor::<Durable<Account>>(account);
         let (client, acked) = (client.to_owned(), seq - 1);
         let limit = Duration::from_secs(2);

@@ -301,7 +301,7 @@ impl ShardCell {
         match result {
             Ok(()) => {
                 if cell.conduct.life == Life::New {
-                    cell.conduct.life = Life::Live;
+                    cell.conduct.begin(Life::Live);
                 }
                 let latches = cell.extra.as_mut().map(|extra| std::mem::take(&mut extra.start_latches));
                 drop(core);
@@ -315,8 +315,8 @@ impl ShardCell {
                     BuildError::NoFactory => "its factory works once only".to_owned(),
                     BuildError::Failed(why) => why,
                 };
-                cell.conduct.life = Life::Stopping;
-                cell.extra().stop_reason = Some(StopReason::StartFailed(why));
+                cell.conduct.begin(Life::Stopping);
+                cell.set_stop_reason(Some(StopReason::StartFailed(why)));
                 false
             }
         }
@@ -327,7 +327,9 @@ impl ShardCell {
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
         if !cell.conduct.suspended {
-            cell.conduct.woken = false;
+            if cell.conduct.woken {
+                cell.conduct.woken = false;
+            }
             return;
         }
         if cell.conduct.life == Life::Stopping || !std::mem::take(&mut cell.conduct.woken) {
@@ -392,11 +394,11 @@ impl ShardCell {
         if let Err(error) = state.build(self.seat(running)) {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
-            cell.conduct.life = Life::Stopping;
-            cell.extra().stop_reason = Some(match error {
+            cell.conduct.begin(Life::Stopping);
+            cell.set_stop_reason(Some(match error {
                 BuildError::NoFactory => StopReason::Panicked(panic.0.to_string()),
                 BuildError::Failed(why) => StopReason::StartFailed(why),
-            });
+            }));
         }
     }
 

@@ -1,13 +1,15 @@
 //! The actor cell: one actor's mailbox, flags and state on its shard, and the table of all cells.
 //!
 //! ```text
-//! cell, 128 bytes: generation, conduct, flags, epoch, incarnation | state | extra | backlog, its head, length, bound | one message in place
+//! cell, 128 bytes: generation, conduct, flags, epoch, incarnation, why it stops | state | extra | backlog, its head, length, bound | one message in place
 //! ```
 //!
 //! Invariant: a cell's generation rises when its actor is gone; one whose generation would wrap is
 //! retired.
 
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
@@ -51,8 +53,8 @@ pub(crate) struct CellExtra {
     pub(crate) suspensions: u32,
     /// Room taken out of `capacity` for tokens that senders elsewhere hold or have spent on messages under way.
     pub(crate) credit_out: u32,
-    /// Why the actor is stopping, once it is.
-    pub(crate) stop_reason: Option<StopReason>,
+    /// Why the actor is stopping, where that takes words.
+    stop_reason: Option<StopReason>,
 }
 
 /// Where an actor is in its life.
@@ -90,12 +92,36 @@ impl Conduct {
         Self { life, suspended: false, woken: false, resumed: false }
     }
 
+    /// Begins another life. The word is stored as a whole, as it is read: a processor cannot forward the store of one byte to
+    /// the load of four. As an atomic, because a compiler makes one byte of a store of which only that byte is new.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self, life: Life) {
+        let next = Self { life, ..*self };
+        // SAFETY: four aligned bytes that nobody else has, and `next` is a valid value.
+        let word = unsafe { AtomicU32::from_ptr(std::ptr::from_mut(self).cast()) };
+        word.store(next.word().to_le(), Relaxed);
+    }
+
     /// The life in the lowest byte; any flag sets a bit above it.
     #[inline(always)]
     fn word(self) -> u32 {
         // SAFETY: four bytes without padding.
         u32::from_le(unsafe { std::mem::transmute::<Self, u32>(self) })
     }
+}
+
+/// Why an actor stops, where one byte says it: most actors end without a word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Why {
+    /// It does not.
+    Unsaid,
+    Stopped,
+    Drained,
+    Passivated,
+    Shutdown,
+    /// [`CellExtra`] has the words.
+    InWords,
 }
 
 /// One actor.
@@ -110,6 +136,7 @@ pub(crate) struct Cell {
     epoch: EpochTag,
     pub(crate) incarnation: u16,
     is_virtual: bool,
+    why: Why,
     pub(crate) state: Option<ActorBox>,
     pub(crate) extra: Option<Box<CellExtra>>,
     pub(crate) mailbox: Mailbox,
@@ -127,9 +154,63 @@ impl Cell {
             epoch: EpochTag(0),
             incarnation: 0,
             is_virtual: false,
+            why: Why::Unsaid,
             state: None,
             extra: None,
             mailbox: Mailbox::new(0),
+        }
+    }
+
+    /// Fills a free cell.
+    fn fill(&mut self, generation: u32, state: ActorBox, capacity: u32, epoch: EpochTag) {
+        debug_assert!(self.state.is_none() && self.extra.is_none(), "`clear` left nothing");
+        self.generation = generation;
+        self.conduct = Conduct::plain(Life::New);
+        self.epoch = epoch;
+        self.is_virtual = epoch != EpochTag::BY_GENERATION;
+        self.state = Some(state);
+        self.mailbox.capacity = capacity;
+    }
+
+    /// Makes this a free cell of the next generation. Its state and messages are gone already.
+    fn clear(&mut self) {
+        self.generation = self.generation.saturating_add(1);
+        self.conduct = Conduct::plain(Life::Free);
+        self.scheduled = false;
+        self.short = false;
+        self.epoch = EpochTag(0);
+        self.incarnation = 0;
+        self.is_virtual = false;
+        self.why = Why::Unsaid;
+        self.state = None;
+        self.extra = None;
+        self.mailbox.capacity = 0;
+    }
+
+    /// Says why the actor stops, or that it does not.
+    pub(crate) fn set_stop_reason(&mut self, reason: Option<StopReason>) {
+        self.why = match &reason {
+            None => Why::Unsaid,
+            Some(StopReason::Stopped) => Why::Stopped,
+            Some(StopReason::Drained) => Why::Drained,
+            Some(StopReason::Passivated) => Why::Passivated,
+            Some(StopReason::Shutdown) => Why::Shutdown,
+            Some(StopReason::StartFailed(_) | StopReason::Panicked(_)) => {
+                self.extra().stop_reason = reason;
+                Why::InWords
+            }
+        };
+    }
+
+    /// Why the actor stops, once that was said.
+    pub(crate) fn stop_reason(&self) -> Option<StopReason> {
+        match self.why {
+            Why::Unsaid => None,
+            Why::Stopped => Some(StopReason::Stopped),
+            Why::Drained => Some(StopReason::Drained),
+            Why::Passivated => Some(StopReason::Passivated),
+            Why::Shutdown => Some(StopReason::Shutdown),
+            Why::InWords => self.extra.as_ref().and_then(|extra| extra.stop_reason.clone()),
         }
     }
 
@@ -365,23 +446,15 @@ impl CellTable {
             cell.conduct.life == Life::Free && cell.generation <= generation,
             "an index is given out once per generation"
         );
-        *cell = Cell {
-            generation,
-            conduct: Conduct::plain(Life::New),
-            epoch,
-            is_virtual: epoch != EpochTag::BY_GENERATION,
-            state: Some(state),
-            mailbox: Mailbox::new(capacity),
-            ..Cell::free()
-        };
+        cell.fill(generation, state, capacity, epoch);
         self.live += 1;
     }
 
-    /// Frees a cell; returns the next (index, generation) if another thread gives this index out.
+    /// Frees a cell, whose mailbox is empty; returns the next (index, generation) if another thread gives this index out.
     pub(crate) fn release(&mut self, index: u32) -> Option<(u32, u32)> {
         let cell = self.slot(index).expect("a live cell");
         let generation = cell.generation;
-        *cell = Cell { generation: generation.saturating_add(1), ..Cell::free() };
+        cell.clear();
         self.live -= 1;
         if generation == GENERATION_MAX {
             return None;

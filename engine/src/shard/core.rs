@@ -308,14 +308,11 @@ impl ShardCore {
     ) -> Result<(u32, u32), Rejected> {
         if let Some((index, generation)) = self.directory.get(position, key) {
             let cell = self.cells.get(index, generation).expect("directory entries are live");
-            let passivating = cell
-                .extra
-                .as_ref()
-                .is_some_and(|extra| extra.stop_reason == Some(crate::actor::StopReason::Passivated));
+            let passivating = cell.stop_reason() == Some(crate::actor::StopReason::Passivated);
             if cell.conduct.life == Life::Stopping && passivating {
                 // A message was faster than the passivation: the actor stays.
-                cell.conduct.life = Life::Live;
-                cell.extra().stop_reason = None;
+                cell.conduct.begin(Life::Live);
+                cell.set_stop_reason(None);
             }
             return Ok((index, generation));
         }

@@ -17,8 +17,8 @@ impl ShardCell {
         let core = &mut *core;
         let Some(cell) = core.cells.get(index, generation) else { return };
         if cell.conduct.life != Life::Stopping {
-            cell.conduct.life = Life::Stopping;
-            cell.extra().stop_reason = Some(reason);
+            cell.conduct.begin(Life::Stopping);
+            cell.set_stop_reason(Some(reason));
         }
         if !cell.scheduled {
             cell.scheduled = true;
@@ -37,8 +37,8 @@ impl ShardCell {
             return;
         }
         if cell.conduct.life == Life::Live {
-            cell.conduct.life = Life::Draining;
-            cell.extra().stop_reason = Some(StopReason::Drained);
+            cell.conduct.begin(Life::Draining);
+            cell.set_stop_reason(Some(StopReason::Drained));
         }
         if !cell.scheduled && !cell.conduct.suspended {
             cell.scheduled = true;
@@ -48,11 +48,10 @@ impl ShardCell {
 
     /// Stops the actor whose state is in its cell: runs its hook, then lets go of everything.
     pub(super) fn finish_stop(&self, index: u32) {
-        let (state, slot, seat, reason) = {
+        let (state, has_extra, id) = {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
-            let built = cell.conduct.life != Life::New;
-            cell.conduct.life = Life::Stopping;
+            cell.conduct.begin(Life::Stopping);
             cell.scheduled = true;
             let state = cell.state.take();
             let generation = cell.generation;
@@ -61,25 +60,37 @@ impl ShardCell {
                 core.directory.remove(position, &key, index, generation);
             }
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
-            let extra = cell.extra();
-            let reason = extra.stop_reason.get_or_insert(StopReason::Drained).clone();
-            let slot = std::mem::take(&mut extra.async_slot);
-            (state.filter(|_| built), slot, Seat::new(self, CellId::new(index, generation), None), reason)
+            (state, cell.extra.is_some(), CellId::new(index, generation))
         };
         // The suspended future borrows the state: it goes first.
-        drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(slot))));
+        if has_extra {
+            let mut core = self.core.borrow_mut();
+            let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
+            let slot = std::mem::take(&mut cell.extra().async_slot);
+            drop(core);
+            super::drop_contained(slot);
+        }
         if let Some(mut state) = state {
+            let reason = self.stop_reason(id);
             if !matches!(reason, StopReason::StartFailed(_) | StopReason::Panicked(_)) {
-                state.stopped(&reason, seat);
+                state.stopped(&reason, Seat::new(self, id, None));
             }
             drop(state);
         }
         self.abandon(index);
     }
 
+    /// Why an actor stops that has not yet gone.
+    #[inline]
+    fn stop_reason(&self, id: CellId) -> StopReason {
+        let core = self.core.borrow();
+        let cell = core.cells.peek(id.index(), id.generation()).expect("a stopping actor keeps its cell");
+        cell.stop_reason().unwrap_or(StopReason::Drained)
+    }
+
     /// Frees the cell of an actor whose state is gone, and tells whoever waits or watches.
     pub(super) fn abandon(&self, index: u32) {
-        let (extra, id, give_out) = {
+        let (told, id, give_out) = {
             let mut core = self.core.borrow_mut();
             let core = &mut *core;
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
@@ -91,18 +102,19 @@ impl ShardCell {
                 core.ledger.forget(&core.link.credit, (index, generation));
                 core.owed_room.has_room(index, generation);
             }
-            let extra = cell.extra.take();
+            cell.mailbox.rest(&mut core.pool);
+            let (reason, extra) = (cell.stop_reason(), cell.extra.take());
             let give_out = core.cells.release(index);
             if let Some((actor_type, key)) = extra.as_ref().and_then(|extra| extra.identity.as_ref()) {
                 core.directory.remove(*actor_type, key, index, generation);
             }
-            (extra, core.actor_id(index, generation), give_out)
+            (extra.map(|extra| (extra, reason)), core.actor_id(index, generation), give_out)
         };
         if let Some(slot) = give_out {
             self.link.give_back_index(slot);
         }
-        if let Some(extra) = extra {
-            let reason = extra.stop_reason.clone().unwrap_or(StopReason::Stopped);
+        if let Some((extra, reason)) = told {
+            let reason = reason.unwrap_or(StopReason::Drained);
             for latch in extra.start_latches {
                 latch.set(Err(reason.clone()));
             }

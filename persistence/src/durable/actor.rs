@@ -177,6 +177,9 @@ impl<A: EventSourced> Actor for Durable<A> {
         if passivated && self.clock.is_due_on_passivation(&A::SNAPSHOTS, self.version) {
             self.snapshot_now(cx);
         }
+        if let Some(seat) = &self.seat {
+            with_store(seat.kind, cx, |store| store.release(seat.entity));
+        }
     }
 
     fn may_passivate(&self) -> bool {

@@ -24,7 +24,7 @@ use super::lane::Outcome;
 use super::ledger::{Entry, Ledger};
 use super::outbox::{Answered, Departure, Outgoing};
 use crate::limits::{ATTEMPT_NS, OUTBOX_DONE_NS, REVIVE_ACTORS, REVIVE_NS};
-use crate::store::{CommitOutcome, EntityId, StoreKind, StoreShared, Ticket, with_store};
+use crate::store::{CommitOutcome, EntityId, Owing, StoreKind, StoreShared, Ticket, with_store};
 
 /// An actor's ledger, and when its outbox is looked at next.
 #[derive(Debug, Default)]
@@ -127,7 +127,7 @@ impl<A: EventSourced> OutboxRoutes<A> {
     pub fn start(self, engine: &Engine) -> Result<(), SpawnError> {
         for shard in 0..engine.shard_count() {
             let routes = self.clone();
-            engine.spawn_on(shard, move || Reviver { routes: routes.clone(), after: EntityId(0) })?;
+            engine.spawn_on(shard, move || Reviver { routes: routes.clone(), after: EntityId(0), asked: false })?;
         }
         Ok(())
     }
@@ -364,6 +364,8 @@ impl<A: EventSourced> Handler<OutboxWake> for Durable<A> {
 struct Reviver<A: EventSourced> {
     routes: OutboxRoutes<A>,
     after: EntityId,
+    /// The store looks.
+    asked: bool,
 }
 
 #[derive(Clone)]
@@ -387,11 +389,32 @@ impl<A: EventSourced> Actor for Reviver<A> {
 
 impl<A: EventSourced> Reviver<A> {
     fn look(&mut self, cx: &mut Context<Self>) {
-        let Some(kind) = StoreKind::find(cx) else { return };
-        let after = self.after;
-        let owing = with_store(kind, cx, |store| store.owing(A::TYPE, after, REVIVE_ACTORS)).unwrap_or_default();
-        self.after = if owing.len() < REVIVE_ACTORS { EntityId(0) } else { owing[owing.len() - 1].0 };
-        for (_, key) in owing {
+        let Some(kind) = StoreKind::find(cx).filter(|_| !self.asked) else { return };
+        let (after, me) = (self.after, cx.me());
+        let on_found = Box::new(move |found: Vec<Owing>, next| {
+            let found = found.into_iter().filter(|owing| *owing.type_name == *A::TYPE);
+            let keys = found.map(|owing| owing.key).collect();
+            // Nobody else sends so much to it that there is no room.
+            let _refused = me.tell::<Found, kind::Sync>(Found { keys, next });
+        });
+        self.asked = with_store(kind, cx, |store| store.owing(after, REVIVE_ACTORS, on_found)).is_some();
+    }
+}
+
+/// The store's answer.
+struct Found {
+    keys: Vec<Box<str>>,
+    next: EntityId,
+}
+
+impl Message for Found {
+    type Reply = ();
+}
+
+impl<A: EventSourced> Handler<Found> for Reviver<A> {
+    fn handle(&mut self, Found { keys, next }: Found, cx: &mut Context<Self>) {
+        (self.asked, self.after) = (false, next);
+        for key in keys {
             // Refused where its shard is busy; the next round comes.
             let _refused = cx.actor::<Durable<A>>(&*key).tell::<OutboxWake, kind::Sync>(OutboxWake {});
         }

@@ -10,6 +10,7 @@ mod index;
 mod load;
 mod open;
 mod shard;
+mod table;
 mod token;
 
 use std::io;
@@ -68,7 +69,7 @@ impl EventLog {
         Self { dir, segment_bytes: SEGMENT_BYTES, on_poison: OnPoison::default(), planted: PlantedBug::None }
     }
 
-    /// Size of new segments, bytes; a multiple of 4,096 between 64 KiB and 64 GiB. Frames are at most a quarter of it.
+    /// Size of new segments, bytes; a multiple of 4,096 between 64 KiB and 4 GiB. Frames are at most a quarter of it.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;

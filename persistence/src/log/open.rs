@@ -279,7 +279,7 @@ async fn scan(
     let dir = plan.dir.as_path();
     let mut scan = Scan::new(salt, manifest.incarnation);
     scan.plant_cut_at_first_bad(plan.cut_at_first_bad);
-    let mut index = EntityIndex::default();
+    let mut index = EntityIndex::new(manifest.log_id);
     let mut records = 0u64;
     let mut contradiction: Option<Refusal> = None;
     let mut sink = |found: crate::recovery::FoundRecord<'_>| {

@@ -65,6 +65,8 @@ pub enum LoadError {
     },
     /// The records that [`LoadFrom`](super::LoadFrom) asks for are not kept any more.
     NotKept,
+    /// Another key has the same fingerprint: this one cannot be stored here. A chance of one in 2^88 for each pair of keys.
+    SameFingerprint,
     /// A file operation failed; says which.
     Io(String),
     /// The store is poisoned or stopped.
@@ -80,6 +82,7 @@ impl fmt::Display for LoadError {
                 write!(f, "the record in segment {segment:016x} at byte {offset} is damaged")
             }
             Self::NotKept => f.write_str("the store does not know the records that far back any more"),
+            Self::SameFingerprint => f.write_str("another key has the same fingerprint as this one"),
             Self::Io(why) => f.write_str(why),
             Self::Closed => f.write_str("the store is poisoned or stopped"),
             Self::KeyTooLong => f.write_str("the actor's type name or key is too long"),

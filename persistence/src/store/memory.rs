@@ -19,7 +19,7 @@ use shardstage_codec::{Epoch, GroupId};
 
 use super::{
     AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, LoadedBytes, LoadedEntity,
-    LoadedRecord, NewRecord, OnLoaded, StoreShard, StoreShared, Ticket, check_sequences,
+    LoadedRecord, NewRecord, OnLoaded, OnOwing, Owing, StoreShard, StoreShared, Ticket, check_sequences,
 };
 use crate::format::record::{RECORD_ALIGN_BYTES, RecordHeader, RecordKind, stored_bytes};
 use crate::limits::{FRAME_BYTES, KEY_BYTES, PENDING_BYTES, RECORD_BYTES};
@@ -415,7 +415,7 @@ impl EventStore for MemoryShard {
             header: RecordHeader {
                 entity: entity.0,
                 seq: record.seq,
-                event_type: 0,
+                prev: None,
                 schema_version: record.schema_version,
                 kind: record.kind,
                 flags: 0,
@@ -451,17 +451,21 @@ impl EventStore for MemoryShard {
         }
     }
 
-    fn owing(&self, type_name: &str, after: EntityId, most: usize) -> Vec<(EntityId, Box<str>)> {
+    fn owing(&mut self, after: EntityId, most: usize, on_found: OnOwing) {
         let contents = self.store.lock();
-        let prefix = full_name(type_name, "");
-        let of_type = contents.by_name.range(prefix.clone()..).take_while(|(name, _)| name.starts_with(&prefix));
-        let mut owing: Vec<(EntityId, Box<str>)> = of_type
+        let mut all: Vec<(EntityId, Owing)> = contents
+            .by_name
+            .iter()
             .filter(|(_, id)| **id > after && contents.entity(**id).is_owing())
-            .map(|(name, id)| (*id, name[prefix.len()..].into()))
+            .filter_map(|(name, id)| {
+                let (type_name, key) = name.split_once('\0')?;
+                Some((*id, Owing { type_name: type_name.into(), key: key.into() }))
+            })
             .collect();
-        owing.sort_unstable();
-        owing.truncate(most);
-        owing
+        drop(contents);
+        all.sort_unstable_by_key(|(id, _)| *id);
+        let next = if all.len() > most { all[most - 1].0 } else { EntityId(0) };
+        on_found(all.into_iter().take(most).map(|(_, owing)| owing).collect(), next);
     }
 
     fn poisoned(&self) -> Option<&str> {
@@ -498,6 +502,10 @@ impl Service for MemoryShard {
     }
 
     fn next_deadline_ns(&self) -> Option<u64> {
+        if self.shared.is_behind() {
+            return Some(0);
+        }
+        // Loads that wait at all wait for the commit.
         let loads = (!self.loads.is_empty()).then_some(0);
         self.in_flight.as_ref().map(|commit| commit.due_ns).or(loads)
     }

@@ -114,6 +114,12 @@ impl StoreShared {
         }
     }
 
+    /// Whether a load has ended that no turn had room for: a store's `next_deadline_ns` is 0 then.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.pacer.borrow().is_behind()
+    }
+
     /// Counters by name, for a store's own [`counters`](shardstage::port::service::Service::counters).
     #[must_use]
     pub fn counters(&self) -> [(&'static str, u64); 8] {

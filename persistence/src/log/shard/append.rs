@@ -11,23 +11,30 @@ use crate::format::record::{KeyDef, RecordKind};
 use crate::limits::{BLOCK_BYTES, FRAME_BYTES, KEY_BYTES, PENDING_BYTES, RECORD_BYTES};
 use crate::log::batch::Batch;
 use crate::store::{
-    AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, NewRecord, OnLoaded, StoreShared,
-    Ticket, check_sequences,
+    AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, NewRecord, OnLoaded, OnOwing,
+    StoreShared, Ticket, check_sequences,
 };
 
 use super::{LogShard, State};
 
 impl LogShard {
     /// The number of the entity with this actor type and key; known from the log, or new. `event_id` is the stable id of
-    /// the type's events. Costs one ordered lookup by name.
+    /// the type's events. The entity is in use, with its name in memory, until it is [released](Self::release). Load it before
+    /// appending to it: the load compares the name with the one in the log.
     ///
     /// # Errors
-    /// [`LoadError::KeyTooLong`]; nothing changed.
+    /// [`LoadError::KeyTooLong`], [`LoadError::SameFingerprint`]; nothing changed.
     pub fn intern(&mut self, type_name: &str, key: &str, group: GroupId, event_id: u64) -> Result<EntityId, LoadError> {
         if type_name.len() > KEY_BYTES || key.len() > KEY_BYTES {
             return Err(LoadError::KeyTooLong);
         }
-        Ok(self.index.intern(&KeyDef { event_id, group, type_name, key }))
+        self.index.intern(&KeyDef { event_id, group, type_name, key }).ok_or(LoadError::SameFingerprint)
+    }
+
+    /// Nobody uses the entity any more: it costs its place in a table from now on, or from when everything that was appended
+    /// for it is durable. Its number stays the same; [`intern`](Self::intern) takes it into use again.
+    pub fn release(&mut self, entity: EntityId) {
+        self.index.release(entity, self.durable_batch);
     }
 
     /// Appends the records of one command to the open batch; they become durable together or not at all.
@@ -197,9 +204,10 @@ impl LogShard {
         }
     }
 
-    /// Type, key and last durable event number of every entity that has records, in order of type and key.
-    pub fn entities(&self) -> impl Iterator<Item = (EntityId, &str, &str, u64)> {
-        self.index.iter().map(|(id, entity)| (id, &*entity.type_name, &*entity.key, entity.durable_seq()))
+    /// How many entities have records in the log or are in use, and how many are in use.
+    #[must_use]
+    pub fn entity_counts(&self) -> (usize, usize) {
+        (self.index.table().len(), self.index.in_use())
     }
 
     pub(super) fn frame_bytes(&self) -> usize {
@@ -215,6 +223,10 @@ impl EventStore for LogShard {
 
     fn intern(&mut self, type_name: &str, key: &str, group: GroupId, event_id: u64) -> Result<EntityId, LoadError> {
         Self::intern(self, type_name, key, group, event_id)
+    }
+
+    fn release(&mut self, entity: EntityId) {
+        Self::release(self, entity);
     }
 
     fn raise_epoch(&mut self, group: GroupId, epoch: Epoch) -> Result<(), AppendError> {
@@ -251,8 +263,8 @@ impl EventStore for LogShard {
         self.load_from(entity, from, on_loaded);
     }
 
-    fn owing(&self, type_name: &str, after: EntityId, most: usize) -> Vec<(EntityId, Box<str>)> {
-        self.index.owing(type_name, after, most)
+    fn owing(&mut self, after: EntityId, most: usize, on_found: OnOwing) {
+        self.owing.push_back((after, most, on_found));
     }
 
     fn poisoned(&self) -> Option<&str> {

@@ -84,16 +84,25 @@ impl LogShard {
             }
             did = true;
             self.counters.loads += 1;
-            self.loader.begin(id, entity, from, on_loaded);
+            let entry = self.index.durable(id).expect("entities in use have their entry");
+            self.loader.begin(id, entity, entry, from, on_loaded);
         }
         while let Some(read) = self.loader.next_read() {
             did = true;
             let Some(log) = self.log.as_mut() else { break };
             let dir = self.options.dir.join(format!("log-{}", self.seat.shard.get()));
+            let room = log.segment_bytes(read.segment).saturating_sub(read.offset);
+            let len = read.len.min(usize::try_from(room).unwrap_or(usize::MAX));
+            if len == 0 {
+                let why = format!("segment {:016x} has no byte {}", read.segment, read.offset);
+                self.loader.refused(read.token, why);
+                continue;
+            }
+            self.loader.shorten(read.token, len);
             match log.reader(read.segment, &dir, cx) {
                 Ok(file) => {
                     let token = Token { kind: TokenKind::Load, value: read.token }.pack();
-                    cx.submit(token, file, FileOp::Read { offset: read.offset, buffer: IoBuffer::zeroed(read.len) });
+                    cx.submit(token, file, FileOp::Read { offset: read.offset, buffer: IoBuffer::zeroed(len) });
                 }
                 Err(error) => self.loader.refused(read.token, format!("segment {:016x}: {error}", read.segment)),
             }

@@ -9,6 +9,7 @@
 
 mod append;
 mod background;
+mod owing;
 mod service;
 mod writer;
 
@@ -34,7 +35,7 @@ use crate::log::load::Loader;
 use crate::log::open::{OpenError, OpenPlan, Opened};
 use crate::log::token::{Token, TokenKind};
 use crate::log::{EventLog, OnPoison, PlantedBug};
-use crate::store::{CommitOutcome, EntityId, Held, LoadError, LoadFrom, OnLoaded, StoreShared};
+use crate::store::{CommitOutcome, EntityId, Held, LoadError, LoadFrom, OnLoaded, OnOwing, StoreShared};
 
 use writer::Log;
 
@@ -72,6 +73,9 @@ struct Counters {
 /// See the module's head.
 pub struct LogShard {
     options: EventLog,
+    /// Questions for who owes outbox messages.
+    owing: VecDeque<(EntityId, usize, OnOwing)>,
+    naming: Option<owing::Naming>,
     seat: ServiceSeat,
     state: State,
     desk: Desk,
@@ -94,6 +98,8 @@ impl LogShard {
     pub(crate) fn new(options: &EventLog, seat: ServiceSeat) -> Self {
         Self {
             options: options.clone(),
+            owing: VecDeque::new(),
+            naming: None,
             seat,
             state: State::Created,
             desk: Desk::default(),
@@ -101,7 +107,8 @@ impl LogShard {
             preparing: None,
             spare_error: None,
             spare_retry_ns: 0,
-            index: EntityIndex::default(),
+            // Replaced by that of the opened log.
+            index: EntityIndex::new(0),
             batches: VecDeque::new(),
             next_batch: 1,
             durable_batch: 0,
@@ -258,6 +265,10 @@ impl LogShard {
         log.advance(&frame);
         for placed in &frame.placed {
             self.index.committed(placed.entity, placed.kind, placed.seq, placed.position);
+        }
+        let durable_batch = frame.batch.unwrap_or(self.durable_batch);
+        for placed in &frame.placed {
+            self.index.settled(placed.entity, durable_batch);
         }
         let now_ns = cx.driver().now_ns();
         self.counters.frames += 1;

@@ -58,13 +58,14 @@ impl Service for LogShard {
         self.check_age(cx);
         let shared = Rc::clone(&self.shared);
         let paced = shared.pace(self);
-        self.serve_loads(cx) | paced
+        self.serve_owing(cx) | self.serve_loads(cx) | paced
     }
 
     fn flush(&mut self, cx: &mut ServiceContext<'_>) {
         let shared = Rc::clone(&self.shared);
         shared.begin_loads(self);
         self.serve_loads(cx);
+        self.serve_owing(cx);
         self.submit_next(cx);
     }
 
@@ -72,7 +73,8 @@ impl Service for LogShard {
         let frame = self.log.as_ref().and_then(|log| log.in_flight.as_ref());
         let age = frame.map(|frame| frame.since_ns + if frame.slow { DEAD_COMMIT_NS } else { SLOW_COMMIT_NS });
         let retry = self.spare_error.as_ref().map(|_| self.spare_retry_ns);
-        [self.heartbeat_due_ns, age, retry].into_iter().flatten().min()
+        let behind = self.shared.is_behind().then_some(0);
+        [self.heartbeat_due_ns, age, retry, behind].into_iter().flatten().min()
     }
 
     fn commit_in_flight(&self) -> bool {

@@ -127,6 +127,13 @@ impl Log {
         }
     }
 
+    /// A segment's size; 0 when the manifest does not list it.
+    pub(super) fn segment_bytes(&self, segment: u64) -> u64 {
+        let listed = &self.manifest.segments;
+        let found = listed.binary_search_by_key(&segment, |entry| entry.id);
+        found.map_or(0, |at| u64::from(listed[at].blocks) * BLOCK_BYTES as u64)
+    }
+
     /// A handle for reading a segment.
     pub(super) fn reader(
         &mut self,
