@@ -90,6 +90,7 @@ impl Service for LogShard {
         self.serve_loads(cx);
         self.end_with_checkpoint(cx.now_ns());
         self.submit_next(cx);
+        self.end_without_room();
         let waits = self.commit_in_flight()
             || !self.batches.is_empty()
             || self.heartbeat_due_ns.is_some()
