@@ -95,6 +95,9 @@ pub struct Tail {
     pub bytes: u64,
     /// Whether bytes of an unfinished frame were cut off.
     pub torn: bool,
+    /// What was found at `at` in place of a frame: how many bytes, and their CRC32C. Reading them again tells a log that ends
+    /// from a read that went wrong.
+    pub ends_with: Option<(usize, u32)>,
 }
 
 /// Why a log must not be opened. Nothing was changed on the disk.
@@ -175,6 +178,7 @@ pub struct Scan {
     frames: u64,
     bytes: u64,
     torn: bool,
+    ends_with: Option<(usize, u32)>,
     proof: Option<(u64, u64, u64)>,
     malformed: Option<Refusal>,
     blind: bool,
@@ -200,6 +204,7 @@ impl Scan {
             frames: 0,
             bytes: 0,
             torn: false,
+            ends_with: None,
             proof: None,
             malformed: None,
             blind: false,
@@ -297,6 +302,7 @@ impl Scan {
             frames: self.frames,
             bytes: self.bytes,
             torn: self.torn,
+            ends_with: self.ends_with,
         })
     }
 
@@ -315,6 +321,7 @@ impl Scan {
                     Step::NoFrame => {
                         self.mode = Mode::Probing { segment: self.segment, block: self.block };
                         self.torn = bytes[at..at + BLOCK_BYTES].iter().any(|byte| *byte != 0);
+                        self.ends_with = Some(self.refused_bytes(&bytes[at..]));
                         self.probe(&bytes[at..at + BLOCK_BYTES]);
                     }
                 },
@@ -436,6 +443,13 @@ impl Scan {
             return Err((at, "the frame's length or record count does not match its sections"));
         }
         Ok(())
+    }
+
+    /// Length and checksum of the frame that was not accepted, or of its block when not even its header is.
+    fn refused_bytes(&self, bytes: &[u8]) -> (usize, u32) {
+        let frame = FrameHeader::decode(bytes, self.salt).map(|(header, _)| padded(header.len as usize));
+        let len = frame.ok().filter(|len| *len <= bytes.len()).unwrap_or(BLOCK_BYTES);
+        (len, crc32c::crc32c(&bytes[..len]))
     }
 
     fn byte(&self) -> u64 {

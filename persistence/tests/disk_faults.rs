@@ -120,7 +120,7 @@ enum Outcome {
     Poisoned,
     /// A start named what is wrong; after a device that told the truth, the next one found everything.
     Refused,
-    /// A later start refuses by name: the device had lied.
+    /// A later start, or a load of the entities concerned, refuses by name: the device had lied.
     RefusedLater,
 }
 
@@ -144,7 +144,7 @@ fn one(seed: u64, life: u32, kind: Kind, n: u64) -> Result<Option<Outcome>, Stri
         }
         (ledger.start_error.clone(), ledger.load_error.clone(), ledger.poisoned.clone())
     };
-    if let Some(why) = start_error.as_ref().or(load_error.as_ref()).or(poisoned.as_ref())
+    if let Some(why) = start_error.as_ref().or(poisoned.as_ref()).or(load_error.as_ref())
         && !names_a_reason(why)
     {
         return Err(format!("a refusal without a reason: {why}"));
@@ -156,8 +156,10 @@ fn one(seed: u64, life: u32, kind: Kind, n: u64) -> Result<Option<Outcome>, Stri
         Ok(()) if start_error.is_some() || load_error.is_some() => Ok(Some(Outcome::Refused)),
         Ok(()) if poisoned.is_some() => Ok(Some(Outcome::Poisoned)),
         Ok(()) => Ok(Some(Outcome::Intact)),
-        Err(why) if kind.lies && ledger.borrow().start_error.is_some() && names_a_reason(&why) => {
-            Ok(Some(Outcome::RefusedLater))
+        Err(why) if kind.lies && names_a_reason(&why) => {
+            let ledger = ledger.borrow();
+            let refused = ledger.start_error.is_some() || ledger.load_error.is_some();
+            if refused { Ok(Some(Outcome::RefusedLater)) } else { Err(why) }
         }
         Err(why) => Err(format!("{why} (before: {start_error:?} {load_error:?} {poisoned:?})")),
     }

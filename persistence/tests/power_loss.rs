@@ -9,7 +9,7 @@ mod common;
 #[path = "common/files.rs"]
 mod on_disk;
 
-use common::{NODE, Plan, Shared, counter, ledger, must_recover, settle, start, world};
+use common::{NODE, Plan, Shared, counter, forget_checkpoints, ledger, must_recover, settle, start, world};
 use on_disk::{LOG, files, frames, segment};
 use shardstage::sim::{SimOptions, SimWorld};
 use shardstage_persistence::PlantedBug;
@@ -34,11 +34,11 @@ struct Scenario {
 }
 
 const APPENDS: Scenario = Scenario {
-    name: "appends, snapshots, pauses and segment changes",
+    name: "appends, snapshots, checkpoints, pauses and segment changes",
     before: None,
     plan: Plan { commands: 650, stop: false },
     swarm: false,
-    happens: &[("frames", 200), ("heartbeats", 3), ("segments_ended", 4), ("snapshots", 10)],
+    happens: &[("frames", 200), ("heartbeats", 3), ("segments_ended", 4), ("snapshots", 10), ("checkpoints", 3)],
 };
 const FIRST_START: Scenario = Scenario {
     name: "the making of a log and its first events",
@@ -50,9 +50,9 @@ const FIRST_START: Scenario = Scenario {
 const STOP: Scenario = Scenario {
     name: "a short life and its orderly end",
     before: None,
-    plan: Plan { commands: 40, stop: true },
+    plan: Plan { commands: 90, stop: true },
     swarm: false,
-    happens: &[("heartbeats", 1)],
+    happens: &[("checkpoints", 1)],
 };
 const REOPEN: Scenario = Scenario {
     name: "opening after a power loss, working, stopping",
@@ -115,8 +115,9 @@ impl Scenario {
         (before, world.io_events(NODE))
     }
 
-    /// Power fails at event `n`; sometimes again during the recovery; then everything must be there, and stay there.
-    fn cut(&self, seed: u64, n: u64, planted: PlantedBug) -> Result<Seen, String> {
+    /// Power fails at event `n`; in some cases again during the recovery; then everything must be there, and stay there, and
+    /// in some cases damage is done to it that must be noticed.
+    fn cut(&self, seed: u64, n: u64, case: u64, planted: PlantedBug) -> Result<Seen, String> {
         let (world, ledger) = self.world(seed);
         world.crash_at_io(NODE, n);
         self.live(&world, &ledger, planted, seed);
@@ -126,8 +127,8 @@ impl Scenario {
         }
         let acked = ledger.borrow().accounts.iter().map(|account| account.acked).sum();
         let mut twice = 0;
-        if n.is_multiple_of(3) {
-            world.crash_at_io(NODE, world.io_events(NODE) + 1 + n % 41);
+        if case.is_multiple_of(3) {
+            world.crash_at_io(NODE, world.io_events(NODE) + 1 + case * 13 % 41);
             let _interrupted = must_recover(&world, &ledger, planted);
             if let Some(why) = &ledger.borrow().start_error
                 && world.is_running(NODE)
@@ -144,14 +145,14 @@ impl Scenario {
         must_recover(&world, &ledger, planted)?;
         let more = Plan { commands: 20, stop: false };
         world.crash(NODE);
-        start(&world, &ledger, more, planted, n);
+        start(&world, &ledger, more, planted, case);
         settle(&world, &ledger, more);
         world.crash(NODE);
         must_recover(&world, &ledger, planted)?;
         world.crash(NODE);
-        let damaged = n.is_multiple_of(4);
+        let damaged = case.is_multiple_of(4);
         if damaged {
-            damage(&world, &ledger, n, planted)?;
+            damage(&world, &ledger, case, planted)?;
         }
         Ok(Seen { acked, torn, twice, damaged: u64::from(damaged) })
     }
@@ -164,22 +165,29 @@ struct Seen {
     damaged: u64,
 }
 
-/// Flips a bit in some frame before the last one; the next start must refuse it by name.
-fn damage(world: &SimWorld, ledger: &Shared, n: u64, planted: PlantedBug) -> Result<(), String> {
+/// Flips a bit in some frame before the last one; the next start must refuse it by name, or, when a checkpoint makes it pass
+/// over the place, find everything or name what it cannot read.
+fn damage(world: &SimWorld, ledger: &Shared, case: u64, planted: PlantedBug) -> Result<(), String> {
     let files = files(world);
     let mut all = frames(&files);
     all.pop();
     // Half of them near the end, where no later segment and no manifest speaks of them.
-    let among = if n.is_multiple_of(8) { all.len().min(4) } else { all.len() };
-    let frame = all[all.len() - 1 - usize::try_from(n / 4 * 7919).unwrap() % among];
-    let byte = frame.offset + n * 104_729 % u64::from(frame.header.len);
+    let near_the_end = case.is_multiple_of(8);
+    let among = if near_the_end { all.len().min(4) } else { all.len() };
+    let frame = all[all.len() - 1 - usize::try_from(case / 4 * 7919).unwrap() % among];
+    let byte = frame.offset + case * 104_729 % u64::from(frame.header.len);
     let file = segment(frame.segment);
-    world.flip_bit(NODE, format!("{LOG}/{file}"), byte * 8 + n % 8);
+    world.flip_bit(NODE, format!("{LOG}/{file}"), byte * 8 + case % 8);
+    if near_the_end {
+        forget_checkpoints(world);
+    }
     let recovered = must_recover(world, ledger, planted);
     let ledger = ledger.borrow();
-    match &ledger.start_error {
-        Some(why) if why.contains(&format!("segment {:016x}", frame.segment)) => Ok(()),
+    let named = format!("segment {:016x}", frame.segment);
+    match ledger.start_error.as_ref().or(ledger.load_error.as_ref()) {
+        Some(why) if why.contains(&named) => Ok(()),
         Some(why) => Err(format!("damage in {file} at byte {byte} is not named: {why}")),
+        None if recovered.is_ok() && !near_the_end => Ok(()),
         None => Err(format!("damage in {file} at byte {byte} was cut in silence: {recovered:?}")),
     }
 }
@@ -197,7 +205,7 @@ fn cut_everywhere(scenario: &Scenario) {
         let points = POINTS.min(left).min(last - first);
         for point in 0..points {
             let n = first + 1 + point * (last - first) / points;
-            match scenario.cut(seed, n, PlantedBug::None) {
+            match scenario.cut(seed, n, seed * POINTS + point, PlantedBug::None) {
                 Ok(seen) => {
                     torn += seen.torn;
                     acked += seen.acked;
@@ -244,7 +252,7 @@ fn nothing_acknowledged_is_lost_on_drawn_disks() {
 }
 
 fn catches(planted: PlantedBug) {
-    let caught = (1..=500).step_by(7).find_map(|n| APPENDS.cut(3, 200 + n, planted).err());
+    let caught = (1..=500).step_by(7).find_map(|n| APPENDS.cut(3, 200 + n, n, planted).err());
     println!("{planted:?}: {}", caught.expect("the checker must see this fault"));
 }
 
@@ -260,7 +268,7 @@ fn a_missing_sync_is_caught() {
 
 #[test]
 fn a_rule_that_stops_at_the_first_bad_frame_is_caught() {
-    let caught = (0..500).step_by(4).find_map(|n| APPENDS.cut(3, 200 + n, PlantedBug::CutAtFirstBad).err());
+    let caught = (0..500).step_by(8).find_map(|n| APPENDS.cut(3, 200 + n, n, PlantedBug::CutAtFirstBad).err());
     let caught = caught.expect("the checker must see this fault");
     assert!(caught.contains("cut in silence"), "{caught}");
 }

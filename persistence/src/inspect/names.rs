@@ -1,12 +1,15 @@
 //! `Names`: the entities of a log by number, learnt from its key definitions, and how far their records are whole.
 //!
-//! Invariant: an entity's events are admitted as 1, 2, 3, ... without a gap, and its snapshots only where their events are.
+//! Invariant: an entity's records are admitted in order and without a gap: each names the one before it, and its number
+//! follows.
 
 use std::collections::BTreeMap;
 
 use shardstage_codec::GroupId;
 
-use crate::format::record::{KeyDef, RecordKind, RecordView};
+use crate::format::position::Position;
+use crate::format::record::{KeyDef, RECORD_ALIGN_BYTES, RecordKind, RecordView};
+use crate::limits::MAX_SEGMENT_BYTES;
 
 /// One entity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,10 +22,10 @@ pub struct Entity {
     pub event_id: u64,
     /// Its slot group.
     pub group: GroupId,
-    /// Number of its last admitted event.
+    /// Its version after the last admitted record.
     pub last_seq: u64,
-    /// Number of the last event in its last admitted snapshot, 0 for none.
-    pub snapshot_seq: u64,
+    /// Where that record stands.
+    pub tail: Option<Position>,
 }
 
 /// Why a record does not continue its entity.
@@ -30,9 +33,9 @@ pub struct Entity {
 pub enum OutOfPlace {
     /// No key definition gave the entity a name.
     Nameless,
-    /// An event's number is not the next one, or a snapshot covers events that are not there.
+    /// The record before it was not admitted, or its number does not follow.
     Gap {
-        /// The entity's last admitted event.
+        /// The entity's version after its last admitted record.
         last_seq: u64,
     },
     /// A key definition cannot be read, or names an entity otherwise than an earlier one.
@@ -46,21 +49,25 @@ pub struct Names {
 }
 
 impl Names {
-    /// Takes the log's next record.
+    /// Takes the log's next record, which stands at byte `offset` of `segment`.
     ///
     /// # Errors
     /// [`OutOfPlace`]: the record does not continue its entity, and nothing changed.
-    pub fn admit(&mut self, record: &RecordView<'_>) -> Result<(), OutOfPlace> {
+    pub fn admit(&mut self, segment: u64, offset: u64, record: &RecordView<'_>) -> Result<(), OutOfPlace> {
         let header = &record.header;
         if header.kind == RecordKind::KeyDef {
             return self.define(header.entity, record.payload);
         }
         let entity = self.entities.get_mut(&header.entity).ok_or(OutOfPlace::Nameless)?;
         let gap = OutOfPlace::Gap { last_seq: entity.last_seq };
-        entity.last_seq = header.kind.follows(entity.last_seq, header.seq).map_err(|_| gap)?;
-        if header.kind == RecordKind::Snapshot {
-            entity.snapshot_seq = header.seq;
+        let has_position = (1..=u64::from(u32::MAX)).contains(&segment)
+            && offset < MAX_SEGMENT_BYTES
+            && offset.is_multiple_of(RECORD_ALIGN_BYTES as u64);
+        if header.prev != entity.tail || !has_position {
+            return Err(gap);
         }
+        entity.last_seq = header.kind.follows(entity.last_seq, header.seq).map_err(|_| gap)?;
+        entity.tail = Some(Position::new(segment, offset, record.stored_bytes));
         Ok(())
     }
 
@@ -87,7 +94,7 @@ impl Names {
                     event_id: def.event_id,
                     group: def.group,
                     last_seq: 0,
-                    snapshot_seq: 0,
+                    tail: None,
                 };
                 self.entities.insert(number, entity);
                 Ok(())

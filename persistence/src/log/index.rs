@@ -22,6 +22,11 @@ fn number_of(id: EntityId) -> u32 {
     u32::try_from(id.0).unwrap_or(0)
 }
 
+/// Room for this many times the entities in use is too much.
+const MOST_ROOM: usize = 8;
+/// Room for so many is never too much.
+const LEAST_IN_USE: usize = 1024;
+
 /// An entity in use.
 #[derive(Debug)]
 pub(crate) struct Entity {
@@ -98,6 +103,10 @@ impl EntityIndex {
         if sleeps {
             self.in_use.remove(&number);
             self.table.remove_unwritten(number);
+            // After a storm of activations the room for so many names is given back, in steps that keep this rare.
+            if self.in_use.capacity() > MOST_ROOM * self.in_use.len().max(LEAST_IN_USE) {
+                self.in_use.shrink_to(2 * self.in_use.len());
+            }
         }
     }
 
@@ -130,6 +139,7 @@ impl EntityIndex {
             return Err("an entity's sequence has a gap");
         };
         entry.advance(seq, position);
+        self.table.note_outbox(number, header.kind);
         Ok(())
     }
 
@@ -140,11 +150,18 @@ impl EntityIndex {
             RecordKind::KeyDef => entry.define(position),
             _ => entry.advance(seq, position),
         }
+        self.table.note_outbox(number_of(id), kind);
     }
 
     /// All records of the entity up to this batch are durable and were told of.
     pub(crate) fn settled(&mut self, id: EntityId, durable_batch: u64) {
         self.sleep_if_released(id, durable_batch);
+    }
+
+    /// Entities that owe outbox messages; see [`EntityTable::owing`].
+    pub(crate) fn owing(&self, after: EntityId, most: usize) -> (Vec<EntityId>, EntityId) {
+        let (numbers, next) = self.table.owing(number_of(after), most);
+        (numbers.into_iter().map(|number| EntityId(number.into())).collect(), EntityId(next.into()))
     }
 
     /// What is durable of an entity.

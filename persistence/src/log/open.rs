@@ -366,10 +366,28 @@ async fn scan_from(
     }
     let sealed_lsn = manifest.segments.iter().map(|entry| entry.end_lsn).max().unwrap_or(0);
     let tail = scan.finish(sealed_lsn).map_err(OpenError::Refused)?;
-    match contradiction.or_else(|| contradicts_manifest(manifest, &tail.spans)) {
-        Some(refusal) => Err(OpenError::Refused(refusal)),
-        None => Ok(Scanned { tail, index, records, checkpoint: None }),
+    if let Some(refusal) = contradiction.or_else(|| contradicts_manifest(manifest, &tail.spans)) {
+        return Err(OpenError::Refused(refusal));
     }
+    read_end_again(desk, plan, mode, &tail).await?;
+    Ok(Scanned { tail, index, records, checkpoint: None })
+}
+
+/// A log that seems to end where another read finds something else does not end there: a device that gives what a place held
+/// earlier, or another place's bytes, must not make acknowledged records vanish.
+async fn read_end_again(desk: &Desk, plan: &OpenPlan, mode: WriteMode, tail: &Tail) -> Result<(), OpenError> {
+    let (Some((segment, block)), Some((len, crc))) = (tail.at, tail.ends_with) else { return Ok(()) };
+    let path = segment_path(plan.dir.as_path(), segment);
+    let file = desk.open(path.clone(), mode.read()).await.map_err(at(&path, "open"))?;
+    let offset = u64::from(block) * BLOCK_BYTES as u64;
+    let again = desk.read(file, offset, IoBuffer::zeroed(len)).done().await;
+    desk.close(file).await;
+    let again = again.map_err(at(&path, "read"))?;
+    if crc32c::crc32c(&again[..len]) == crc {
+        return Ok(());
+    }
+    let why = format!("two reads of byte {offset} gave different bytes; the device cannot be trusted");
+    Err(at(&path, "find the log's end")(io::Error::other(why)))
 }
 
 /// One read of a scan.

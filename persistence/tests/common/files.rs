@@ -6,13 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use shardstage::port::driver::Driver;
 use shardstage::sim::SimWorld;
 use shardstage_persistence::format::node::NodeFile;
 use shardstage_persistence::format::salt;
 use shardstage_persistence::inspect::{Seen, SeenFrame, Survey};
 
-use crate::common::{NODE, SHARD};
+use crate::common::NODE;
 
 /// The log's directory in the simulated world.
 pub const LOG: &str = "/data/log-0";
@@ -22,9 +21,8 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 
 /// Every file of the simulated log.
 pub fn files(world: &SimWorld) -> Files {
-    let mut driver = world.driver(NODE, SHARD);
-    let names = driver.list(Path::new(LOG)).unwrap();
-    names
+    world
+        .list(NODE, LOG)
         .into_iter()
         .filter_map(|name| world.file_bytes(NODE, format!("{LOG}/{name}")).map(|bytes| (name, bytes)))
         .collect()

@@ -6,10 +6,11 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use shardstage_persistence::format::checkpoint::{CheckpointEnd, CheckpointHead};
 use shardstage_persistence::format::manifest::{MANIFEST_BYTES, Manifest, SegmentEntry, SegmentState};
 use shardstage_persistence::format::node::{NODE_BYTES, NodeFile, NodeFileError};
 use shardstage_persistence::format::{FORMAT_VERSION, salt};
-use shardstage_persistence::limits::BLOCK_BYTES;
+use shardstage_persistence::limits::{BLOCK_BYTES, SCAN_CHUNK_BYTES};
 
 use crate::Failure;
 
@@ -50,6 +51,8 @@ pub(crate) struct LogDir {
     pub(crate) segments: Vec<SegmentFile>,
     /// Segment files that no manifest lists, with their length and whether their first block holds something.
     pub(crate) strangers: Vec<(String, u64, bool)>,
+    /// Checkpoints: name, bytes, and what it tells or why it tells nothing.
+    pub(crate) checkpoints: Vec<(String, u64, Result<CheckpointHead, String>)>,
     /// Everything else.
     pub(crate) others: Vec<(String, u64)>,
 }
@@ -116,12 +119,31 @@ impl LogDir {
         let len_of = |id| found.iter().find(|(found, _)| *found == id).map(|(_, len)| *len);
         let segments =
             manifest.segments.iter().map(|entry| SegmentFile { entry: *entry, len: len_of(entry.id) }).collect();
-        let mut log = Self { path, lock, node, slots, manifest, segments, strangers: Vec::new(), others: Vec::new() };
+        let mut log = Self {
+            path,
+            lock,
+            node,
+            slots,
+            manifest,
+            segments,
+            strangers: Vec::new(),
+            checkpoints: Vec::new(),
+            others: Vec::new(),
+        };
         if listed {
             log.find_strangers(&found)?;
         }
-        let known =
-            |name: &str| segment_id(name).is_some() || MANIFESTS.contains(&name) || [NODE, LOCK].contains(&name);
+        for name in names.iter().filter(|name| name.starts_with("ckpt-")) {
+            let path = log.path.join(name);
+            let head = read_checkpoint(&path, log.manifest.log_id);
+            log.checkpoints.push((name.clone(), file_len(&path).unwrap_or(0), head));
+        }
+        let known = |name: &str| {
+            segment_id(name).is_some()
+                || name.starts_with("ckpt-")
+                || MANIFESTS.contains(&name)
+                || [NODE, LOCK].contains(&name)
+        };
         log.others = names
             .iter()
             .filter(|name| !known(name))
@@ -215,6 +237,41 @@ fn read_manifest(path: &Path, log_id: Option<u64>) -> Result<Manifest, String> {
         return Err(format!("of another log, {:016x}", manifest.log_id));
     }
     Ok(manifest)
+}
+
+/// Head, body and end of a checkpoint, checked piece by piece.
+fn read_checkpoint(path: &Path, log_id: u64) -> Result<CheckpointHead, String> {
+    let unreadable = |error: io::Error| format!("unreadable: {error}");
+    let mut file = File::open(path).map_err(unreadable)?;
+    let mut bytes = vec![0; BLOCK_BYTES];
+    let damaged = || "damaged".to_owned();
+    if read_full(&mut file, &mut bytes).map_err(unreadable)? < BLOCK_BYTES {
+        return Err("too short".into());
+    }
+    bytes.resize(CheckpointHead::stored_bytes_of(&bytes).ok_or_else(damaged)?, 0);
+    read_full(&mut file, &mut bytes[BLOCK_BYTES..]).map_err(unreadable)?;
+    let head = CheckpointHead::decode(&bytes).ok_or_else(damaged)?;
+    if head.log_id != log_id {
+        return Err(format!("of another log, {:016x}", head.log_id));
+    }
+    let len = file.metadata().map_err(unreadable)?.len();
+    let mut left = len.checked_sub((bytes.len() + BLOCK_BYTES) as u64).ok_or("too short")?;
+    let mut crc = 0;
+    let mut chunk = vec![0; SCAN_CHUNK_BYTES];
+    while left > 0 {
+        let size = usize::try_from(left).unwrap_or(usize::MAX).min(SCAN_CHUNK_BYTES);
+        if read_full(&mut file, &mut chunk[..size]).map_err(unreadable)? < size {
+            return Err("too short".into());
+        }
+        crc = crc32c::crc32c_append(crc, &chunk[..size]);
+        left -= size as u64;
+    }
+    read_full(&mut file, &mut chunk[..BLOCK_BYTES]).map_err(unreadable)?;
+    let end = CheckpointEnd::decode(&chunk[..BLOCK_BYTES]).ok_or_else(damaged)?;
+    if end.body_crc != crc {
+        return Err("damaged".into());
+    }
+    Ok(head)
 }
 
 fn read_small(path: &Path, most: usize) -> Result<Vec<u8>, String> {

@@ -38,7 +38,7 @@ pub(crate) fn run(
             }
             if record.view.header.kind == RecordKind::KeyDef {
                 // One that contradicts another is exported as it stands; `verify` is the command that judges.
-                let _ = names.admit(&record.view);
+                let _ = names.admit(record.segment, record.offset, &record.view);
             }
             let entity = names.get(record.view.header.entity);
             let fits = |wanted: Option<&str>, found: Option<&str>| wanted.is_none_or(|wanted| found == Some(wanted));
@@ -65,7 +65,12 @@ pub(crate) fn kind_word(kind: RecordKind) -> &'static str {
         RecordKind::Event => "event",
         RecordKind::KeyDef => "key",
         RecordKind::Snapshot => "snapshot",
-        _ => "other",
+        RecordKind::Outbox => "outbox",
+        RecordKind::OutboxDone => "outbox-done",
+        RecordKind::OutboxSettled => "outbox-settled",
+        RecordKind::Dedup => "dedup",
+        RecordKind::StatePut => "state-put",
+        RecordKind::StateDelete => "state-delete",
     }
 }
 

@@ -186,6 +186,16 @@ fn text(log: &LogDir, verdict: &Verdict, stats: &BTreeMap<u64, Stats>, out: &mut
         verdict.records,
         verdict.end_lsn
     )?;
+    for (name, len, head) in &log.checkpoints {
+        match head {
+            Ok(head) => writeln!(
+                out,
+                "  {name}: {len} bytes, {} entities, a start scans from LSN {} in segment {:016x}",
+                head.entries, head.point.next_lsn, head.point.segment
+            )?,
+            Err(why) => writeln!(out, "  {name} is {why}")?,
+        }
+    }
     for (name, len) in &log.others {
         writeln!(out, "  also here: {name}, {len} bytes")?;
     }
@@ -216,9 +226,15 @@ fn json(log: &LogDir, verdict: &Verdict, stats: &BTreeMap<u64, Stats>) -> String
     let groups = (0..).zip(&verdict.groups).filter(|(_, group): &(u64, _)| group.records > 0).map(|(number, group)| {
         Object::new().number("group", number).number("epoch", group.epoch).number("records", group.records).end()
     });
+    let checkpoints = log.checkpoints.iter().map(|(name, len, head)| {
+        let object = Object::new().text("file", name).number("bytes", *len).bool("intact", head.is_ok());
+        let Ok(head) = head else { return object.end() };
+        object.number("lsn", head.point.next_lsn).number("entities", head.entries).end()
+    });
     object
         .list("segments", segments)
         .list("groups", groups)
+        .list("checkpoints", checkpoints)
         .number("entities", verdict.names.iter().count() as u64)
         .number("records", verdict.records)
         .number("end_lsn", verdict.end_lsn)

@@ -18,7 +18,7 @@ use shardstage_persistence::inspect::{Names, Seen, SeenRecord};
 use crate::args::Args;
 use crate::directory::{LogDir, MANIFESTS, NODE, logs};
 use crate::json::Object;
-use crate::rewrite::{Rewriter, sync_dir};
+use crate::rewrite::{Records, Rewriter, sync_dir};
 use crate::scan::{Verdict, pass};
 use crate::{Failure, Health};
 
@@ -104,7 +104,7 @@ struct OpenCommand {
     group: GroupId,
     epoch: Epoch,
     entity: u64,
-    bytes: Vec<u8>,
+    records: Records,
     lsns: Vec<u64>,
 }
 
@@ -198,12 +198,12 @@ impl Copier {
         let header = record.view.header;
         let lost = self.losses.contains_key(&header.entity);
         if header.kind == RecordKind::KeyDef {
-            if self.names.admit(&record.view).is_ok() {
+            if self.names.admit(record.segment, record.offset, &record.view).is_ok() {
                 self.keep(record.lsn);
             }
             return Ok(());
         }
-        if lost || self.names.admit(&record.view).is_err() {
+        if lost || self.names.admit(record.segment, record.offset, &record.view).is_err() {
             let last_seq = self.names.get(header.entity).map_or(0, |entity| entity.last_seq);
             let loss = self.losses.entry(header.entity).or_default();
             (loss.last_seq, loss.records) = (last_seq, loss.records + 1);
@@ -215,9 +215,9 @@ impl Copier {
             self.end_command()?;
         }
         let (group, epoch, entity) = (record.group, record.epoch, header.entity);
-        let empty = || OpenCommand { group, epoch, entity, bytes: Vec::new(), lsns: Vec::new() };
+        let empty = || OpenCommand { group, epoch, entity, records: Records::default(), lsns: Vec::new() };
         let open = self.command.get_or_insert_with(empty);
-        header.encode(record.view.payload, record.view.meta, &mut open.bytes);
+        open.records.push(&record.view);
         open.lsns.push(record.lsn);
         self.salvaged += u64::from(record.salvaged);
         if header.flags & FLAG_LAST_OF_COMMAND != 0 {
@@ -230,7 +230,7 @@ impl Copier {
         let Some(open) = self.command.take() else { return Ok(()) };
         let Some(entity) = self.names.get(open.entity) else { return Ok(()) };
         let count = u32::try_from(open.lsns.len()).expect("a frame holds fewer than 2^32 records");
-        self.target.add(open.group, open.epoch, open.entity, entity, &open.bytes, count)?;
+        self.target.add(open.group, open.epoch, open.entity, entity, &open.records)?;
         self.copied += u64::from(count);
         for lsn in open.lsns {
             self.keep(lsn);
@@ -285,7 +285,7 @@ impl Account {
             match self.names.get(*number) {
                 Some(entity) => writeln!(
                     out,
-                    "  {} {:?}: intact up to event {}; {} later records left behind",
+                    "  {} {:?}: intact up to number {}; {} later records left behind",
                     entity.type_name, entity.key, loss.last_seq, loss.records
                 )?,
                 None => writeln!(out, "  entity {number}: its name is lost; {} records left behind", loss.records)?,

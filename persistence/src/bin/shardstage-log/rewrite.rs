@@ -14,7 +14,8 @@ use shardstage_persistence::format::frame::{
 };
 use shardstage_persistence::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use shardstage_persistence::format::node::{NODE_BYTES, NodeFile};
-use shardstage_persistence::format::record::KeyDef;
+use shardstage_persistence::format::position::Position;
+use shardstage_persistence::format::record::{KeyDef, RecordView, seal};
 use shardstage_persistence::format::salt;
 use shardstage_persistence::format::section::{SECTION_HEADER_BYTES, SectionHeader};
 use shardstage_persistence::inspect::Entity;
@@ -23,6 +24,22 @@ use shardstage_persistence::limits::{BLOCK_BYTES, FRAME_BYTES, ZERO_CHUNK_BYTES}
 use crate::Failure;
 use crate::directory::{LOCK, MANIFESTS, NODE, NODE_STAGED, segment_name};
 
+/// Encoded records of one command.
+#[derive(Default)]
+pub(crate) struct Records {
+    bytes: Vec<u8>,
+    /// Where each of them starts.
+    starts: Vec<usize>,
+}
+
+impl Records {
+    /// Adds a copy of this record.
+    pub(crate) fn push(&mut self, view: &RecordView<'_>) {
+        self.starts.push(self.bytes.len());
+        view.header.encode_unsealed(view.payload, view.meta, &mut self.bytes);
+    }
+}
+
 /// Records of one group under one epoch, for the open frame.
 struct Part {
     group: GroupId,
@@ -30,7 +47,8 @@ struct Part {
     /// Entities that have records here, with their key definitions encoded.
     keys: BTreeMap<u64, Vec<u8>>,
     bytes: Vec<u8>,
-    count: u32,
+    /// Entity, start and end of each record in `bytes`.
+    marks: Vec<(u64, usize, usize)>,
 }
 
 /// See the module's head.
@@ -48,6 +66,8 @@ pub(crate) struct Rewriter {
     prev_crc: u32,
     sequences: BTreeMap<u8, u64>,
     defined_in: BTreeMap<u64, u64>,
+    /// Each entity's last record.
+    tails: BTreeMap<u64, Position>,
     parts: Vec<Part>,
     worst_bytes: usize,
 }
@@ -69,6 +89,7 @@ impl Rewriter {
             prev_crc: 0,
             sequences: BTreeMap::new(),
             defined_in: BTreeMap::new(),
+            tails: BTreeMap::new(),
             parts: Vec::new(),
             worst_bytes: FRAME_HEADER_BYTES,
         };
@@ -84,14 +105,13 @@ impl Rewriter {
         epoch: Epoch,
         number: u64,
         entity: &Entity,
-        bytes: &[u8],
-        count: u32,
+        records: &Records,
     ) -> Result<(), Failure> {
         let def =
             KeyDef { event_id: entity.event_id, group: entity.group, type_name: &entity.type_name, key: &entity.key };
         let mut key = Vec::new();
         def.encode(number, &mut key);
-        let cost = SECTION_HEADER_BYTES + key.len() + bytes.len();
+        let cost = SECTION_HEADER_BYTES + key.len() + records.bytes.len();
         let quarter = self.blocks as usize * BLOCK_BYTES / 4;
         let limit = FRAME_BYTES.min(quarter / BLOCK_BYTES * BLOCK_BYTES);
         if self.worst_bytes + cost > limit && !self.parts.is_empty() {
@@ -101,14 +121,16 @@ impl Rewriter {
         let at = match self.parts.iter().rposition(|part| part.group == group && part.epoch == epoch) {
             Some(at) => at,
             None => {
-                self.parts.push(Part { group, epoch, keys: BTreeMap::new(), bytes: Vec::new(), count: 0 });
+                self.parts.push(Part { group, epoch, keys: BTreeMap::new(), bytes: Vec::new(), marks: Vec::new() });
                 self.parts.len() - 1
             }
         };
         let part = &mut self.parts[at];
         part.keys.entry(number).or_insert(key);
-        part.bytes.extend_from_slice(bytes);
-        part.count += count;
+        let at = part.bytes.len();
+        let ends = records.starts.iter().skip(1).copied().chain([records.bytes.len()]);
+        part.marks.extend(records.starts.iter().zip(ends).map(|(start, end)| (number, at + start, at + end)));
+        part.bytes.extend_from_slice(&records.bytes);
         Ok(())
     }
 
@@ -127,14 +149,21 @@ impl Rewriter {
         for part in std::mem::take(&mut self.parts) {
             let at = frame.len();
             frame.resize(at + SECTION_HEADER_BYTES, 0);
-            let mut count = part.count;
+            let mut count = u32::try_from(part.marks.len()).expect("a frame holds fewer than 2^32 records");
             for (number, key) in &part.keys {
                 if self.defined_in.insert(*number, segment) != Some(segment) {
                     frame.extend_from_slice(key);
                     count += 1;
                 }
             }
+            let records_at = frame.len();
             frame.extend_from_slice(&part.bytes);
+            for (number, start, end) in &part.marks {
+                let offset = u64::from(self.block) * BLOCK_BYTES as u64 + (records_at + start) as u64;
+                let position = Position::new(segment, offset, end - start);
+                let prev = self.tails.insert(*number, position);
+                seal(&mut frame[records_at + start..records_at + end], prev);
+            }
             let sequence = self.sequences.entry(part.group.get()).or_default();
             let header = SectionHeader {
                 bytes: u32::try_from(frame.len() - at - SECTION_HEADER_BYTES).expect("a frame is smaller than 4 GiB"),

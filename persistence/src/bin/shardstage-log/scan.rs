@@ -194,6 +194,12 @@ impl Pass<'_> {
                 ));
             }
         }
+        for (name, _, head) in &log.checkpoints {
+            if let Err(why) = head {
+                let what = format!("the checkpoint is {why}: a derived file, which the next start passes over");
+                self.say(Finding::file(Health::Unfinished, name, what));
+            }
+        }
         if matches!(log.lock, crate::directory::Lock::Engine) {
             let what = "a running engine has the log open: its end may look unfinished while it is being written";
             self.say(Finding::file(Health::Unfinished, LOCK, what));
@@ -242,7 +248,7 @@ impl Pass<'_> {
             Seen::Record(record) => {
                 self.records += 1;
                 if self.track
-                    && let Err(why) = self.names.admit(&record.view)
+                    && let Err(why) = self.names.admit(record.segment, record.offset, &record.view)
                 {
                     self.orphan(record.segment, record.offset, record.lsn, why);
                 }
@@ -270,7 +276,7 @@ impl Pass<'_> {
         }
         let what = match why {
             OutOfPlace::Nameless => "a record's entity has no key definition before it".to_owned(),
-            OutOfPlace::Gap { last_seq } => format!("an entity's sequence has a gap after event {last_seq}"),
+            OutOfPlace::Gap { last_seq } => format!("an entity's records have a gap after number {last_seq}"),
             OutOfPlace::KeyDefinition => "a key definition contradicts an earlier one, or cannot be read".to_owned(),
         };
         self.say(Finding {
