@@ -85,7 +85,7 @@ impl Row {
     /// Empty cells for every entry of `work`.
     #[must_use]
     pub fn new(work: Work) -> Self {
-        let cells = entries(work).into_iter().map(|entry| Cell::new(entry)).collect();
+        let cells = entries(work).into_iter().map(Cell::new).collect();
         Self { work, cells }
     }
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use rustix::fs::FsWord;
 use tempfile::TempDir;
 
 use crate::limits::{SETTLE_STEPS, SETTLED};
@@ -15,8 +16,8 @@ use crate::limits::{SETTLE_STEPS, SETTLED};
 pub const DIRECTORY: &str = "SHARDSTAGE_BENCH_DIR";
 
 /// File systems that live in memory, as `statfs` numbers them.
-const TMPFS: i64 = 0x0102_1994;
-const RAMFS: i64 = 0x8584_58f6;
+const TMPFS: FsWord = 0x0102_1994;
+const RAMFS: FsWord = 0x8584_58f6;
 
 /// A directory that is removed with everything in it.
 pub struct Room {
@@ -83,7 +84,7 @@ pub fn place(wanted: Option<OsString>) -> Result<PathBuf, String> {
         }
     };
     let system = rustix::fs::statfs(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    if [TMPFS, RAMFS].contains(&(system.f_type as i64)) {
+    if [TMPFS, RAMFS].contains(&system.f_type) {
         return Err(format!(
             "{} is in memory, where nothing is durable; name a directory on a disk with --dir",
             path.display()
@@ -121,7 +122,7 @@ mod tests {
     #[test]
     fn memory_is_refused() {
         let shared = Path::new("/dev/shm");
-        let in_memory = rustix::fs::statfs(shared).is_ok_and(|system| system.f_type as i64 == TMPFS);
+        let in_memory = rustix::fs::statfs(shared).is_ok_and(|system| system.f_type == TMPFS);
         if !in_memory {
             eprintln!("SKIPPED: no tmpfs at {}", shared.display());
             return;
