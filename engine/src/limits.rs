@@ -93,7 +93,8 @@ pub const ACTIVATION_BUDGET: u32 = 64;
 /// Messages after which a turn ends even with work left, messages: longer turns make replies and credit wait in the rings.
 pub const TURN_BUDGET: u32 = 64;
 
-/// Activations in a row that the last-in-first-out end of the run queue may take.
+/// Messages in a row that actors from the last-in-first-out end of the run queue may handle, and what the last one's share has
+/// beyond, messages.
 pub const LIFO_BURST: u32 = 64;
 
 /// Actors that the last-in-first-out end holds.
@@ -177,6 +178,14 @@ const _: () = assert!(MAILBOX_CAPACITY <= MAILBOX_CAPACITY_MAX);
 
 const _: () = assert!(BACKLOG_FIRST_SLOTS.is_power_of_two());
 const _: () = assert!(1_u32 << BACKLOG_LOG2_MAX >= ASKS_PER_SHARD + MAILBOX_CAPACITY_MAX);
+
+/// Looks into the rings before a shard that spins goes on with its turn, looks: about as many as an answer takes that another
+/// core gives at once, and less than the rest of an idle turn costs.
+pub const LINGER_LOOKS: u32 = 32;
+
+/// Times that one turn of a shard that spins handles what came while it looked, times: timers, files and sockets wait meanwhile,
+/// a few microseconds.
+pub const LINGER_ROUNDS: u32 = 16;
 
 /// Longest time that a busy shard runs without giving the CPU away once, ns. A thread that never yields keeps the kernel
 /// worker that completes durable writes off its core until the scheduler's tick, 4 ms later: its own commits, and those of

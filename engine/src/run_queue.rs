@@ -2,7 +2,7 @@
 //!
 //! The burst keeps a chain of small actors in cache (depth first); its bound keeps every other ready actor served.
 //! Invariant: an actor is in the queue at most once (its `scheduled` flag), and an actor waits for at most
-//! [`LIFO_BURST`] activations plus the queue before it.
+//! [`LIFO_BURST`] messages and one actor's share, plus the queue before it.
 
 use std::collections::VecDeque;
 use std::ptr::NonNull;
@@ -22,6 +22,9 @@ pub(crate) struct RunQueue {
     lifo: [Ready; LIFO_DEPTH],
     /// Entries of `lifo`.
     depth: usize,
+    /// Whether the last actor came from the last-in-first-out end, and so belongs to the burst.
+    in_burst: bool,
+    /// Messages that the burst has handled.
     burst: u32,
     fifo: VecDeque<Ready>,
 }
@@ -29,7 +32,7 @@ pub(crate) struct RunQueue {
 impl Default for RunQueue {
     fn default() -> Self {
         let none = Ready { cell: NonNull::dangling(), index: u32::MAX };
-        Self { lifo: [none; LIFO_DEPTH], depth: 0, burst: 0, fifo: VecDeque::new() }
+        Self { lifo: [none; LIFO_DEPTH], depth: 0, in_burst: false, burst: 0, fifo: VecDeque::new() }
     }
 }
 
@@ -51,13 +54,19 @@ impl RunQueue {
         self.fifo.push_back(ready);
     }
 
+    /// Notes how many messages the last actor handled, at least 1.
+    #[inline(always)]
+    pub(crate) fn charge(&mut self, handled: u32) {
+        self.burst += handled * u32::from(self.in_burst);
+    }
+
     /// The next actor to run.
     #[inline(always)]
     pub(crate) fn pop(&mut self) -> Option<Ready> {
         if self.burst < LIFO_BURST
             && let Some(last) = self.depth.checked_sub(1)
         {
-            self.burst += 1;
+            self.in_burst = true;
             self.depth = last;
             return Some(self.lifo[last]);
         }
@@ -68,6 +77,7 @@ impl RunQueue {
     fn pop_front(&mut self) -> Option<Ready> {
         self.fifo.extend(&self.lifo[..self.depth]);
         self.depth = 0;
+        self.in_burst = false;
         self.burst = 0;
         self.fifo.pop_front()
     }
@@ -96,6 +106,7 @@ mod tests {
                 break;
             }
             served_after += 1;
+            queue.charge(1);
             queue.push(ready(1));
         }
         assert_eq!(served_after, LIFO_BURST);

@@ -52,6 +52,9 @@ pub(crate) fn run(
     }
     match seed.grow(&mut *driver, on_started) {
         Ok(mut shard) => {
+            if idle != IdleStrategy::Park {
+                shard.lingers();
+            }
             turn_until_stopped(&mut shard, &mut *driver, idle);
             // Timers and closures hold values of the user's.
             drop_contained(shard);
@@ -87,14 +90,15 @@ fn turn_until_stopped(shard: &mut Shard, driver: &mut dyn Driver, idle: IdleStra
             Wait::Until(at_ns) => Some(at_ns),
             Wait::Idle => None,
         };
-        let spin = match idle {
-            IdleStrategy::Spin => Duration::MAX,
-            IdleStrategy::SpinThenPark(window) => window,
-            IdleStrategy::Park => Duration::ZERO,
+        let spins = match idle {
+            IdleStrategy::Spin => true,
+            // The turn's own time will do: what it is late by is what an idle turn takes.
+            IdleStrategy::SpinThenPark(window) => {
+                Duration::from_nanos(turn_ns - *idle_since_ns.get_or_insert(turn_ns)) < window
+            }
+            IdleStrategy::Park => false,
         };
-        let now_ns = driver.now_ns();
-        let since_ns = *idle_since_ns.get_or_insert(now_ns);
-        if Duration::from_nanos(now_ns - since_ns) < spin {
+        if spins {
             if may_yield {
                 driver.yield_now();
                 yielded_ns = turn_ns;
@@ -104,6 +108,7 @@ fn turn_until_stopped(shard: &mut Shard, driver: &mut dyn Driver, idle: IdleStra
             continue;
         }
         if shard.prepare_park() {
+            let now_ns = driver.now_ns();
             shard.parking(now_ns);
             driver.park(deadline_ns);
             shard.finish_park();

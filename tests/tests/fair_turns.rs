@@ -235,7 +235,7 @@ fn two_that_flood_each_other_delay_others_by_one_burst() {
     for _ in 0..ROUNDS {
         one.tell(Throw { victim }).unwrap();
         let delay = delays.recv().unwrap();
-        assert!(delay <= u64::from(LIFO_BURST * ACTIVATION_BUDGET) + TURN, "{delay} messages of the flood came first");
+        assert!(delay <= u64::from(LIFO_BURST + ACTIVATION_BUDGET) + TURN, "{delay} messages of the flood came first");
     }
     one.stop().wait();
     engine.shutdown().unwrap();

@@ -192,6 +192,12 @@ impl Mesh {
         self.inbound.iter_mut().map(|inbound| inbound.user.refresh() as u64).sum()
     }
 
+    /// Whether anything has come, for a shard that looks again and again.
+    #[inline]
+    pub(crate) fn looks_empty(&self) -> bool {
+        self.inbound.iter().all(|inbound| inbound.user.is_still_empty() && inbound.control.is_still_empty())
+    }
+
     /// Whether anything waits in the rings.
     pub(crate) fn has_arrivals(&self) -> bool {
         self.inbound.iter().any(|inbound| !inbound.user.is_empty() || !inbound.control.is_empty())

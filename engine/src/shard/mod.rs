@@ -10,6 +10,7 @@ mod cell;
 mod core;
 mod core_cell;
 mod deliver;
+mod due;
 mod mailbox;
 mod mesh;
 mod stop;

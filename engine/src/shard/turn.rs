@@ -13,14 +13,13 @@ use crate::actor::StopReason;
 use crate::cluster::inbound::Inbound;
 use crate::dead_letter::Reason;
 use crate::error::{AskError, StartError, Unknown};
-use crate::limits::{CREDIT_CALM_NS, RING_BATCH, TURN_BUDGET};
+use crate::limits::{CREDIT_CALM_NS, LINGER_LOOKS, LINGER_ROUNDS, RING_BATCH, TURN_BUDGET};
 use crate::link::Queues;
 use crate::port::driver::{Driver, FileCompletion};
 use crate::port::service::{Service, ServiceContext, Started};
 use crate::port::transport::Transport;
 use crate::reply::{CrossReply, ReplyAddress};
 use crate::stats::ShardStats;
-use crate::timer::{Body, Due};
 
 /// Called with the outcome of a shard's start, on its thread.
 pub(crate) type OnStarted = Box<dyn FnOnce(Result<(), StartError>)>;
@@ -60,6 +59,7 @@ pub(crate) struct Shard {
     last_turn_ns: u64,
     last_turn_was_busy: bool,
     last_turn_handled: u32,
+    lingers: bool,
     completions: Vec<FileCompletion>,
     injected: Vec<crate::envelope::Envelope>,
     replies: Vec<CrossReply>,
@@ -95,6 +95,7 @@ impl Shard {
             last_turn_ns: 0,
             last_turn_was_busy: false,
             last_turn_handled: 0,
+            lingers: false,
             completions: Vec::new(),
             injected: Vec::with_capacity(RING_BATCH),
             replies: Vec::new(),
@@ -123,7 +124,10 @@ impl Shard {
                 busy |= self.poll_services(cell, driver, now_ns);
                 moved = self.poll_transport(cell, driver);
                 busy |= moved;
-                let handled = self.run_actors(cell);
+                let mut handled = self.run_actors(cell, 0);
+                if self.lingers {
+                    handled = self.linger(cell, handled);
+                }
                 cell.link.blame.runs_none();
                 self.last_turn_handled = handled;
                 driver.charge_messages(handled);
@@ -258,6 +262,10 @@ impl Shard {
             // What was requested before these were sent comes first: spawns of actors that they speak of.
             self.run_system(cell);
         }
+        if !any {
+            deferred.into_iter().for_each(|request| request(cell));
+            return false;
+        }
         for reply in self.replies.drain(..) {
             (reply.deliver)(cell, reply.address, reply.epoch, reply.value);
         }
@@ -302,8 +310,8 @@ impl Shard {
             core.settle_credit();
         }
         drop(core);
-        for waker in self.wakers.drain(..) {
-            super::wake_contained(waker);
+        if !self.wakers.is_empty() {
+            self.wakers.drain(..).for_each(super::wake_contained);
         }
     }
 
@@ -325,15 +333,43 @@ impl Shard {
 
     /// A function of its own: within the turn, everything else competes for the registers that its loops need.
     #[inline(never)]
-    fn run_actors(&mut self, cell: &ShardCell) -> u32 {
-        let mut handled = 0;
+    fn run_actors(&mut self, cell: &ShardCell, mut handled: u32) -> u32 {
         while handled < TURN_BUDGET {
             // SAFETY: taking a number out of a queue runs no code but the queue's.
             let next = unsafe { cell.core.quick() }.run_queue.pop();
             let Some(ready) = next else { break };
-            handled += cell.activate(ready);
+            let share = cell.activate(ready);
+            // SAFETY: as above.
+            unsafe { cell.core.quick() }.run_queue.charge(share);
+            handled += share;
         }
         handled
+    }
+
+    /// Publishes what was sent to other shards, and handles what they answer, before the turn goes on with what costs more and
+    /// can wait a little: a shard that spins has nothing better to do. Returns how many messages were handled with `handled`.
+    fn linger(&mut self, cell: &ShardCell, mut handled: u32) -> u32 {
+        for _ in 0..LINGER_ROUNDS {
+            if !cell.core.borrow().run_queue.is_empty() {
+                break;
+            }
+            cell.publish_now();
+            let waited = {
+                let core = cell.core.borrow();
+                (0..LINGER_LOOKS).take_while(|_| core.mesh.looks_empty()).map(|_| std::hint::spin_loop()).count()
+            };
+            if waited == LINGER_LOOKS as usize {
+                break;
+            }
+            self.receive(cell);
+            handled = self.run_actors(cell, handled);
+        }
+        handled
+    }
+
+    /// From now on turns linger: for hosts that spin.
+    pub(crate) fn lingers(&mut self) {
+        self.lingers = true;
     }
 
     fn flush(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) {
@@ -486,77 +522,6 @@ impl Shard {
 }
 
 impl ShardCell {
-    /// Sends what a timer has to send; what is dropped is the user's and dropped outside the borrow.
-    fn fire(&self, due: Due, now_ns: u64) {
-        let Due { id, at_ns, owner, body } = due;
-        let room = {
-            let mut core = self.core.borrow_mut();
-            core.cells
-                .get(owner.index, owner.generation)
-                .filter(|cell| cell.incarnation == owner.incarnation && cell.conduct.life != super::Life::Stopping)
-                .map(|cell| !cell.mailbox.is_full())
-        };
-        let Some(room) = room else { return super::drop_contained(body) };
-        let mut period = match body {
-            Body::Once(envelope) => return self.core.borrow_mut().push_reserved(envelope),
-            Body::Every(period) => period,
-        };
-        let mut missed = (now_ns - at_ns) / period.period_ns;
-        let next_ns = at_ns.saturating_add((missed + 1).saturating_mul(period.period_ns));
-        if room {
-            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (period.make)()));
-            let mut core = self.core.borrow_mut();
-            let Ok(envelope) = made else {
-                core.counters.panics += 1;
-                drop(core);
-                return super::drop_contained(period);
-            };
-            core.push_reserved(envelope);
-        } else {
-            missed += 1;
-        }
-        let mut core = self.core.borrow_mut();
-        core.counters.missed_ticks += missed;
-        core.timers.again(id, next_ns, owner, Body::Every(period));
-    }
-
-    /// Stops virtual actors that have had no message for their type's idle time.
-    fn passivate_idle(&self, now_ns: u64) {
-        let types = &self.link.engine().registry.types;
-        let mut next_ns = u64::MAX;
-        let mut idle = Vec::new();
-        {
-            let mut core = self.core.borrow_mut();
-            let core = &mut *core;
-            let now_ms = core.now_ms();
-            for (position, registered) in types.iter().enumerate() {
-                let idle_ns = u64::try_from(registered.idle.as_nanos()).unwrap_or(u64::MAX);
-                next_ns = next_ns.min(now_ns.saturating_add((idle_ns / 4).max(1_000_000)));
-                let idle_ms = u32::try_from(idle_ns >> 20).unwrap_or(u32::MAX);
-                for (index, generation) in core.directory.cells(position) {
-                    let cell = core.cells.get(index, generation).expect("directory entries are live");
-                    let is_idle = now_ms.wrapping_sub(cell.extra().active_ms) >= idle_ms.max(1);
-                    if is_idle && !cell.scheduled && !cell.conduct.suspended && cell.len() == 0 {
-                        idle.push((index, generation));
-                    }
-                }
-            }
-            // The order of a hash map depends on its seed only, but sorting keeps traces equal whatever the map does.
-            idle.sort_unstable();
-            core.directory.next_sweep_ns = next_ns;
-        }
-        for (index, generation) in idle {
-            let state = self.core.borrow_mut().cells.get(index, generation).and_then(|cell| cell.state.take());
-            let Some(mut state) = state else { continue };
-            // The user's code; one that panics keeps its actor active.
-            let may = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| state.may_passivate())).unwrap_or(false);
-            self.core.borrow_mut().cells.get(index, generation).expect("it was not running").state = Some(state);
-            if may {
-                self.request_stop(index, generation, StopReason::Passivated);
-            }
-        }
-    }
-
     /// Whether nothing is left to do here but what comes from outside: for draining.
     pub(crate) fn is_quiet(&self) -> bool {
         let core = self.core.borrow();
