@@ -7,7 +7,6 @@ use shardstage_persistence::prelude::*;
 struct PlacedV1 {
     euros: u32,
 }
-
 #[wire(id = "shop.placed", version = 2)]
 struct Placed {
     cents: u64,
@@ -24,7 +23,6 @@ struct Place {
     amount: u32,
 }
 
-/// The orders as the older program knew them.
 #[wire]
 #[derive(Clone, Default)]
 struct Old {
@@ -35,7 +33,6 @@ impl Fold for Old {
     const NAME: &'static str = "shop.orders";
     const POLICY: SnapshotPolicy = SnapshotPolicy::NEVER;
     type Event = PlacedV1;
-
     fn apply(&mut self, placed: &PlacedV1) {
         self.cents += u64::from(placed.euros) * 100;
     }
@@ -57,11 +54,9 @@ impl Fold for Orders {
     const NAME: &'static str = "shop.orders";
     const POLICY: SnapshotPolicy = SnapshotPolicy::NEVER;
     type Event = Placed;
-
     fn apply(&mut self, placed: &Placed) {
         self.cents += placed.cents;
     }
-
     fn upcast(stored: Stored<'_>) -> Upcast<'_, Placed> {
         stored.read::<PlacedV1>().then::<Placed>()
     }
@@ -78,7 +73,6 @@ fn main() -> shardstage::Result<()> {
     let old = Engine::builder().service(store.clone()).register::<Durable<Old>>(|orders| orders).start()?;
     assert_eq!(old.actor::<Durable<Old>>("alice").ask(Place { amount: 2 }).wait()?, 200);
     old.shutdown()?;
-
     let new = Engine::builder().service(store).register::<Durable<Orders>>(|orders| orders).start()?;
     assert_eq!(new.actor::<Durable<Orders>>("alice").ask(Place { amount: 50 }).wait()?, 250);
     new.shutdown()

@@ -61,7 +61,6 @@ impl<'a> Stored<'a> {
     ///     stored.read::<PlacedV1>().then::<PlacedV2>().then::<Placed>()
     /// }
     /// ```
-    #[must_use]
     pub fn read<V: Wire>(self) -> Upcast<'a, V> {
         Upcast { stored: self, step: Step::Unread }.try_read()
     }

@@ -59,24 +59,26 @@ impl Service for LogShard {
         self.check_age(cx);
         let shared = Rc::clone(&self.shared);
         let paced = shared.pace(self);
-        self.serve_loads(cx) | paced
+        self.serve_owing(cx) | self.serve_loads(cx) | paced
     }
 
     fn flush(&mut self, cx: &mut ServiceContext<'_>) {
         let shared = Rc::clone(&self.shared);
         shared.begin_loads(self);
         self.serve_loads(cx);
+        self.serve_owing(cx);
         self.submit_next(cx);
     }
 
     fn next_deadline_ns(&self) -> Option<u64> {
         let frame = self.log.as_ref().and_then(|log| log.in_flight.as_ref());
         let age = frame.map(|frame| frame.since_ns + if frame.slow { DEAD_COMMIT_NS } else { SLOW_COMMIT_NS });
-        let retry = self.spare_error.as_ref().map(|_| self.spare_retry_ns);
+        let retry = self.spare_error.as_ref().filter(|_| self.preparing.is_none()).map(|_| self.spare_retry_ns);
+        let behind = self.shared.is_behind().then_some(0);
         // A heartbeat that has no place yet waits for the segment, not for the clock.
         let has_place = self.log.as_ref().is_some_and(|log| !log.active_ended || !log.ready.is_empty());
         let heartbeat = self.heartbeat_due_ns.filter(|_| has_place && frame.is_none());
-        [heartbeat, age, retry].into_iter().flatten().min()
+        [heartbeat, age, retry, behind].into_iter().flatten().min()
     }
 
     fn commit_in_flight(&self) -> bool {
