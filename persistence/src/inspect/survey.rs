@@ -75,6 +75,9 @@ pub enum Seen<'a> {
     Damage(Damage),
 }
 
+/// No log gets so far; a header that claims more is not believed.
+const LSN_MAX: u64 = u64::MAX / 2;
+
 type Sink<'s> = dyn FnMut(Seen<'_>) + 's;
 
 /// Blocks that do not continue the log, until the next frame explains them.
@@ -209,7 +212,7 @@ impl Survey {
         let blocks = padded(header.len as usize) / BLOCK_BYTES;
         header.place == place(self.segment, self.block)
             && blocks <= (self.blocks - self.block) as usize
-            && header.first_lsn >= self.next_lsn
+            && (self.next_lsn..=LSN_MAX).contains(&header.first_lsn)
             && header.incarnation >= self.incarnation
     }
 
@@ -311,11 +314,12 @@ impl Survey {
             return self.malformed(frame, "a section's group does not exist", sink);
         };
         let (epoch_before, sequence_before) = *group;
-        *group = (header.epoch.get(), Some(header.first_sequence + u64::from(header.count) - 1));
+        *group =
+            (header.epoch.get(), Some(header.first_sequence.saturating_add(u64::from(header.count)).saturating_sub(1)));
         if header.epoch.get() == 0 || header.epoch.get() < epoch_before {
             self.malformed(frame, "a section's epoch is below its group's", sink);
         }
-        if sequence_before.is_some_and(|last| header.first_sequence != last + 1) {
+        if sequence_before.is_some_and(|last| header.first_sequence != last.saturating_add(1)) {
             self.malformed(frame, "a section's sequence has a gap", sink);
         }
         let mut offset = 0;

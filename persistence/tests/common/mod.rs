@@ -276,6 +276,11 @@ impl SimShard for Host {
             // The dice may have let every account pass: nothing else would wake this host.
             pause = Some(now_ns + 1_000_000);
         }
+        let loaded = self.loads_begun && self.ledger.borrow().loaded.iter().all(Option::is_some);
+        if loaded && !self.ledger.borrow().ready {
+            // The last load was answered in this turn: nothing else may ever wake this host.
+            pause = Some(now_ns + 1_000);
+        }
         match self.log.next_deadline_ns().into_iter().chain(pause).min() {
             Some(due) => SimWait::Until(due),
             None => SimWait::Idle,
@@ -401,7 +406,11 @@ pub fn must_recover(world: &SimWorld, ledger: &Shared, planted: PlantedBug) -> R
     if let Some(why) = &ledger.order_broken {
         return Err(why.clone());
     }
-    if ledger.ready { Ok(()) } else { Err("did not become ready".into()) }
+    if ledger.ready {
+        Ok(())
+    } else {
+        Err(format!("did not become ready: poisoned {:?}, counters {:?}", ledger.poisoned, ledger.counters))
+    }
 }
 
 /// The log's checkpoints, by name.

@@ -59,19 +59,19 @@ pub(crate) fn run(
     Ok(worst)
 }
 
-/// The word for a record's kind.
-pub(crate) fn kind_word(kind: RecordKind) -> &'static str {
-    match kind {
-        RecordKind::Event => "event",
-        RecordKind::KeyDef => "key",
-        RecordKind::Snapshot => "snapshot",
-        RecordKind::Outbox => "outbox",
-        RecordKind::OutboxDone => "outbox-done",
-        RecordKind::OutboxSettled => "outbox-settled",
-        RecordKind::Dedup => "dedup",
-        RecordKind::StatePut => "state-put",
-        RecordKind::StateDelete => "state-delete",
+/// The word for a record's kind: its name in the format, in lower case with hyphens; `key` for a key definition.
+pub(crate) fn kind_word(kind: RecordKind) -> String {
+    if kind == RecordKind::KeyDef {
+        return "key".into();
     }
+    let mut word = String::new();
+    for c in format!("{kind:?}").chars() {
+        if c.is_ascii_uppercase() && !word.is_empty() {
+            word.push('-');
+        }
+        word.push(c.to_ascii_lowercase());
+    }
+    word
 }
 
 fn line(shard: &str, record: &SeenRecord<'_>, names: &Names) -> String {
@@ -91,7 +91,7 @@ fn line(shard: &str, record: &SeenRecord<'_>, names: &Names) -> String {
         .text_or_null("type", entity.map(|entity| &*entity.type_name))
         .text_or_null("key", entity.map(|entity| &*entity.key))
         .number("seq", header.seq)
-        .text("kind", kind_word(header.kind))
+        .text("kind", &kind_word(header.kind))
         .text_or_null("event_id", event_id.map(|id| format!("{id:016x}")).as_deref())
         .number("version", u64::from(header.schema_version))
         .bool("last_of_command", header.flags & FLAG_LAST_OF_COMMAND != 0)

@@ -22,7 +22,7 @@ struct Stats {
     lsns: Option<(u64, u64)>,
     frames: u64,
     control: u64,
-    records: BTreeMap<&'static str, u64>,
+    records: BTreeMap<String, u64>,
     used_bytes: u64,
     stored_bytes: u64,
     listed: Vec<SeenFrame>,
@@ -155,7 +155,7 @@ fn text(log: &LogDir, verdict: &Verdict, stats: &BTreeMap<u64, Stats>, out: &mut
             found.used_bytes,
             found.stored_bytes - found.used_bytes,
         )?;
-        let others = found.records.iter().filter(|(kind, _)| !["event", "snapshot", "key"].contains(kind));
+        let others = found.records.iter().filter(|(kind, _)| !["event", "snapshot", "key"].contains(&kind.as_str()));
         for (kind, count) in others {
             writeln!(out, "    {count} {kind} records")?;
         }
