@@ -82,7 +82,7 @@ impl CommandHandler<State> for Chain {
 
 fn engine(dir: &Path) -> Engine {
     let mut config = Config::default();
-    config.shards = Some(SHARDS.into());
+    config.shards = Some(SHARDS);
     config.pin = false;
     let log = EventLog::open(dir).segment_bytes(256 * 1024).checkpoint_bytes(256 * 1024);
     Engine::builder().config(config).service(log).register::<Durable<Chain>>(|chain| chain).start().unwrap()
