@@ -25,21 +25,21 @@ struct Put {
     count: u32,
 }
 
-impl KeyedHandler<Put> for Cart {
-    fn handle(put: Put, cart: &Keyed<Self>, cx: &CommandContext<'_, Keyed<Self>>) -> Effect<Keyed<Self>, u64> {
-        let put = cart.transaction().set(put.article, put.count).commit();
+impl CommandHandler<Put> for Keyed<Cart> {
+    fn handle(&self, put: Put, cx: &CommandContext<'_, Self>) -> Effect<Self, u64> {
+        let put = self.transaction().set(put.article, put.count).commit();
         put.expect("a short name and few of them").reply(cx.version() + 1)
     }
 }
 
-impl KeyedHandler<Swap> for Cart {
+impl CommandHandler<Swap> for Keyed<Cart> {
     fn handle(
+        &self,
         Swap { out, into, seen }: Swap,
-        cart: &Keyed<Self>,
-        _cx: &CommandContext<'_, Keyed<Self>>,
-    ) -> Effect<Keyed<Self>, Result<(), String>> {
-        let count = cart.get(&out).map_or(0, |entry| entry.value);
-        match cart.transaction().expect(&out, seen).delete(&out).set(into, count).commit() {
+        _cx: &CommandContext<'_, Self>,
+    ) -> Effect<Self, Result<(), String>> {
+        let count = self.get(&out).map_or(0, |entry| entry.value);
+        match self.transaction().expect(&out, seen).delete(&out).set(into, count).commit() {
             Ok(swapped) => swapped.reply(Ok(())),
             Err(error) => Effect::none().reply(Err(error.to_string())),
         }

@@ -22,15 +22,15 @@ struct Rename {
 #[message(id = "chat.name", reply = String)]
 struct Name {}
 
-impl SaveHandler<Rename> for Profile {
-    fn handle(&self, Rename { name }: Rename, _cx: &CommandContext<'_, Saved<Self>>) -> Effect<Saved<Self>, u32> {
+impl CommandHandler<Rename> for Saved<Profile> {
+    fn handle(&self, Rename { name }: Rename, _cx: &CommandContext<'_, Self>) -> Effect<Self, u32> {
         let renamed = self.renamed + 1;
         Effect::save(Profile { name, renamed }).reply(renamed)
     }
 }
 
-impl SaveHandler<Name> for Profile {
-    fn handle(&self, _: Name, _cx: &CommandContext<'_, Saved<Self>>) -> Effect<Saved<Self>, String> {
+impl CommandHandler<Name> for Saved<Profile> {
+    fn handle(&self, _: Name, _cx: &CommandContext<'_, Self>) -> Effect<Self, String> {
         Effect::none().reply(self.name.clone())
     }
 }

@@ -14,20 +14,20 @@ mod store;
 pub mod testkit;
 
 pub use durable::{
-    CommandContext, CommandHandler, Durable, Effect, Entry, EventSourced, Fold, Keyed, KeyedHandler, KeyedState,
-    NoEvents, ReplayCheck, ReplayReport, SaveHandler, Saved, SavedState, SnapshotPolicy, Stored, TellTarget,
+    Client, CommandContext, CommandHandler, Durable, Effect, Entry, EventSourced, Fold, Idempotent, Keyed, KeyedState,
+    NoEvents, NotRun, OutboxRoutes, ReplayCheck, ReplayReport, Saved, SavedState, SnapshotPolicy, Stored, TellTarget,
     Transaction, TransactionError, UnknownEvents, Upcast,
 };
 pub use log::{EventLog, LogShard, OnPoison, OpenError, PlantedBug};
 pub use store::{
     AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, LoadedBytes, LoadedEntity,
-    LoadedRecord, MemoryFault, MemoryStore, NewRecord, OnLoaded, StoreShard, StoreShared, Ticket,
+    LoadedRecord, MemoryFault, MemoryStore, NewRecord, OnLoaded, OnOwing, Owing, StoreShard, StoreShared, Ticket,
 };
 
 /// What a program with durable actors names.
 pub mod prelude {
     pub use crate::{
-        CommandContext, CommandHandler, Durable, Effect, EventLog, EventSourced, Fold, Keyed, KeyedHandler, KeyedState,
-        MemoryStore, SaveHandler, Saved, SavedState, SnapshotPolicy, Stored, Upcast,
+        Client, CommandContext, CommandHandler, Durable, Effect, EventLog, EventSourced, Fold, Idempotent, Keyed,
+        KeyedState, MemoryStore, NotRun, OutboxRoutes, Saved, SavedState, SnapshotPolicy, Stored, Upcast,
     };
 }

@@ -87,6 +87,75 @@ pub const GROUPS: usize = shardstage_codec::GROUP_COUNT as usize;
 /// Default number of events between two snapshots of one actor.
 pub const SNAPSHOT_EVERY: u64 = 200;
 
+/// Longest name of a client, bytes: an actor's type name and key with a byte between always fit.
+pub const CLIENT_BYTES: usize = 1024;
+
+/// Clients whose commands an actor of a type recognises, unless the type says otherwise: those that were silent for longest are
+/// forgotten. At 100 bytes each, the table stays a tenth of a frame.
+pub const SESSIONS: usize = 1024;
+
+/// Bytes of all clients and recorded replies that an actor keeps: beyond, the clients that were silent for longest are
+/// forgotten. Snapshot, table and outbox together fit into one frame.
+pub const SESSIONS_BYTES: usize = FRAME_BYTES / 4;
+
+/// Unacknowledged replies that are recorded for one client: four times what a lane has on its way.
+pub const SESSION_WINDOW: usize = 4 * LANE_WINDOW;
+
+/// Bytes of a client's unacknowledged replies before its next command waits: one client never fills the table.
+pub const SESSION_BYTES: usize = SESSIONS_BYTES / 4;
+
+/// Commands of others after which a silent client is forgotten: its table entry is then of no use to anyone who retries
+/// within minutes.
+pub const SESSION_COMMANDS: u64 = 100_000;
+
+/// Largest reply that is recorded, encoded, bytes: replies are copied into records and snapshots.
+pub const REPLY_BYTES: usize = SESSION_BYTES;
+
+/// Part of a dedup table that one record holds, bytes: far below the largest record, however the archive pads.
+pub const IMAGE_BYTES: usize = 32 * 1024;
+
+/// Commands of one lane on their way at once: enough to share a commit, few enough to send again.
+pub const LANE_WINDOW: usize = 16;
+
+/// Pause after a lane's first failure, nanoseconds; it doubles with every further one.
+pub const LANE_PAUSE_NS: u64 = 10_000_000;
+
+/// Longest pause of a lane, nanoseconds: a node that comes back waits no longer for its messages.
+pub const LANE_PAUSE_MAX_NS: u64 = 5_000_000_000;
+
+/// Time for one attempt of a lane, nanoseconds: a failed node is noticed sooner, a slow commit is over by then.
+pub const ATTEMPT_NS: u64 = 5_000_000_000;
+
+/// Messages of one actor that have not arrived, before commands that send are refused as `Full`.
+pub const OUTBOX_MESSAGES: usize = 1024;
+
+/// Bytes of those messages: they are repeated behind every snapshot, in the same frame.
+pub const OUTBOX_BYTES: usize = FRAME_BYTES / 16;
+
+/// Receivers without outstanding messages whose sessions an actor keeps, so that the next message needs no new one.
+pub const OUTBOX_LINES: usize = 64;
+
+/// Time until arrivals are recorded that no command records, nanoseconds: one commit for all of a burst.
+pub const OUTBOX_DONE_NS: u64 = 1_000_000_000;
+
+/// Period in which actors are looked for that have outstanding messages and sleep, nanoseconds: rare, since actors with
+/// outstanding messages stay active.
+pub const REVIVE_NS: u64 = 1_000_000_000;
+
+/// Actors that are woken in one such period on each shard: a restart with many of them leaves live traffic its room.
+pub const REVIVE_ACTORS: usize = 256;
+
+/// Entities that are looked at in one such period: 2 MiB of memory, a fraction of a millisecond.
+pub const REVIVE_SCAN: usize = 65_536;
+
+/// Commands that wait in one [`Client`](crate::Client), before further ones are refused as `Full`.
+pub const CLIENT_COMMANDS: usize = 1024;
+
+const _: () = assert!(CLIENT_BYTES > shardstage_codec::limits::NAME_BYTES_MAX + shardstage_codec::KEY_BYTES_MAX);
+// The archive of a table or an outbox is less than twice what is counted.
+const _: () = assert!(RECORD_BYTES + SESSIONS_BYTES + 2 * OUTBOX_BYTES < FRAME_BYTES);
+const _: () = assert!(2 * (IMAGE_BYTES + SESSION_BYTES + REPLY_BYTES + CLIENT_BYTES) <= RECORD_BYTES);
+const _: () = assert!(SESSION_WINDOW > LANE_WINDOW && LANE_PAUSE_NS < LANE_PAUSE_MAX_NS);
 /// Default size of the events since the last snapshot at which the next is taken, as a multiple of that snapshot's size: reading
 /// them then costs more than writing it did.
 pub const SNAPSHOT_RATIO: u64 = 2;

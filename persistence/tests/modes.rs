@@ -9,8 +9,8 @@ use shardstage::EngineBuilder;
 use shardstage::prelude::*;
 use shardstage_persistence::format::record::RecordKind;
 use shardstage_persistence::{
-    CommandContext, CommandHandler, Durable, Effect, EventSourced, Fold, Keyed, KeyedHandler, KeyedState, MemoryFault,
-    MemoryStore, SaveHandler, Saved, SavedState, SnapshotPolicy, TransactionError,
+    CommandContext, CommandHandler, Durable, Effect, EventSourced, Fold, Keyed, KeyedState, MemoryFault, MemoryStore,
+    Saved, SavedState, SnapshotPolicy, TransactionError,
 };
 
 #[message(id = "modes.add", reply = u64)]
@@ -96,14 +96,14 @@ impl SavedState for Whole {
     const NAME: &'static str = "modes.whole";
 }
 
-impl SaveHandler<Add> for Whole {
-    fn handle(&self, Add { by }: Add, _cx: &CommandContext<'_, Saved<Self>>) -> Effect<Saved<Self>, u64> {
+impl CommandHandler<Add> for Saved<Whole> {
+    fn handle(&self, Add { by }: Add, _cx: &CommandContext<'_, Self>) -> Effect<Self, u64> {
         Effect::save(Whole { total: self.total + by }).reply(self.total + by)
     }
 }
 
-impl SaveHandler<Read> for Whole {
-    fn handle(&self, _: Read, cx: &CommandContext<'_, Saved<Self>>) -> Effect<Saved<Self>, (u64, u64)> {
+impl CommandHandler<Read> for Saved<Whole> {
+    fn handle(&self, _: Read, cx: &CommandContext<'_, Self>) -> Effect<Self, (u64, u64)> {
         Effect::none().reply((self.total, cx.version()))
     }
 }
@@ -133,13 +133,9 @@ struct Move {
 #[message(id = "modes.entries", reply = Vec<(String, u64, u64)>)]
 struct Entries {}
 
-impl KeyedHandler<Change> for Purse {
-    fn handle(
-        change: Change,
-        state: &Keyed<Self>,
-        _cx: &CommandContext<'_, Keyed<Self>>,
-    ) -> Effect<Keyed<Self>, String> {
-        let mut transaction = state.transaction();
+impl CommandHandler<Change> for Keyed<Purse> {
+    fn handle(&self, change: Change, _cx: &CommandContext<'_, Self>) -> Effect<Self, String> {
+        let mut transaction = self.transaction();
         for (key, value) in change.set {
             transaction = transaction.set(key, value);
         }
@@ -156,26 +152,18 @@ impl KeyedHandler<Change> for Purse {
     }
 }
 
-impl KeyedHandler<Move> for Purse {
-    fn handle(
-        Move { amount }: Move,
-        state: &Keyed<Self>,
-        _cx: &CommandContext<'_, Keyed<Self>>,
-    ) -> Effect<Keyed<Self>, ()> {
-        let there = |key| state.get(key).map_or(1_000, |entry| entry.value);
+impl CommandHandler<Move> for Keyed<Purse> {
+    fn handle(&self, Move { amount }: Move, _cx: &CommandContext<'_, Self>) -> Effect<Self, ()> {
+        let there = |key| self.get(key).map_or(1_000, |entry| entry.value);
         let (left, right) = (there("left"), there("right"));
-        let moved = state.transaction().set("left", left - amount).set("right", right + amount);
+        let moved = self.transaction().set("left", left - amount).set("right", right + amount);
         moved.commit().expect("two small keys")
     }
 }
 
-impl KeyedHandler<Entries> for Purse {
-    fn handle(
-        _: Entries,
-        state: &Keyed<Self>,
-        _cx: &CommandContext<'_, Keyed<Self>>,
-    ) -> Effect<Keyed<Self>, Vec<(String, u64, u64)>> {
-        Effect::none().reply(state.iter().map(|(key, entry)| (key.to_owned(), entry.value, entry.version)).collect())
+impl CommandHandler<Entries> for Keyed<Purse> {
+    fn handle(&self, _: Entries, _cx: &CommandContext<'_, Self>) -> Effect<Self, Vec<(String, u64, u64)>> {
+        Effect::none().reply(self.iter().map(|(key, entry)| (key.to_owned(), entry.value, entry.version)).collect())
     }
 }
 

@@ -11,7 +11,7 @@ use shardstage::EngineBuilder;
 use shardstage::prelude::*;
 use shardstage_persistence::testkit::{ReplayCheck, must_agree};
 use shardstage_persistence::{
-    CommandContext, CommandHandler, Durable, Effect, EventSourced, Fold, SaveHandler, Saved, SavedState, SnapshotPolicy,
+    CommandContext, CommandHandler, Durable, Effect, EventSourced, Fold, Saved, SavedState, SnapshotPolicy,
 };
 
 #[message(id = "replay.roll", reply = ())]
@@ -124,8 +124,8 @@ macro_rules! rolls {
 
 rolls!(Honest, Cheat, Forgetful, Silent);
 
-impl SaveHandler<Roll> for Whole {
-    fn handle(&self, _: Roll, _cx: &CommandContext<'_, Saved<Self>>) -> Effect<Saved<Self>, ()> {
+impl CommandHandler<Roll> for Saved<Whole> {
+    fn handle(&self, _: Roll, _cx: &CommandContext<'_, Self>) -> Effect<Self, ()> {
         Effect::save(Whole { sum: self.sum + 1 })
     }
 }

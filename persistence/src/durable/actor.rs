@@ -17,6 +17,7 @@ use shardstage::{
 use shardstage_codec::{ActorTypeId, Epoch, GroupId, Wire, slot_of};
 
 use super::commit::answer;
+use super::courier::Courier;
 use super::effect::Effect;
 use super::policy::SnapshotClock;
 use super::recover::{Trouble, recover};
@@ -45,6 +46,7 @@ pub struct Durable<A: EventSourced> {
     loaded: Loaded,
     /// Why the newest snapshot could not be read, while an older one is tried.
     fallback: Option<String>,
+    pub(super) courier: Courier,
 }
 
 /// Where the actor stands in its shard's store.
@@ -69,6 +71,7 @@ impl<A: EventSourced> Durable<A> {
             last: None,
             loaded: Rc::default(),
             fallback: None,
+            courier: Courier::default(),
         }
     }
 
@@ -100,6 +103,7 @@ impl<A: EventSourced> Durable<A> {
             why: format!("{} {:?}: {error}", A::TYPE, &*self.key),
         })?;
         let recovered = recover::<A>(&self.key, &loaded)?;
+        self.courier.ledger = recovered.ledger;
         self.state = Some(recovered.state);
         self.clock = recovered.clock;
         self.version = loaded.last_seq;
@@ -116,6 +120,7 @@ impl<A: EventSourced> Durable<A> {
 impl<A: EventSourced> Actor for Durable<A> {
     fn started(&mut self, cx: &mut Context<Self>) -> Result<(), BoxError> {
         self.epoch = cx.epoch();
+        self.courier.by_key = cx.key().is_some();
         let (epoch, group) = (self.epoch, self.group());
         let kind =
             StoreKind::find(cx).ok_or("a durable actor needs a store on its engine, such as the `EventLog` service")?;
@@ -152,6 +157,7 @@ impl<A: EventSourced> Actor for Durable<A> {
                 if self.clock.is_due(&A::SNAPSHOTS, self.version) {
                     self.snapshot_now(cx);
                 }
+                self.send_outbox(cx);
             }
             Err(Trouble { snapshot: Some(seq), why }) => {
                 self.fallback.get_or_insert(why);
@@ -177,7 +183,7 @@ impl<A: EventSourced> Actor for Durable<A> {
     }
 
     fn may_passivate(&self) -> bool {
-        self.state.is_some()
+        self.state.is_some() && self.courier.ledger.outbox.is_settled()
     }
 }
 
@@ -198,7 +204,8 @@ where
         let Some(state) = &self.state else {
             return reply.fail(AskError::Rejected(Rejected::Unavailable));
         };
-        let effect = state.handle(command, &CommandContext::new(cx, &self.key, self.version));
+        let command_cx = CommandContext::new(cx, &self.key, self.version, &self.courier.ledger);
+        let effect = state.handle(command, &command_cx);
         let seat = self.seat.clone().expect("a ready actor has its seat");
         if effect.is_read() {
             let Effect { reply: value, sends, .. } = effect;
@@ -217,6 +224,7 @@ where
             let (effect, reply) = waiting.take().expect("taken once");
             self.persist(effect, reply, &seat, store)
         });
+        self.outbox_appended(&seat, cx);
         match (persisted, waiting) {
             (Some(Err((refused, reply))), _) => Self::refuse(refused, reply, cx),
             (None, Some((_, reply))) => reply.fail(AskError::Rejected(Rejected::Unavailable)),

@@ -6,17 +6,18 @@
 
 use std::collections::BTreeMap;
 
-use shardstage::{Message, wire};
+use shardstage::wire;
 use shardstage_codec::{AlignedBytes, WireValue, encode};
 
 use super::transaction::Changes;
-use super::{CommandContext, CommandHandler, Effect, Entry, EventSourced, SnapshotPolicy, Stored, Transaction};
+use super::{Entry, EventSourced, SnapshotPolicy, Stored, Transaction};
 
-/// State of keys and values. [`Durable`](super::Durable)`<`[`Keyed`]`<Cart>>` runs it.
+/// State of keys and values. [`Durable`](super::Durable)`<`[`Keyed`]`<Cart>>` runs it, and commands are handled by
+/// [`CommandHandler`](super::CommandHandler)s of `Keyed<Cart>`.
 ///
 /// ```
 /// use shardstage::prelude::*;
-/// use shardstage_persistence::{CommandContext, Effect, Keyed, KeyedHandler, KeyedState};
+/// use shardstage_persistence::{CommandContext, CommandHandler, Effect, Keyed, KeyedState};
 ///
 /// struct Cart;
 ///
@@ -28,10 +29,10 @@ use super::{CommandContext, CommandHandler, Effect, Entry, EventSourced, Snapsho
 /// #[message(id = "cart.swap", reply = bool)]
 /// struct Swap { out: String, into: String }
 ///
-/// impl KeyedHandler<Swap> for Cart {
-///     fn handle(swap: Swap, cart: &Keyed<Self>, _cx: &CommandContext<'_, Keyed<Self>>) -> Effect<Keyed<Self>, bool> {
-///         let count = cart.get(&swap.out).map_or(0, |entry| entry.value);
-///         match cart.transaction().delete(swap.out).set(swap.into, count).commit() {
+/// impl CommandHandler<Swap> for Keyed<Cart> {
+///     fn handle(&self, swap: Swap, _cx: &CommandContext<'_, Self>) -> Effect<Self, bool> {
+///         let count = self.get(&swap.out).map_or(0, |entry| entry.value);
+///         match self.transaction().delete(swap.out).set(swap.into, count).commit() {
 ///             Ok(effect) => effect.reply(true),
 ///             Err(_) => Effect::none().reply(false),
 ///         }
@@ -55,12 +56,6 @@ pub trait KeyedState: Sized + 'static {
     fn upcast(_stored: Stored<'_>) -> Option<Self::Value> {
         None
     }
-}
-
-/// Decides what a command changes; see [`CommandHandler`].
-pub trait KeyedHandler<C: Message>: KeyedState {
-    /// Handles one command.
-    fn handle(command: C, state: &Keyed<Self>, cx: &CommandContext<'_, Keyed<Self>>) -> Effect<Keyed<Self>, C::Reply>;
 }
 
 /// The keys and values of one actor.
@@ -191,11 +186,5 @@ impl<S: KeyedState> EventSourced for Keyed<S> {
             self.put(entry.key, entry.version, image.schema, &entry.value);
         }
         self.transactions = image.transactions;
-    }
-}
-
-impl<S: KeyedHandler<C>, C: Message> CommandHandler<C> for Keyed<S> {
-    fn handle(&self, command: C, cx: &CommandContext<'_, Self>) -> Effect<Self, C::Reply> {
-        S::handle(command, self, cx)
     }
 }

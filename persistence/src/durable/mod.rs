@@ -9,15 +9,22 @@
 //! ([`KeyedState`]).
 
 mod actor;
+mod client;
 mod commit;
 mod context;
+mod courier;
 mod effect;
 mod fold;
+mod idempotent;
 mod keyed;
+mod lane;
+mod ledger;
+mod outbox;
 mod policy;
 mod recover;
 mod replay;
 mod saved;
+mod sessions;
 mod target;
 mod transaction;
 mod upcast;
@@ -26,13 +33,16 @@ use shardstage::Message;
 use shardstage_codec::{AlignedBytes, Wire, WireValue, encode};
 
 pub use actor::Durable;
+pub use client::Client;
 pub use context::CommandContext;
+pub use courier::OutboxRoutes;
 pub use effect::Effect;
 pub use fold::Fold;
-pub use keyed::{Keyed, KeyedHandler, KeyedState};
+pub use idempotent::{Idempotent, NotRun};
+pub use keyed::{Keyed, KeyedState};
 pub use policy::{SnapshotPolicy, UnknownEvents};
 pub use replay::{ReplayCheck, ReplayReport};
-pub use saved::{NoEvents, SaveHandler, Saved, SavedState};
+pub use saved::{NoEvents, Saved, SavedState};
 pub use target::TellTarget;
 pub use transaction::{Entry, Transaction, TransactionError};
 pub use upcast::{Stored, Upcast};
@@ -55,6 +65,9 @@ pub trait EventSourced: Sized + 'static {
     /// Version of the snapshots' schema.
     const SNAPSHOT_VERSION: u16 = 1;
 
+    /// How many clients' idempotent commands are recognised; the ones that were silent for longest are forgotten. See
+    /// [`Idempotent`].
+    const SESSIONS: usize = crate::limits::SESSIONS;
     /// What is done with events that this program cannot read.
     const UNKNOWN_EVENTS: UnknownEvents = UnknownEvents::Fail;
 

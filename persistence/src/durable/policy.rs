@@ -98,6 +98,8 @@ pub(super) struct SnapshotClock {
     bytes: u64,
     /// Bytes of events since then.
     since_bytes: u64,
+    /// Records beside the events since then.
+    beside: u64,
     wanted: bool,
     /// After failed attempts: no further one before this version, and how far the last wait was.
     not_before: u64,
@@ -112,6 +114,11 @@ impl SnapshotClock {
         self.since_bytes += bytes as u64;
     }
 
+    /// Records beside the events were appended or loaded: they count like events, for they have to be read again too.
+    pub(super) fn beside(&mut self, records: usize) {
+        self.beside += records as u64;
+    }
+
     /// The type's predicate, or recovery, asks for one.
     pub(super) fn want(&mut self) {
         self.wanted = true;
@@ -123,7 +130,7 @@ impl SnapshotClock {
     }
 
     pub(super) fn is_due(&self, policy: &SnapshotPolicy, version: u64) -> bool {
-        let events = version - self.version;
+        let events = version - self.version + self.beside;
         let by_bytes =
             self.since_bytes >= policy.min_bytes && self.since_bytes >= self.bytes.saturating_mul(policy.ratio);
         events > 0 && !self.stopped && version >= self.not_before && (self.wanted || events >= policy.every || by_bytes)
@@ -131,7 +138,7 @@ impl SnapshotClock {
 
     /// Whether one is taken on passivation.
     pub(super) fn is_due_on_passivation(&self, policy: &SnapshotPolicy, version: u64) -> bool {
-        let events = version - self.version;
+        let events = version - self.version + self.beside;
         events > 0 && !self.stopped && events >= policy.on_passivation
     }
 

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use shardstage_codec::{Wire, decode};
 
+use super::ledger::Ledger;
 use super::policy::SnapshotClock;
 use super::{EventSourced, Stored, UnknownEvents};
 use crate::format::record::RecordKind;
@@ -16,6 +17,7 @@ use crate::store::{LoadedEntity, LoadedRecord};
 pub(super) struct Recovered<A> {
     pub(super) state: A,
     pub(super) clock: SnapshotClock,
+    pub(super) ledger: Ledger,
 }
 
 /// Why it made nothing.
@@ -41,12 +43,21 @@ pub(super) fn recover<A: EventSourced>(key: &str, loaded: &LoadedEntity) -> Resu
         taken.map_err(|why| Trouble { snapshot: None, why: place::<A>(key, record, &why) })?;
     }
     clock.replayed(&A::SNAPSHOTS, loaded.events.len() as u64);
-    Ok(Recovered { state, clock })
+    let mut ledger = Ledger::default();
+    ledger
+        .recover(&loaded.ledger, A::SESSIONS)
+        .map_err(|(record, why)| Trouble { snapshot: None, why: place::<A>(key, record, &why) })?;
+    clock.beside(loaded.ledger.len());
+    Ok(Recovered { state, clock, ledger })
 }
 
 /// Names a record for an error.
 fn place<A: EventSourced>(key: &str, record: &LoadedRecord, why: &str) -> String {
-    let kind = if record.header.kind == RecordKind::Snapshot { "snapshot" } else { "event" };
+    let kind = match record.header.kind {
+        RecordKind::Snapshot => "snapshot",
+        RecordKind::Event => "event",
+        _ => "ledger record at",
+    };
     format!(
         "{} {key:?}, {kind} {} in segment {:016x} at byte {}: {why}",
         A::TYPE,

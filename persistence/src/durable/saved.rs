@@ -5,16 +5,19 @@
 //!
 //! Invariant: the state is the last one that was saved.
 
-use shardstage::{Message, wire};
+use shardstage::wire;
 use shardstage_codec::WireValue;
 
-use super::{CommandContext, CommandHandler, Effect, EventSourced, SnapshotPolicy};
+use super::{Effect, EventSourced, SnapshotPolicy};
 
-/// State that is saved as a whole. [`Durable`](super::Durable)`<`[`Saved`]`<Profile>>` runs it.
+/// State that is saved as a whole. [`Durable`](super::Durable)`<`[`Saved`]`<Profile>>` runs it, and commands are handled by
+/// [`CommandHandler`](super::CommandHandler)s of `Saved<Profile>`, which sees the profile as itself.
+///
+/// Each save writes what is remembered of clients and outbox too.
 ///
 /// ```
 /// use shardstage::prelude::*;
-/// use shardstage_persistence::{CommandContext, Effect, SaveHandler, Saved, SavedState};
+/// use shardstage_persistence::{CommandContext, CommandHandler, Effect, Saved, SavedState};
 ///
 /// #[wire]
 /// #[derive(Clone, Default)]
@@ -27,8 +30,8 @@ use super::{CommandContext, CommandHandler, Effect, EventSourced, SnapshotPolicy
 /// #[message(id = "profile.rename", reply = ())]
 /// struct Rename { name: String }
 ///
-/// impl SaveHandler<Rename> for Profile {
-///     fn handle(&self, rename: Rename, _cx: &CommandContext<'_, Saved<Self>>) -> Effect<Saved<Self>, ()> {
+/// impl CommandHandler<Rename> for Saved<Profile> {
+///     fn handle(&self, rename: Rename, _cx: &CommandContext<'_, Self>) -> Effect<Self, ()> {
 ///         Effect::save(Profile { name: rename.name })
 ///     }
 /// }
@@ -44,12 +47,6 @@ pub trait SavedState: WireValue + Clone + Default {
     fn upcast(_stored: super::Stored<'_>) -> Option<Self> {
         None
     }
-}
-
-/// Decides what a command makes of a saved state; see [`CommandHandler`].
-pub trait SaveHandler<C: Message>: SavedState {
-    /// Handles one command.
-    fn handle(&self, command: C, cx: &CommandContext<'_, Saved<Self>>) -> Effect<Saved<Self>, C::Reply>;
 }
 
 /// Runs a [`SavedState`] inside of [`Durable`](super::Durable).
@@ -88,9 +85,11 @@ impl<S: SavedState> EventSourced for Saved<S> {
     }
 }
 
-impl<S: SaveHandler<C>, C: Message> CommandHandler<C> for Saved<S> {
-    fn handle(&self, command: C, cx: &CommandContext<'_, Self>) -> Effect<Self, C::Reply> {
-        self.0.handle(command, cx)
+impl<S> std::ops::Deref for Saved<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.0
     }
 }
 

@@ -51,12 +51,14 @@ pub enum RecordKind {
     Outbox = 9,
     /// A command that was carried out, by client and sequence, with its reply.
     Dedup = 11,
-    /// Outbox messages that have arrived.
+    /// Outbox messages that have arrived; others have not yet.
     OutboxDone = 12,
     /// A key of an entity's state was set.
     StatePut = 13,
     /// A key of an entity's state was deleted.
     StateDelete = 14,
+    /// Outbox messages that have arrived, the last of them.
+    OutboxSettled = 15,
 }
 
 impl RecordKind {
@@ -70,6 +72,7 @@ impl RecordKind {
             12 => Some(Self::OutboxDone),
             13 => Some(Self::StatePut),
             14 => Some(Self::StateDelete),
+            15 => Some(Self::OutboxSettled),
             _ => None,
         }
     }
@@ -86,7 +89,12 @@ impl RecordKind {
             Self::KeyDef => panic!("key definitions are written by the store itself"),
             Self::Event => seq == last + 1,
             Self::Snapshot => seq == last || seq == last + 1,
-            Self::Outbox | Self::Dedup | Self::OutboxDone | Self::StatePut | Self::StateDelete => seq == last,
+            Self::Outbox
+            | Self::Dedup
+            | Self::OutboxDone
+            | Self::OutboxSettled
+            | Self::StatePut
+            | Self::StateDelete => seq == last,
         };
         match fits {
             true => Ok(seq),

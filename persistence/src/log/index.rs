@@ -130,6 +130,7 @@ impl EntityIndex {
             return Err("an entity's sequence has a gap");
         };
         entry.advance(seq, position);
+        self.table.note_outbox(number, header.kind);
         Ok(())
     }
 
@@ -140,11 +141,18 @@ impl EntityIndex {
             RecordKind::KeyDef => entry.define(position),
             _ => entry.advance(seq, position),
         }
+        self.table.note_outbox(number_of(id), kind);
     }
 
     /// All records of the entity up to this batch are durable and were told of.
     pub(crate) fn settled(&mut self, id: EntityId, durable_batch: u64) {
         self.sleep_if_released(id, durable_batch);
+    }
+
+    /// Entities that owe outbox messages; see [`EntityTable::owing`].
+    pub(crate) fn owing(&self, after: EntityId, most: usize) -> (Vec<EntityId>, EntityId) {
+        let (numbers, next) = self.table.owing(number_of(after), most);
+        (numbers.into_iter().map(|number| EntityId(number.into())).collect(), EntityId(next.into()))
     }
 
     /// What is durable of an entity.

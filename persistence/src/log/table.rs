@@ -1,6 +1,6 @@
 //! `EntityTable`: what is known in memory of every entity of a log: 32 bytes each, and 5 to 10 for finding it by name.
 //!
-//! Names are not kept: an entity is found by an 88-bit fingerprint of its type and key, and whoever loads it compares the name
+//! Names are not kept: an entity is found by an 87-bit fingerprint of its type and key, and whoever loads it compares the name
 //! that stands in the log. An entry says where the entity's last record stands; each record says where the one before it does.
 //!
 //! Invariant: entries change only when the records that they tell of are durable. Shard thread only.
@@ -10,7 +10,8 @@ use std::hash::BuildHasher;
 use foldhash::quality::FixedState;
 
 use crate::format::position::Position;
-use crate::format::record::MAX_SEQ;
+use crate::format::record::{MAX_SEQ, RecordKind};
+use crate::limits::REVIVE_SCAN;
 
 /// Entities of one chunk of the table, which is allocated as a whole: 128 KiB.
 pub(crate) const CHUNK_ENTITIES: usize = 4096;
@@ -21,11 +22,11 @@ const FIRST_PLACES: usize = 64;
 /// The finder doubles when it is fuller than four fifths.
 const FULL: (usize, usize) = (4, 5);
 
-/// Names an entity by its type and key, with a chance of 1 in 2^88 that two have the same one.
+/// Names an entity by its type and key, with a chance of 1 in 2^87 that two have the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fingerprint {
     hash: u64,
-    /// 24 bits.
+    /// 23 bits.
     more: u32,
 }
 
@@ -45,12 +46,12 @@ impl Fingerprints {
     pub(crate) fn of(&self, type_name: &str, key: &str) -> Fingerprint {
         let hash = self.first.hash_one((type_name, key));
         let more = self.second.hash_one((type_name, key));
-        Fingerprint { hash, more: u32::try_from(more >> 40).expect("24 bits are left") }
+        Fingerprint { hash, more: u32::try_from(more >> 41).expect("23 bits are left") }
     }
 
     /// A value that differs when fingerprints are made in another way than before.
     pub(crate) fn check(&self) -> u64 {
-        self.first.hash_one(("type", "key")) ^ self.second.hash_one(("type", "key")).rotate_left(1)
+        self.first.hash_one(("type", "key")) ^ self.second.hash_one(("type", "key")).rotate_left(2)
     }
 }
 
@@ -59,7 +60,7 @@ impl Fingerprints {
 #[repr(C)]
 pub(crate) struct Entry {
     hash: u64,
-    /// Bits 0..40: version; 40..64: the fingerprint's rest.
+    /// Bits 0..40: version; 40..63: the fingerprint's rest; 63: outbox messages have not arrived.
     seq: u64,
     /// Bits of the last record's position.
     tail: u64,
@@ -67,7 +68,11 @@ pub(crate) struct Entry {
     key_at: u64,
 }
 
+/// In [`Entry::seq`].
+const OWES: u64 = 1 << 63;
+
 const _: () = assert!(size_of::<Entry>() == ENTRY_BYTES);
+const _: () = assert!(MAX_SEQ == 1 << 40);
 
 impl Entry {
     fn new(print: Fingerprint) -> Self {
@@ -75,7 +80,7 @@ impl Entry {
     }
 
     pub(crate) fn fingerprint(&self) -> Fingerprint {
-        Fingerprint { hash: self.hash, more: u32::try_from(self.seq >> 40).expect("24 bits are left") }
+        Fingerprint { hash: self.hash, more: u32::try_from((self.seq & !OWES) >> 40).expect("23 bits are left") }
     }
 
     /// The entity's version: its last event or saved state; 0 for none.
@@ -100,6 +105,11 @@ impl Entry {
 
     pub(crate) fn define(&mut self, key_at: Position) {
         self.key_at = key_at.bits();
+    }
+
+    /// Whether the entity's latest outbox record says that messages have not arrived.
+    fn owes(&self) -> bool {
+        self.seq & OWES != 0
     }
 
     /// Whether the log has nothing of the entity.
@@ -130,6 +140,8 @@ pub(crate) struct EntityTable {
     /// Entities by fingerprint, in open addressing; 0 for a free place.
     finder: Vec<u32>,
     used: usize,
+    /// Entities that owe outbox messages.
+    owing: usize,
     /// Numbers below `last` that have no entity, and were given back.
     free: Vec<u32>,
     last: u32,
@@ -196,10 +208,43 @@ impl EntityTable {
     fn restore(&mut self, number: u32, entry: Entry) -> bool {
         let fits = !entry.is_unwritten() && number > 0 && self.get(number).is_none();
         if fits && self.find(entry.fingerprint()).is_none() {
+            self.owing += usize::from(entry.owes());
             self.insert(number, entry);
             return true;
         }
         false
+    }
+
+    /// A record of this kind became durable.
+    pub(crate) fn note_outbox(&mut self, number: u32, kind: RecordKind) {
+        let owes = match kind {
+            RecordKind::Outbox | RecordKind::OutboxDone => true,
+            RecordKind::OutboxSettled => false,
+            _ => return,
+        };
+        let entry = self.entry_mut(number);
+        let before = entry.owes();
+        entry.seq = entry.seq & !OWES | if owes { OWES } else { 0 };
+        self.owing = self.owing + usize::from(owes) - usize::from(before);
+    }
+
+    /// Up to `most` entities behind the number `after` that owe outbox messages, and the number to go on behind: 0 at the end.
+    /// Looks at a bounded part of the table.
+    pub(crate) fn owing(&self, after: u32, most: usize) -> (Vec<u32>, u32) {
+        let mut found = Vec::new();
+        if self.owing == 0 {
+            return (found, 0);
+        }
+        let end = self.last.min(after.saturating_add(u32::try_from(REVIVE_SCAN).expect("it fits")));
+        for number in after + 1..=end {
+            if self.get(number).is_some_and(Entry::owes) {
+                found.push(number);
+                if found.len() == most {
+                    return (found, number);
+                }
+            }
+        }
+        (found, if end == self.last { 0 } else { end })
     }
 
     /// Forgets an entity of which the log has nothing; its number may be used again.

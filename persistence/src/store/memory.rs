@@ -19,7 +19,7 @@ use shardstage_codec::{Epoch, GroupId};
 
 use super::{
     AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, LoadedBytes, LoadedEntity,
-    LoadedRecord, NewRecord, OnLoaded, StoreShard, StoreShared, Ticket, check_sequences,
+    LoadedRecord, NewRecord, OnLoaded, OnOwing, Owing, StoreShard, StoreShared, Ticket, check_sequences,
 };
 use crate::format::record::{RECORD_ALIGN_BYTES, RecordHeader, RecordKind, stored_bytes};
 use crate::limits::{FRAME_BYTES, KEY_BYTES, PENDING_BYTES, RECORD_BYTES};
@@ -130,6 +130,16 @@ impl MemoryStore {
 impl ServiceFactory for MemoryStore {
     fn make(&self, _seat: &ServiceSeat) -> io::Result<Box<dyn Service>> {
         Ok(Box::new(StoreShard::new(MemoryShard::new(self.clone()))))
+    }
+}
+
+impl Stored {
+    /// Whether outbox messages have not arrived, by the latest record that says.
+    fn is_owing(&self) -> bool {
+        let mut kinds = self.records.iter().rev().map(|record| record.header.kind);
+        let says =
+            |kind: &RecordKind| matches!(kind, RecordKind::Outbox | RecordKind::OutboxDone | RecordKind::OutboxSettled);
+        kinds.find(says).is_some_and(|kind| kind != RecordKind::OutboxSettled)
     }
 }
 
@@ -439,6 +449,23 @@ impl EventStore for MemoryShard {
         } else {
             self.loads.push_back((entity, from, on_loaded));
         }
+    }
+
+    fn owing(&mut self, after: EntityId, most: usize, on_found: OnOwing) {
+        let contents = self.store.lock();
+        let mut all: Vec<(EntityId, Owing)> = contents
+            .by_name
+            .iter()
+            .filter(|(_, id)| **id > after && contents.entity(**id).is_owing())
+            .filter_map(|(name, id)| {
+                let (type_name, key) = name.split_once('\0')?;
+                Some((*id, Owing { type_name: type_name.into(), key: key.into() }))
+            })
+            .collect();
+        drop(contents);
+        all.sort_unstable_by_key(|(id, _)| *id);
+        let next = if all.len() > most { all[most - 1].0 } else { EntityId(0) };
+        on_found(all.into_iter().take(most).map(|(_, owing)| owing).collect(), next);
     }
 
     fn poisoned(&self) -> Option<&str> {

@@ -61,6 +61,18 @@ pub enum CommitOutcome {
 /// What runs once a commit is durable, or will never be known to be.
 pub type Held = Box<dyn FnOnce(CommitOutcome)>;
 
+/// An entity with outbox messages that have not arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owing {
+    /// Its actor type.
+    pub type_name: Box<str>,
+    /// Its key.
+    pub key: Box<str>,
+}
+
+/// Gets entities that owe messages, and the number to go on behind: 0 when all were looked at.
+pub type OnOwing = Box<dyn FnOnce(Vec<Owing>, EntityId)>;
+
 /// A store's part on one shard. See the module's head; shard thread only.
 ///
 /// A store calls [`StoreShared::pace`] once a turn, from its `poll`: paced loads begin and end there.
@@ -117,6 +129,11 @@ pub trait EventStore: Service {
     /// Reads a snapshot and what was appended after it, including what is still on its way. `on_loaded` runs on this
     /// shard, in this turn or a later one.
     fn load(&mut self, entity: EntityId, from: LoadFrom, on_loaded: OnLoaded);
+
+    /// Looks for up to `most` entities behind the number `after` whose latest outbox record says that messages have not arrived
+    /// ([`RecordKind::Outbox`](crate::format::record::RecordKind::Outbox) or `OutboxDone`, not `OutboxSettled`). `on_found` runs
+    /// on this shard, in this turn or a later one; it is dropped when the store ends before.
+    fn owing(&mut self, after: EntityId, most: usize, on_found: OnOwing);
 
     /// Why the store accepts nothing any more, if so.
     fn poisoned(&self) -> Option<&str>;

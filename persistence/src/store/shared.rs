@@ -2,6 +2,7 @@
 //!
 //! Invariant: no borrow of its cells outlives a call. Shard thread only.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -17,8 +18,24 @@ pub struct StoreShared {
     scratch: RefCell<AlignedBytes>,
     refused_tells: Cell<u64>,
     broken: RefCell<BTreeMap<EntityId, Box<str>>>,
+    /// What each type's outbox needs to know, see `durable::courier`.
+    outboxes: RefCell<BTreeMap<&'static str, Rc<dyn Any>>>,
+    outbox: OutboxCounters,
     fallbacks: Cell<u64>,
     pacer: RefCell<Pacer>,
+}
+
+/// What became of outbox messages on this shard.
+#[derive(Debug, Default)]
+pub(crate) struct OutboxCounters {
+    /// Attempts.
+    pub(crate) sent: Cell<u64>,
+    /// Arrived.
+    pub(crate) arrived: Cell<u64>,
+    /// Attempts that ended otherwise.
+    pub(crate) failed: Cell<u64>,
+    /// Messages whose fate will never be known: their receiver forgot the sender's session.
+    pub(crate) lost: Cell<u64>,
 }
 
 impl StoreShared {
@@ -45,6 +62,19 @@ impl StoreShared {
     /// A receiver refused a message of a durable effect.
     pub(crate) fn tell_refused(&self) {
         self.refused_tells.set(self.refused_tells.get() + 1);
+    }
+
+    /// What the outboxes of actors of this type share, if they were started here.
+    pub(crate) fn outbox_of(&self, type_name: &'static str) -> Option<Rc<dyn Any>> {
+        self.outboxes.borrow().get(type_name).cloned()
+    }
+
+    pub(crate) fn start_outbox(&self, type_name: &'static str, common: Rc<dyn Any>) {
+        self.outboxes.borrow_mut().insert(type_name, common);
+    }
+
+    pub(crate) fn outbox_counters(&self) -> &OutboxCounters {
+        &self.outbox
     }
 
     /// A snapshot could not be read, but an older one and later events gave the state.
@@ -92,12 +122,16 @@ impl StoreShared {
 
     /// Counters by name, for a store's own [`counters`](shardstage::port::service::Service::counters).
     #[must_use]
-    pub fn counters(&self) -> [(&'static str, u64); 4] {
+    pub fn counters(&self) -> [(&'static str, u64); 8] {
         [
             ("tells_refused", self.refused_tells.get()),
             ("entities_broken", self.broken.borrow().len() as u64),
             ("snapshot_fallbacks", self.fallbacks.get()),
             ("recoveries_waited", self.pacer.borrow().waited),
+            ("outbox_sent", self.outbox.sent.get()),
+            ("outbox_arrived", self.outbox.arrived.get()),
+            ("outbox_failed", self.outbox.failed.get()),
+            ("outbox_lost", self.outbox.lost.get()),
         ]
     }
 }

@@ -11,8 +11,8 @@ use crate::format::record::{KeyDef, RecordKind};
 use crate::limits::{BLOCK_BYTES, FRAME_BYTES, KEY_BYTES, PENDING_BYTES, RECORD_BYTES};
 use crate::log::batch::Batch;
 use crate::store::{
-    AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, NewRecord, OnLoaded, StoreShared,
-    Ticket, check_sequences,
+    AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, NewRecord, OnLoaded, OnOwing,
+    StoreShared, Ticket, check_sequences,
 };
 
 use super::{LogShard, State};
@@ -261,6 +261,10 @@ impl EventStore for LogShard {
 
     fn load(&mut self, entity: EntityId, from: LoadFrom, on_loaded: OnLoaded) {
         self.load_from(entity, from, on_loaded);
+    }
+
+    fn owing(&mut self, after: EntityId, most: usize, on_found: OnOwing) {
+        self.owing.push_back((after, most, on_found));
     }
 
     fn poisoned(&self) -> Option<&str> {

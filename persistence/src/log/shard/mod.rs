@@ -10,6 +10,7 @@
 mod append;
 mod background;
 mod checkpoints;
+mod owing;
 mod service;
 mod writer;
 
@@ -35,7 +36,7 @@ use crate::log::load::Loader;
 use crate::log::open::{OpenError, OpenPlan, Opened};
 use crate::log::token::{Token, TokenKind};
 use crate::log::{EventLog, OnPoison, PlantedBug};
-use crate::store::{CommitOutcome, EntityId, Held, LoadError, LoadFrom, OnLoaded, StoreShared};
+use crate::store::{CommitOutcome, EntityId, Held, LoadError, LoadFrom, OnLoaded, OnOwing, StoreShared};
 
 use checkpoints::Checkpoints;
 use writer::Log;
@@ -78,6 +79,9 @@ struct Counters {
 /// See the module's head.
 pub struct LogShard {
     options: EventLog,
+    /// Questions for who owes outbox messages.
+    owing: VecDeque<(EntityId, usize, OnOwing)>,
+    naming: Option<owing::Naming>,
     seat: ServiceSeat,
     state: State,
     desk: Desk,
@@ -103,6 +107,8 @@ impl LogShard {
     pub(crate) fn new(options: &EventLog, seat: ServiceSeat) -> Self {
         Self {
             options: options.clone(),
+            owing: VecDeque::new(),
+            naming: None,
             seat,
             state: State::Created,
             desk: Desk::default(),

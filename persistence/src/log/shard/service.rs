@@ -59,13 +59,14 @@ impl Service for LogShard {
         self.check_age(cx);
         let shared = Rc::clone(&self.shared);
         let paced = shared.pace(self);
-        self.serve_loads(cx) | paced
+        self.serve_owing(cx) | self.serve_loads(cx) | paced
     }
 
     fn flush(&mut self, cx: &mut ServiceContext<'_>) {
         let shared = Rc::clone(&self.shared);
         shared.begin_loads(self);
         self.serve_loads(cx);
+        self.serve_owing(cx);
         self.submit_next(cx);
     }
 
