@@ -17,7 +17,6 @@ pub(crate) const MANIFESTS: [&str; 2] = ["MANIFEST.a", "MANIFEST.b"];
 pub(crate) const NODE: &str = "NODE";
 pub(crate) const NODE_STAGED: &str = "NODE.new";
 pub(crate) const LOCK: &str = "LOCK";
-const PROBE: &str = "PROBE";
 
 /// How frames become durable on this file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +28,22 @@ pub(crate) struct WriteMode {
 }
 
 impl WriteMode {
-    const BEST_FIRST: [Self; 4] = [
+    pub(crate) const BEST_FIRST: [Self; 4] = [
         Self { direct: true, dsync: true },
         Self { direct: false, dsync: true },
         Self { direct: true, dsync: false },
         Self { direct: false, dsync: false },
     ];
+
+    /// The open flags in words.
+    pub(crate) fn flags(self) -> &'static str {
+        match (self.direct, self.dsync) {
+            (true, true) => "O_DIRECT|O_DSYNC",
+            (false, true) => "O_DSYNC",
+            (true, false) => "O_DIRECT",
+            (false, false) => "plain writes",
+        }
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match (self.direct, self.dsync) {
@@ -76,38 +85,6 @@ pub(crate) fn segment_id(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".seg")?;
     let id = u64::from_str_radix(digits, 16).ok()?;
     (segment_name(id) == name).then_some(id)
-}
-
-/// Finds the best write mode that the file system takes, by writing a block.
-pub(crate) async fn probe(desk: &Desk, dir: &Path) -> io::Result<WriteMode> {
-    let path = dir.join(PROBE);
-    let mut last = None;
-    for mode in WriteMode::BEST_FIRST {
-        match desk.remove(path.clone()).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        match probe_mode(desk, &path, mode).await {
-            Ok(()) => {
-                desk.remove(path).await?;
-                return Ok(mode);
-            }
-            Err(error) if is_refusal(&error) => last = Some(error),
-            Err(error) => return Err(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| io::Error::other("no write mode to try")))
-}
-
-async fn probe_mode(desk: &Desk, path: &Path, mode: WriteMode) -> io::Result<()> {
-    let file = desk.open(path.to_path_buf(), OpenOptions { create_new: true, ..mode.append() }).await?;
-    let written = desk.write(file, 0, IoBuffer::zeroed(BLOCK_BYTES)).await;
-    desk.close(file).await;
-    written.map(|_| ())
-}
-
-fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
 /// Writes a small file that does not exist yet, durably apart from its directory entry.

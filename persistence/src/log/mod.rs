@@ -10,6 +10,7 @@ mod files;
 mod index;
 mod load;
 mod open;
+mod probe;
 mod shard;
 mod table;
 mod token;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use shardstage::port::service::{Service, ServiceFactory, ServiceSeat};
 
 pub use open::OpenError;
+pub use probe::ProbeReport;
 pub use shard::LogShard;
 
 use crate::limits::{BLOCK_BYTES, CHECKPOINT_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SEGMENT_BYTES};

@@ -17,10 +17,11 @@ use shardstage::port::service::ServiceSeat;
 use super::checkpoint::{self, Checkpoint};
 use super::desk::Desk;
 use super::files::{
-    LOCK, MANIFESTS, NODE, NODE_STAGED, OpenSegment, PrepareError, WriteMode, prepare_segment, probe, read_all,
-    segment_id, segment_name, segment_path, write_manifest, write_new,
+    LOCK, MANIFESTS, NODE, NODE_STAGED, OpenSegment, PrepareError, WriteMode, prepare_segment, read_all, segment_id,
+    segment_name, segment_path, write_manifest, write_new,
 };
 use super::index::EntityIndex;
+use super::probe::{ProbeReport, probe};
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::node::{NODE_BYTES, NodeFile, NodeFileError};
 use crate::format::salt;
@@ -76,7 +77,7 @@ pub(crate) struct OpenPlan {
 pub(crate) struct Opened {
     pub(crate) directory: FileId,
     pub(crate) lock: FileId,
-    pub(crate) mode: WriteMode,
+    pub(crate) report: ProbeReport,
     pub(crate) manifest: Manifest,
     pub(crate) tail: Tail,
     pub(crate) records: u64,
@@ -100,7 +101,8 @@ pub(crate) async fn open(desk: Desk, plan: OpenPlan) -> Result<Opened, OpenError
     let directory = desk.open(dir.to_path_buf(), directory_options).await.map_err(at(dir, "open the directory"))?;
     let names = desk.list(dir.to_path_buf()).await.map_err(at(dir, "list the directory"))?;
     let lock = lock(&desk, dir, &names).await?;
-    let mode = probe(&desk, dir).await.map_err(at(dir, "write a test block"))?;
+    let report = probe(&desk, dir).await.map_err(at(dir, "write a test block"))?;
+    let mode = report.mode;
     let manifest = if names.iter().any(|name| name == NODE) {
         existing(&desk, &plan, mode).await?
     } else {
@@ -109,7 +111,7 @@ pub(crate) async fn open(desk: Desk, plan: OpenPlan) -> Result<Opened, OpenError
     sync_directories(&desk, dir, directory).await?;
     refuse_strangers(&desk, &plan, mode, &manifest, &names).await?;
     let scanned = scan(&desk, &plan, mode, &manifest, &names).await?;
-    begin_incarnation(&desk, &plan, mode, directory, lock, manifest, scanned).await
+    begin_incarnation(&desk, &plan, report, directory, lock, manifest, scanned).await
 }
 
 async fn lock(desk: &Desk, dir: &Path, names: &[String]) -> Result<FileId, OpenError> {
@@ -486,7 +488,7 @@ pub(crate) fn seal_entries(segments: &mut [SegmentEntry], spans: &[SegmentSpan],
 async fn begin_incarnation(
     desk: &Desk,
     plan: &OpenPlan,
-    mode: WriteMode,
+    report: ProbeReport,
     directory: FileId,
     lock: FileId,
     mut manifest: Manifest,
@@ -494,6 +496,7 @@ async fn begin_incarnation(
 ) -> Result<Opened, OpenError> {
     let dir = plan.dir.as_path();
     let Scanned { tail, index, records, checkpoint } = scanned;
+    let mode = report.mode;
     // A frame that was accepted may still be in a volatile cache: make it durable before anybody can see it.
     if let Some(last) = tail.spans.last() {
         let path = segment_path(dir, last.id);
@@ -519,7 +522,7 @@ async fn begin_incarnation(
         return Ok(Opened {
             directory,
             lock,
-            mode,
+            report,
             manifest,
             tail,
             records,
@@ -544,5 +547,17 @@ async fn begin_incarnation(
         let byte = u64::from(active_block) * BLOCK_BYTES as u64;
         return Err(OpenError::Refused(Refusal::Malformed { segment: active_id, byte, what }));
     }
-    Ok(Opened { directory, lock, mode, manifest, tail, records, checkpoint, index, active, active_block, ready: open })
+    Ok(Opened {
+        directory,
+        lock,
+        report,
+        manifest,
+        tail,
+        records,
+        checkpoint,
+        index,
+        active,
+        active_block,
+        ready: open,
+    })
 }

@@ -120,6 +120,16 @@ impl LogShard {
         }
     }
 
+    /// At an orderly end without room for another frame: nothing that was accepted waits for one, and the rest is not needed.
+    pub(super) fn end_without_room(&mut self) {
+        let full =
+            self.log.as_ref().is_some_and(|log| log.active_ended && log.ready.is_empty() && log.in_flight.is_none());
+        if full && self.batches.is_empty() {
+            self.checkpoints.last = Last::Settled;
+            self.heartbeat_due_ns = None;
+        }
+    }
+
     /// At an orderly end: one more frame as the anchor of a last checkpoint, if something was written since the newest one.
     pub(super) fn end_with_checkpoint(&mut self, now_ns: u64) {
         let running = matches!(self.state, State::Running) && self.options.checkpoint_bytes > 0;

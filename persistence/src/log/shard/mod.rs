@@ -34,6 +34,7 @@ use crate::log::files::{OpenSegment, PrepareError, WriteMode};
 use crate::log::index::EntityIndex;
 use crate::log::load::Loader;
 use crate::log::open::{OpenError, OpenPlan, Opened};
+use crate::log::probe::ProbeReport;
 use crate::log::token::{Token, TokenKind};
 use crate::log::{EventLog, OnPoison, PlantedBug};
 use crate::store::{CommitOutcome, EntityId, Held, LoadError, LoadFrom, OnLoaded, OnOwing, StoreShared};
@@ -97,6 +98,8 @@ pub struct LogShard {
     loads: VecDeque<(EntityId, LoadFrom, OnLoaded)>,
     loader: Loader,
     checkpoints: Checkpoints,
+    /// What the probe found.
+    report: Option<ProbeReport>,
     /// The time of the turn that polled last.
     turn_ns: u64,
     stopping: bool,
@@ -125,6 +128,7 @@ impl LogShard {
             loads: VecDeque::new(),
             loader: Loader::default(),
             checkpoints: Checkpoints::default(),
+            report: None,
             turn_ns: 0,
             stopping: false,
             counters: Counters::default(),
@@ -144,9 +148,10 @@ impl LogShard {
 
     fn begin(&mut self, opened: Opened, cx: &mut ServiceContext<'_>) {
         let mode = match self.options.planted {
-            PlantedBug::NoSync => WriteMode { dsync: false, ..opened.mode },
-            _ => opened.mode,
+            PlantedBug::NoSync => WriteMode { dsync: false, ..opened.report.mode },
+            _ => opened.report.mode,
         };
+        self.report = Some(opened.report);
         self.counters.recovered_records = opened.records;
         self.counters.recovered_frames = opened.tail.frames;
         self.counters.recovered_bytes = opened.tail.bytes;

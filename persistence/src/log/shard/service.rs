@@ -73,7 +73,7 @@ impl Service for LogShard {
     fn next_deadline_ns(&self) -> Option<u64> {
         let frame = self.log.as_ref().and_then(|log| log.in_flight.as_ref());
         let age = frame.map(|frame| frame.since_ns + if frame.slow { DEAD_COMMIT_NS } else { SLOW_COMMIT_NS });
-        let retry = self.spare_error.as_ref().map(|_| self.spare_retry_ns);
+        let retry = self.spare_error.as_ref().filter(|_| self.preparing.is_none()).map(|_| self.spare_retry_ns);
         let behind = self.shared.is_behind().then_some(0);
         // A heartbeat that has no place yet waits for the segment, not for the clock.
         let has_place = self.log.as_ref().is_some_and(|log| !log.active_ended || !log.ready.is_empty());
@@ -92,6 +92,7 @@ impl Service for LogShard {
         self.serve_loads(cx);
         self.end_with_checkpoint(cx.now_ns());
         self.submit_next(cx);
+        self.end_without_room();
         let waits = self.commit_in_flight()
             || !self.batches.is_empty()
             || self.heartbeat_due_ns.is_some()

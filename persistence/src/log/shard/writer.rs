@@ -56,6 +56,14 @@ impl Log {
         (self.active.blocks - self.block) as usize
     }
 
+    /// Bytes that frames may still use, in the active segment and in spares.
+    pub(super) fn room_bytes(&self) -> u64 {
+        let in_flight = self.in_flight.as_ref().map_or(0, |frame| frame.stored_bytes as u64);
+        let active = if self.active_ended { 0 } else { self.free_blocks() as u64 * BLOCK_BYTES as u64 };
+        let spares = self.ready.iter().map(|segment| u64::from(segment.blocks) * BLOCK_BYTES as u64);
+        active.saturating_sub(in_flight) + spares.sum::<u64>()
+    }
+
     /// Makes the oldest spare the active segment.
     pub(super) fn activate_next(&mut self) -> bool {
         let Some(next) = self.ready.pop_front() else { return false };
