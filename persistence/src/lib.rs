@@ -6,6 +6,7 @@
 
 mod durable;
 pub mod format;
+pub mod inspect;
 pub mod limits;
 mod log;
 pub mod recovery;
@@ -17,7 +18,7 @@ pub use durable::{
     NoEvents, NotRun, OutboxRoutes, ReplayCheck, ReplayReport, Saved, SavedState, SnapshotPolicy, Stored, TellTarget,
     Transaction, TransactionError, UnknownEvents, Upcast,
 };
-pub use log::{EventLog, LogShard, OnPoison, OpenError, PlantedBug};
+pub use log::{EventLog, LogShard, OnPoison, OpenError, PlantedBug, ProbeReport};
 pub use store::{
     AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, LoadedBytes, LoadedEntity,
     LoadedRecord, MemoryFault, MemoryStore, NewRecord, OnLoaded, OnOwing, Owing, StoreShard, StoreShared, Ticket,

@@ -3,6 +3,7 @@
 //! Invariant: decoding never panics and never allocates more than its input, whatever the bytes are; what `encode` wrote,
 //! `decode` returns. All integers are little endian. Layouts are fixed by the golden file in `tests/golden`.
 
+pub mod checkpoint;
 pub mod frame;
 pub mod manifest;
 pub mod node;

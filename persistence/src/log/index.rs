@@ -22,6 +22,11 @@ fn number_of(id: EntityId) -> u32 {
     u32::try_from(id.0).unwrap_or(0)
 }
 
+/// Room for this many times the entities in use is too much.
+const MOST_ROOM: usize = 8;
+/// Room for so many is never too much.
+const LEAST_IN_USE: usize = 1024;
+
 /// An entity in use.
 #[derive(Debug)]
 pub(crate) struct Entity {
@@ -98,6 +103,10 @@ impl EntityIndex {
         if sleeps {
             self.in_use.remove(&number);
             self.table.remove_unwritten(number);
+            // After a storm of activations the room for so many names is given back, in steps that keep this rare.
+            if self.in_use.capacity() > MOST_ROOM * self.in_use.len().max(LEAST_IN_USE) {
+                self.in_use.shrink_to(2 * self.in_use.len());
+            }
         }
     }
 

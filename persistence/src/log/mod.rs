@@ -4,11 +4,13 @@
 //! write -> completion -> held effects run.
 
 mod batch;
+mod checkpoint;
 mod desk;
 mod files;
 mod index;
 mod load;
 mod open;
+mod probe;
 mod shard;
 mod table;
 mod token;
@@ -19,9 +21,10 @@ use std::path::PathBuf;
 use shardstage::port::service::{Service, ServiceFactory, ServiceSeat};
 
 pub use open::OpenError;
+pub use probe::ProbeReport;
 pub use shard::LogShard;
 
-use crate::limits::{BLOCK_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SEGMENT_BYTES};
+use crate::limits::{BLOCK_BYTES, CHECKPOINT_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SEGMENT_BYTES};
 
 /// What a log does after its first write error, when every waiting effect has got [`CommitOutcome::Unknown`](crate::CommitOutcome::Unknown).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -57,6 +60,7 @@ pub enum PlantedBug {
 pub struct EventLog {
     pub(crate) dir: PathBuf,
     pub(crate) segment_bytes: u64,
+    pub(crate) checkpoint_bytes: u64,
     pub(crate) on_poison: OnPoison,
     pub(crate) planted: PlantedBug,
 }
@@ -66,13 +70,27 @@ impl EventLog {
     #[must_use]
     pub fn open(dir: impl Into<PathBuf>) -> Self {
         let dir = dir.into();
-        Self { dir, segment_bytes: SEGMENT_BYTES, on_poison: OnPoison::default(), planted: PlantedBug::None }
+        Self {
+            dir,
+            segment_bytes: SEGMENT_BYTES,
+            checkpoint_bytes: CHECKPOINT_BYTES,
+            on_poison: OnPoison::default(),
+            planted: PlantedBug::None,
+        }
     }
 
     /// Size of new segments, bytes; a multiple of 4,096 between 64 KiB and 4 GiB. Frames are at most a quarter of it.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
+        self
+    }
+
+    /// Bytes of frames after which a checkpoint is written; one is written at an orderly stop, too. A restart reads what came
+    /// after the newest one, without a checkpoint the whole log. 0 writes none.
+    #[must_use]
+    pub fn checkpoint_bytes(mut self, bytes: u64) -> Self {
+        self.checkpoint_bytes = bytes;
         self
     }
 

@@ -153,14 +153,20 @@ impl EntityTable {
         self.used
     }
 
-    /// Chunks from the first to that of the highest number.
-    pub(crate) fn chunk_count(&self) -> usize {
-        self.chunks.len()
+    /// The highest number in use so far.
+    pub(crate) fn last(&self) -> u32 {
+        self.last
     }
 
     /// The entries of one chunk; `None` when all are unused.
     pub(crate) fn chunk(&self, number: usize) -> Option<&Chunk> {
         self.chunks.get(number)?.as_deref()
+    }
+
+    /// Takes the entries of a checkpoint, the first of which is entity `first`; whether all fit. Unused ones are passed over.
+    pub(crate) fn restore_all(&mut self, first: u32, bytes: &[u8]) -> bool {
+        let entries = bytes.chunks_exact(ENTRY_BYTES).map(Entry::read_from);
+        (first..).zip(entries).all(|(number, entry)| entry.is_unwritten() || self.restore(number, entry))
     }
 
     /// The entity with this fingerprint.
@@ -199,7 +205,7 @@ impl EntityTable {
     }
 
     /// Takes an entry of a checkpoint; whether it fits.
-    pub(crate) fn restore(&mut self, number: u32, entry: Entry) -> bool {
+    fn restore(&mut self, number: u32, entry: Entry) -> bool {
         let fits = !entry.is_unwritten() && number > 0 && self.get(number).is_none();
         if fits && self.find(entry.fingerprint()).is_none() {
             self.owing += usize::from(entry.owes());

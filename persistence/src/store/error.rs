@@ -26,7 +26,7 @@ pub enum AppendError {
     },
     /// Too much waits for the disk; try again after a commit.
     Full,
-    /// The disk is full; reading still works.
+    /// The disk is full. Reading still works, and so do snapshots of what is there, from a reserve.
     LowSpace,
     /// A write failed earlier; nothing is accepted until the process restarts.
     Poisoned,

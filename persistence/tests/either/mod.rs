@@ -107,7 +107,7 @@ fn start(world: &SimWorld, store: &Store, register: fn(EngineBuilder) -> EngineB
     config.shards = Some(2);
     let builder = Engine::builder().config(config);
     let builder = match store {
-        Store::Log => builder.service(EventLog::open("/data").segment_bytes(256 * 1024).on_poison(OnPoison::Stay)),
+        Store::Log => builder.service(EventLog::open("/data").segment_bytes(8 * 1024 * 1024).on_poison(OnPoison::Stay)),
         Store::Memory(store) => builder.service(store.clone()),
     };
     register(builder).start_in_sim(world, NODE).unwrap()

@@ -15,6 +15,8 @@ use crate::store::{
     StoreShared, Ticket, check_sequences,
 };
 
+use crate::log::probe::ProbeReport;
+
 use super::{LogShard, State};
 
 impl LogShard {
@@ -89,11 +91,25 @@ impl LogShard {
         if FRAME_HEADER_BYTES + cost > limit {
             return Err(AppendError::TooLarge { limit });
         }
-        let waiting: usize = self.batches.iter().map(Batch::worst_bytes).sum();
-        if waiting + cost > PENDING_BYTES {
+        let waiting = self.batches.iter().map(Batch::worst_bytes).sum::<usize>() + cost;
+        if waiting > self.pending_bytes() {
             return Err(AppendError::Full);
         }
+        self.has_room(waiting, may_use_reserve(known.appended_seq, records))?;
         Ok(cost)
+    }
+
+    /// Whether everything that waits fits into the segments that are there, so that no commit ever waits for space that may
+    /// not come. While no spare can be made, what only keeps entities short may use the last segment, and nothing else.
+    fn has_room(&self, waiting: usize, reserve: bool) -> Result<(), AppendError> {
+        let log = self.log.as_ref().ok_or(AppendError::Closed)?;
+        // Frames are padded to blocks, and the end of a segment may stay unused.
+        let needed = 2 * waiting as u64 + self.frame_bytes() as u64;
+        let kept = if self.spare_error.is_some() && !reserve { self.options.segment_bytes } else { 0 };
+        if needed + kept <= log.room_bytes() {
+            return Ok(());
+        }
+        Err(if self.spare_error.is_some() { AppendError::LowSpace } else { AppendError::Full })
     }
 
     pub(super) fn admit(
@@ -113,9 +129,6 @@ impl LogShard {
         if epoch.get() < current {
             self.counters.appends_fenced += 1;
             return Err(AppendError::Fenced { current: Epoch::new(current) });
-        }
-        if self.spare_error.is_some() && log.ready.is_empty() {
-            return Err(AppendError::LowSpace);
         }
         for record in records {
             if record.payload.len() + record.meta.len() > RECORD_BYTES || record.meta.len() > usize::from(u16::MAX) {
@@ -195,6 +208,12 @@ impl LogShard {
         self.log.as_ref().map(|log| log.mode.name())
     }
 
+    /// What the start-up probe found out about the disk; `None` before the log is open.
+    #[must_use]
+    pub fn probe_report(&self) -> Option<&ProbeReport> {
+        self.report.as_ref()
+    }
+
     /// Why the log accepts nothing any more, if so.
     #[must_use]
     pub fn poisoned(&self) -> Option<&str> {
@@ -210,10 +229,22 @@ impl LogShard {
         (self.index.table().len(), self.index.in_use())
     }
 
+    /// What may wait for the disk: a quarter of a segment at most, so that the reserve has room for it whatever its frames
+    /// are padded with.
+    fn pending_bytes(&self) -> usize {
+        PENDING_BYTES.min(usize::try_from(self.options.segment_bytes / 4).unwrap_or(usize::MAX))
+    }
+
     pub(super) fn frame_bytes(&self) -> usize {
         let quarter = usize::try_from(self.options.segment_bytes / 4).unwrap_or(usize::MAX);
         FRAME_BYTES.min(quarter / BLOCK_BYTES * BLOCK_BYTES)
     }
+}
+
+/// Whether a command only shortens what a load of the entity reads: a snapshot of events that are there.
+fn may_use_reserve(last: u64, records: &[NewRecord<'_>]) -> bool {
+    let adds_nothing = records.iter().all(|record| record.seq == last && record.kind != RecordKind::Event);
+    adds_nothing && records.iter().any(|record| record.kind == RecordKind::Snapshot)
 }
 
 impl EventStore for LogShard {

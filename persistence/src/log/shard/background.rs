@@ -64,6 +64,9 @@ impl LogShard {
                 self.spare_error = Some(error.to_string());
                 self.spare_retry_ns = cx.now_ns() + SPARE_RETRY_NS;
             }
+            Err(PrepareError::Sync(error)) => {
+                self.poison(format!("the log's directory could not be synced: {error}"), cx)
+            }
             Err(PrepareError::Manifest(error)) => {
                 self.poison(format!("the manifest could not be written: {error}"), cx)
             }

@@ -9,6 +9,7 @@
 
 mod append;
 mod background;
+mod checkpoints;
 mod owing;
 mod service;
 mod writer;
@@ -33,10 +34,12 @@ use crate::log::files::{OpenSegment, PrepareError, WriteMode};
 use crate::log::index::EntityIndex;
 use crate::log::load::Loader;
 use crate::log::open::{OpenError, OpenPlan, Opened};
+use crate::log::probe::ProbeReport;
 use crate::log::token::{Token, TokenKind};
 use crate::log::{EventLog, OnPoison, PlantedBug};
 use crate::store::{CommitOutcome, EntityId, Held, LoadError, LoadFrom, OnLoaded, OnOwing, StoreShared};
 
+use checkpoints::Checkpoints;
 use writer::Log;
 
 const NAME: &str = "event-log";
@@ -69,6 +72,10 @@ struct Counters {
     recovered_records: u64,
     recovered_frames: u64,
     torn_tails_cut: u64,
+    recovered_bytes: u64,
+    checkpoints_used: u64,
+    checkpoints: u64,
+    checkpoints_failed: u64,
 }
 /// See the module's head.
 pub struct LogShard {
@@ -90,6 +97,11 @@ pub struct LogShard {
     heartbeat_due_ns: Option<u64>,
     loads: VecDeque<(EntityId, LoadFrom, OnLoaded)>,
     loader: Loader,
+    checkpoints: Checkpoints,
+    /// What the probe found.
+    report: Option<ProbeReport>,
+    /// The time of the turn that polled last.
+    turn_ns: u64,
     stopping: bool,
     counters: Counters,
     shared: Rc<StoreShared>,
@@ -115,6 +127,9 @@ impl LogShard {
             heartbeat_due_ns: None,
             loads: VecDeque::new(),
             loader: Loader::default(),
+            checkpoints: Checkpoints::default(),
+            report: None,
+            turn_ns: 0,
             stopping: false,
             counters: Counters::default(),
             shared: Rc::default(),
@@ -133,12 +148,16 @@ impl LogShard {
 
     fn begin(&mut self, opened: Opened, cx: &mut ServiceContext<'_>) {
         let mode = match self.options.planted {
-            PlantedBug::NoSync => WriteMode { dsync: false, ..opened.mode },
-            _ => opened.mode,
+            PlantedBug::NoSync => WriteMode { dsync: false, ..opened.report.mode },
+            _ => opened.report.mode,
         };
+        self.report = Some(opened.report);
         self.counters.recovered_records = opened.records;
         self.counters.recovered_frames = opened.tail.frames;
+        self.counters.recovered_bytes = opened.tail.bytes;
         self.counters.torn_tails_cut = u64::from(opened.tail.torn);
+        self.counters.checkpoints_used = u64::from(opened.checkpoint.is_some());
+        self.checkpoints.since_bytes = opened.tail.bytes;
         self.index = opened.index;
         self.log = Some(Log {
             directory: opened.directory,
@@ -192,6 +211,7 @@ impl LogShard {
     }
 
     fn submit_control(&mut self, flags: u16, cx: &mut ServiceContext<'_>) {
+        self.anchor_checkpoint(flags);
         let log = self.log.as_mut().expect("frames are written by an open log");
         let buffer = log.buffer.take().expect("the buffer is here while no frame is in flight");
         log.submit(buffer, FRAME_HEADER_BYTES, 0, 0, flags, Vec::new(), None, Vec::new(), cx);
@@ -199,6 +219,7 @@ impl LogShard {
     }
 
     fn submit_batch(&mut self, mut batch: Batch, cx: &mut ServiceContext<'_>) {
+        self.anchor_checkpoint(0);
         let log = self.log.as_mut().expect("frames are written by an open log");
         let mut buffer = log.buffer.take().expect("the buffer is here while no frame is in flight");
         let frame_at = u64::from(log.block) * BLOCK_BYTES as u64;
@@ -284,6 +305,7 @@ impl LogShard {
         if matches!(self.state, State::Beginning) {
             self.state = State::Running;
         }
+        self.anchor_is_durable(frame.stored_bytes);
         for effect in frame.effects {
             effect(CommitOutcome::Durable);
         }

@@ -55,6 +55,7 @@ impl Service for LogShard {
 
     fn poll(&mut self, cx: &mut ServiceContext<'_>) -> bool {
         self.keep_spares(cx);
+        self.keep_checkpoints(cx);
         self.check_age(cx);
         let shared = Rc::clone(&self.shared);
         let paced = shared.pace(self);
@@ -72,9 +73,12 @@ impl Service for LogShard {
     fn next_deadline_ns(&self) -> Option<u64> {
         let frame = self.log.as_ref().and_then(|log| log.in_flight.as_ref());
         let age = frame.map(|frame| frame.since_ns + if frame.slow { DEAD_COMMIT_NS } else { SLOW_COMMIT_NS });
-        let retry = self.spare_error.as_ref().map(|_| self.spare_retry_ns);
+        let retry = self.spare_error.as_ref().filter(|_| self.preparing.is_none()).map(|_| self.spare_retry_ns);
         let behind = self.shared.is_behind().then_some(0);
-        [self.heartbeat_due_ns, age, retry, behind].into_iter().flatten().min()
+        // A heartbeat that has no place yet waits for the segment, not for the clock.
+        let has_place = self.log.as_ref().is_some_and(|log| !log.active_ended || !log.ready.is_empty());
+        let heartbeat = self.heartbeat_due_ns.filter(|_| has_place && frame.is_none());
+        [heartbeat, age, retry, behind].into_iter().flatten().min()
     }
 
     fn commit_in_flight(&self) -> bool {
@@ -84,9 +88,15 @@ impl Service for LogShard {
     fn stop(&mut self, cx: &mut ServiceContext<'_>) -> bool {
         self.stopping = true;
         self.keep_spares(cx);
+        self.keep_checkpoints(cx);
         self.serve_loads(cx);
+        self.end_with_checkpoint(cx.now_ns());
         self.submit_next(cx);
-        let waits = self.commit_in_flight() || !self.batches.is_empty() || self.heartbeat_due_ns.is_some();
+        self.end_without_room();
+        let waits = self.commit_in_flight()
+            || !self.batches.is_empty()
+            || self.heartbeat_due_ns.is_some()
+            || self.checkpoints.are_busy();
         let done = match self.state {
             State::Running => !waits && self.preparing.is_none() && self.loads.is_empty() && self.loader.is_idle(),
             State::Beginning => false,
@@ -116,6 +126,10 @@ impl Service for LogShard {
             ("recovered_records", c.recovered_records),
             ("recovered_frames", c.recovered_frames),
             ("torn_tails_cut", c.torn_tails_cut),
+            ("recovered_bytes", c.recovered_bytes),
+            ("checkpoints_used", c.checkpoints_used),
+            ("checkpoints", c.checkpoints),
+            ("checkpoints_failed", c.checkpoints_failed),
         ];
         counters.extend(self.shared.counters());
         counters
