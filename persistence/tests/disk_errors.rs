@@ -114,5 +114,8 @@ fn the_process_ends_after_a_write_error_by_default() {
         .unwrap();
     let said = String::from_utf8_lossy(&child.stderr).into_owned() + &String::from_utf8_lossy(&child.stdout);
     assert!(!child.status.success() && !said.contains("still alive"), "{said}");
-    assert!(said.contains("a frame's write failed") && said.contains("the process ends so that recovery decides"), "{said}");
+    assert!(
+        said.contains("a frame's write failed") && said.contains("the process ends so that recovery decides"),
+        "{said}"
+    );
 }
