@@ -67,6 +67,7 @@ pub(crate) fn kind_word(kind: RecordKind) -> &'static str {
         RecordKind::Snapshot => "snapshot",
         RecordKind::Outbox => "outbox",
         RecordKind::OutboxDone => "outbox-done",
+        RecordKind::OutboxSettled => "outbox-settled",
         RecordKind::Dedup => "dedup",
         RecordKind::StatePut => "state-put",
         RecordKind::StateDelete => "state-delete",
