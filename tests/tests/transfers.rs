@@ -135,7 +135,7 @@ impl Bank {
             .register::<Actor>(|account| {
                 account.accept::<Idempotent<Transfer>, _>().accept::<Idempotent<Credit>, _>().accept::<Audit, _>()
             })
-            .cluster(cluster("bank", node))
+            .cluster(cluster("sim", node))
             .transport(Quic::new(quic("ca", file)))
             .start_in_sim(&self.world, node)
             .expect("a sound description");
@@ -159,7 +159,11 @@ impl Bank {
             0 | 1 => {
                 let node = ACCOUNTS[self.dice.roll(2) as usize];
                 self.world.run_for(self.dice.roll(20_000_000));
-                if self.dice.roll(2) == 0 { self.world.crash(node) } else { self.world.kill(node) }
+                if self.dice.roll(2) == 0 {
+                    self.world.crash(node)
+                } else {
+                    self.world.kill(node)
+                }
                 self.crashes += 1;
                 self.world.run_for(self.dice.roll(3 * SECOND));
                 self.start(node);

@@ -1,8 +1,8 @@
 //! `Courier`: how an actor's outbox gets its messages on their way, on the engine's asks and timers.
 //!
 //! A commit with messages tells its actor when it is durable; answers and ended pauses go on from there. After a restart nobody
-//! may have anything to say to an actor that still owes messages, so [`OutboxRoutes::start`] puts an actor on every shard that
-//! looks for those and wakes them.
+//! may have anything to say to an actor that still owes messages, so [`OutboxRoutes::start`] puts a
+//! [`Reviver`](super::revive::Reviver) on every shard.
 //!
 //! Invariant: [`Outbox`](super::outbox::Outbox)'s; nothing here decides what may leave. Shard thread only.
 
@@ -10,10 +10,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use shardstage::{
-    Actor, AskError, BoxError, Context, Engine, Handler, Message, Receive, SpawnError, VirtualActor, WireMessage, kind,
-    message,
-};
+use shardstage::{AskError, Context, Engine, Handler, Message, Receive, SpawnError, VirtualActor, WireMessage, kind};
 use shardstage_codec::{AlignedBytes, decode};
 
 use super::EventSourced;
@@ -23,8 +20,9 @@ use super::idempotent::{Idempotent, NotRun};
 use super::lane::Outcome;
 use super::ledger::{Entry, Ledger};
 use super::outbox::{Answered, Departure, Outgoing};
-use crate::limits::{ATTEMPT_NS, OUTBOX_DONE_NS, REVIVE_ACTORS, REVIVE_NS};
-use crate::store::{CommitOutcome, EntityId, Owing, StoreKind, StoreShared, Ticket, with_store};
+use super::revive::Reviver;
+use crate::limits::{ATTEMPT_NS, OUTBOX_DONE_NS};
+use crate::store::{CommitOutcome, StoreShared, Ticket, with_store};
 
 /// An actor's ledger, and when its outbox is looked at next.
 #[derive(Debug, Default)]
@@ -127,7 +125,7 @@ impl<A: EventSourced> OutboxRoutes<A> {
     pub fn start(self, engine: &Engine) -> Result<(), SpawnError> {
         for shard in 0..engine.shard_count() {
             let routes = self.clone();
-            engine.spawn_on(shard, move || Reviver { routes: routes.clone(), after: EntityId(0), asked: false })?;
+            engine.spawn_on(shard, move || Reviver::new(routes.clone()))?;
         }
         Ok(())
     }
@@ -347,82 +345,5 @@ impl<A: EventSourced> Handler<Departures> for Durable<A> {
             self.record_arrivals(cx);
         }
         self.send_outbox(cx);
-    }
-}
-
-/// Activates an actor whose outbox is not empty.
-#[message(id = "shardstage.outbox-wake")]
-struct OutboxWake {}
-
-impl<A: EventSourced> Handler<OutboxWake> for Durable<A> {
-    fn handle(&mut self, _: OutboxWake, cx: &mut Context<Self>) {
-        self.send_outbox(cx);
-    }
-}
-
-/// Looks for actors of one shard that owe messages.
-struct Reviver<A: EventSourced> {
-    routes: OutboxRoutes<A>,
-    after: EntityId,
-    /// The store looks.
-    asked: bool,
-}
-
-#[derive(Clone)]
-struct Look {}
-
-impl Message for Look {
-    type Reply = ();
-}
-
-impl<A: EventSourced> Actor for Reviver<A> {
-    fn started(&mut self, cx: &mut Context<Self>) -> Result<(), BoxError> {
-        let kind =
-            StoreKind::find(cx).ok_or("an outbox needs a store on its engine, such as the `EventLog` service")?;
-        let shared = with_store(kind, cx, |store| store.shared()).ok_or("the store is busy")?;
-        shared.start_outbox(A::TYPE, Rc::new(self.routes.clone()));
-        self.look(cx);
-        cx.every::<Look, kind::Sync>(Duration::from_nanos(REVIVE_NS), Look {});
-        Ok(())
-    }
-}
-
-impl<A: EventSourced> Reviver<A> {
-    fn look(&mut self, cx: &mut Context<Self>) {
-        let Some(kind) = StoreKind::find(cx).filter(|_| !self.asked) else { return };
-        let (after, me) = (self.after, cx.me());
-        let on_found = Box::new(move |found: Vec<Owing>, next| {
-            let found = found.into_iter().filter(|owing| *owing.type_name == *A::TYPE);
-            let keys = found.map(|owing| owing.key).collect();
-            // Nobody else sends so much to it that there is no room.
-            let _refused = me.tell::<Found, kind::Sync>(Found { keys, next });
-        });
-        self.asked = with_store(kind, cx, |store| store.owing(after, REVIVE_ACTORS, on_found)).is_some();
-    }
-}
-
-/// The store's answer.
-struct Found {
-    keys: Vec<Box<str>>,
-    next: EntityId,
-}
-
-impl Message for Found {
-    type Reply = ();
-}
-
-impl<A: EventSourced> Handler<Found> for Reviver<A> {
-    fn handle(&mut self, Found { keys, next }: Found, cx: &mut Context<Self>) {
-        (self.asked, self.after) = (false, next);
-        for key in keys {
-            // Refused where its shard is busy; the next round comes.
-            let _refused = cx.actor::<Durable<A>>(&*key).tell::<OutboxWake, kind::Sync>(OutboxWake {});
-        }
-    }
-}
-
-impl<A: EventSourced> Handler<Look> for Reviver<A> {
-    fn handle(&mut self, _: Look, cx: &mut Context<Self>) {
-        self.look(cx);
     }
 }

@@ -23,6 +23,7 @@ mod outbox;
 mod policy;
 mod recover;
 mod replay;
+mod revive;
 mod saved;
 mod sessions;
 mod target;

@@ -90,13 +90,15 @@ impl Service for LogShard {
         self.keep_spares(cx);
         self.keep_checkpoints(cx);
         self.serve_loads(cx);
+        self.serve_owing(cx);
         self.end_with_checkpoint(cx.now_ns());
         self.submit_next(cx);
         self.end_without_room();
         let waits = self.commit_in_flight()
             || !self.batches.is_empty()
             || self.heartbeat_due_ns.is_some()
-            || self.checkpoints.are_busy();
+            || self.checkpoints.are_busy()
+            || self.naming.is_some();
         let done = match self.state {
             State::Running => !waits && self.preparing.is_none() && self.loads.is_empty() && self.loader.is_idle(),
             State::Beginning => false,
