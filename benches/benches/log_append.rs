@@ -1,12 +1,12 @@
 //! Durable appends of one writer and of 64, beside raw blocks and the standard library.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use shardstage_benches::limits::WRITERS;
+use shardstage_benches::log::LogWork;
 use shardstage_benches::suite::measure;
 use shardstage_benches::workload::Work;
 
 fn log_append(criterion: &mut Criterion) {
-    measure(criterion, &[Work::LogAppend(1), Work::LogAppend(WRITERS)]);
+    measure(criterion, &[Work::Log(LogWork::OneParked), Work::Log(LogWork::Writers)]);
 }
 
 criterion_group!(benches, log_append);

@@ -84,10 +84,12 @@ pub struct Goal {
     pub peer: Option<f64>,
     /// At most so many times the limit's cost.
     pub limit: Option<f64>,
+    /// So many times better than these peers.
+    pub named: &'static [(&'static str, f64)],
 }
 
 /// What a goal is held against.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Against {
     /// Our figure, raw.
     pub ours: f64,
@@ -95,6 +97,8 @@ pub struct Against {
     pub peer: Option<f64>,
     /// How many times the limit's cost, if there is one.
     pub limit: Option<f64>,
+    /// How many times better than each peer.
+    pub peers: Vec<(&'static str, f64)>,
 }
 
 impl Goal {
@@ -105,6 +109,8 @@ impl Goal {
         parts.extend(self.figure.map(|bound| Some(unit.reaches(against.ours, bound))));
         parts.extend(self.peer.map(|factor| against.peer.map(|reached| reached >= factor)));
         parts.extend(self.limit.map(|factor| against.limit.map(|cost| cost <= factor)));
+        let reached = |name| against.peers.iter().find(|(peer, _)| *peer == name).map(|(_, reached)| *reached);
+        parts.extend(self.named.iter().map(|&(name, factor)| reached(name).map(|reached| reached >= factor)));
         if parts.is_empty() {
             return None;
         }
@@ -129,6 +135,7 @@ impl Goal {
             Unit::PerSecond(_) => format!("{} x limit", short(1.0 / factor)),
             _ => format!("{} x limit", short(factor)),
         }));
+        parts.extend(self.named.iter().map(|(name, factor)| format!("{} x {name}", short(*factor))));
         if parts.is_empty() { "-".to_owned() } else { parts.join(", ") }
     }
 }
@@ -147,18 +154,18 @@ pub struct Spec {
 }
 
 const fn goal(figure: f64) -> Goal {
-    Goal { figure: Some(figure), peer: None, limit: None }
+    Goal { figure: Some(figure), ..NONE }
 }
 
 const fn goal_x(figure: f64, peer: f64) -> Goal {
-    Goal { figure: Some(figure), peer: Some(peer), limit: None }
+    Goal { figure: Some(figure), peer: Some(peer), ..NONE }
 }
 
-const fn of_limit(limit: f64) -> Goal {
-    Goal { figure: None, peer: None, limit: Some(limit) }
+pub(crate) const fn of_limit(limit: f64) -> Goal {
+    Goal { limit: Some(limit), ..NONE }
 }
 
-const NONE: Goal = Goal { figure: None, peer: None, limit: None };
+pub(crate) const NONE: Goal = Goal { figure: None, peer: None, limit: None, named: &[] };
 
 /// The row of a work. Works without goals here are shown in nanoseconds.
 #[must_use]
@@ -183,18 +190,19 @@ pub fn spec(work: Work) -> Spec {
         Work::PingPong(OtherShard) => (Unit::Nanoseconds, SPINNING, of_limit(1.5), of_limit(1.15)),
         Work::PingPongParked => (Unit::Nanoseconds, PARKED, of_limit(1.15), of_limit(1.05)),
         Work::Tell(OtherShard) => {
-            let floor = Goal { figure: None, peer: Some(2.5), limit: Some(1.0 / 0.3) };
+            let floor = Goal { peer: Some(2.5), limit: Some(1.0 / 0.3), ..NONE };
             (MESSAGES, SPINNING, floor, of_limit(1.0 / 0.5))
         }
         Work::TellBounced => (Unit::Percent, SPINNING, goal(crate::limits::BOUNCED_MAX), goal(0.0)),
         Work::Ask(OtherShard) => {
-            let times = |factor| Goal { figure: None, peer: Some(factor), limit: None };
+            let times = |factor| Goal { peer: Some(factor), ..NONE };
             (ASKS, SPINNING, times(3.5), times(6.0))
         }
         Work::Big(OtherShard) => (MESSAGES, SPINNING, goal_x(40e6, 2.5), goal(60e6)),
         Work::Pairs(1) => (MESSAGES, SPINNING, NONE, NONE),
         // The limit of several shards is as many times what one does.
         Work::Pairs(_) => (MESSAGES, SPINNING, of_limit(1.0 / 0.8), of_limit(1.0 / 0.95)),
+        Work::Log(work) => return work.spec(),
         _ => (Unit::Nanoseconds, PARKED, NONE, NONE),
     };
     Spec { unit, ours, floor, aim }
@@ -207,14 +215,14 @@ mod tests {
     #[test]
     fn a_goal_is_met_by_all_of_its_parts() {
         let ping_pong = spec(Work::PingPong(Place::SameShard));
-        let met = |ours, peer| ping_pong.floor.met(ping_pong.unit, &Against { ours, peer, limit: None });
+        let met = |ours, peer| ping_pong.floor.met(ping_pong.unit, &Against { ours, peer, ..Against::default() });
         assert_eq!(met(30.0, Some(5.0)), Some(true));
         assert_eq!(met(31.0, Some(5.0)), Some(false));
         assert_eq!(met(30.0, Some(4.9)), Some(false));
         assert_eq!(met(30.0, None), None, "no peer ran");
         assert_eq!(met(31.0, None), Some(false));
         let tell = spec(Work::Tell(Place::SameShard));
-        let against = Against { ours: 10.0, peer: Some(9.0), limit: None };
+        let against = Against { ours: 10.0, peer: Some(9.0), ..Against::default() };
         assert_eq!(tell.floor.met(tell.unit, &against), Some(false), "100 M/s are too few");
         assert_eq!(NONE.met(Unit::Bytes, &against), None);
     }

@@ -3,6 +3,7 @@
 //! Heap and thread placement decide more between processes than within one, and the machine changes with time: so a round
 //! goes through all cells before any comes again.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -12,6 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::goals::spec;
 use crate::limits::{CELL_TIME, QUICK, RUNS};
+use crate::log::device;
+use crate::log::room::DIRECTORY;
+use crate::log::schedule::Tail;
 use crate::results::Row;
 use crate::workload::{Entry, Run, Work, entries};
 
@@ -28,11 +32,11 @@ pub struct Effort {
 }
 
 /// Measures all cells of `rows` and keeps the figures in them. A process that fails, or takes longer than [`CELL_TIME`], leaves
-/// its reason.
+/// its reason. Logs lie in `directory`.
 ///
 /// # Errors
 /// When this program's own path cannot be told.
-pub fn run(rows: &mut [Row], effort: Effort) -> std::io::Result<()> {
+pub fn run(rows: &mut [Row], effort: Effort, directory: &Path) -> std::io::Result<()> {
     let me = std::env::current_exe()?;
     let total = effort.rounds * rows.iter().map(|row| row.cells.len()).sum::<usize>();
     let (start, mut done) = (Instant::now(), 0);
@@ -42,8 +46,11 @@ pub fn run(rows: &mut [Row], effort: Effort) -> std::io::Result<()> {
             for cell in &mut row.cells {
                 let work = row.work.to_string();
                 let size = if effort.quick { "quick" } else { "whole" };
-                let figure = finished(Command::new(&me).args([ONE, &work, cell.entry.name, size]))
-                    .and_then(|text| text.trim().parse::<f64>().map_err(|_| format!("printed {text:?}")));
+                let measured =
+                    finished(Command::new(&me).args([ONE, &work, cell.entry.name, size]).env(DIRECTORY, directory))
+                        .and_then(|text| Measured::parse(&text).ok_or_else(|| format!("printed {text:?}")));
+                cell.tails.extend(measured.as_ref().ok().and_then(|measured| measured.tail));
+                let figure = measured.map(|measured| measured.figure);
                 done += 1;
                 let left = start.elapsed().mul_f64((total - done) as f64 / done as f64).as_secs();
                 let text = figure.as_ref().map_or_else(|why| format!("FAILED: {why}"), |raw| unit.number(*raw));
@@ -102,10 +109,46 @@ pub fn entry(work: &str, name: &str) -> Option<Entry> {
     entries(work).into_iter().find(|entry| entry.name == name)
 }
 
-/// One process's figure of a cell.
+/// What one process prints of a cell.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// Its figure.
+    pub figure: f64,
+    /// Where operations came at half of the rate that the figure stands for: how long they took.
+    pub tail: Option<Tail>,
+}
+
+impl Measured {
+    /// What [`Measured::parse`] reads.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let tail = self.tail.map_or_else(String::new, |tail| tail.text());
+        format!("{} {tail}", self.figure)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let (figure, tail) = words.split_first()?;
+        let tail = if tail.is_empty() { None } else { Some(Tail::parse(tail)?) };
+        Some(Self { figure: figure.parse().ok()?, tail })
+    }
+}
+
+/// One process's figures of a cell.
 #[must_use]
-pub fn measure(entry: &Entry, quick: bool) -> f64 {
+pub fn measure(entry: &Entry, quick: bool) -> Measured {
     let operations = entry.work.operations() / if quick { QUICK } else { 1 };
+    if let Work::Log(_) = entry.work {
+        device::wait_until_rested(quick);
+    }
+    if let Run::Loop { both, .. } = entry.run {
+        let (figure, tail) = both(operations);
+        return Measured { figure, tail: Some(tail) };
+    }
+    Measured { figure: repeated(entry, operations, quick), tail: None }
+}
+
+fn repeated(entry: &Entry, operations: u64, quick: bool) -> f64 {
     if let Run::Figure(_) = entry.run {
         return entry.figure(operations);
     }
@@ -125,6 +168,16 @@ mod tests {
         assert_eq!(shell("echo 7"), Ok("7\n".to_owned()));
         assert_eq!(shell("echo 'it fell' >&2; exit 3"), Err("it fell".to_owned()));
         assert!(shell("exit 3").is_err_and(|why| why.contains('3')));
+    }
+
+    #[test]
+    fn what_is_printed_is_read() {
+        for tail in [None, Some(Tail { p50_us: 1.5, p99_us: 2.0, p999_us: 30.25 })] {
+            let measured = Measured { figure: 7.25, tail };
+            assert_eq!(Measured::parse(&measured.text()), Some(measured));
+        }
+        assert_eq!(Measured::parse("1 2"), None);
+        assert_eq!(Measured::parse(""), None);
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod remote;
 pub mod resident;
 pub mod results;
 pub mod sizes;
+pub mod stores;
 pub mod suite;
 pub mod table;
 pub mod workload;

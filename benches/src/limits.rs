@@ -102,3 +102,77 @@ pub const QUICK: u64 = 10;
 const _: () = assert!(BIG_ACTORS < MAILBOX_CAPACITY as u64);
 const _: () =
     assert!(LOAD_WORK.as_nanos() as u64 * LOADERS * 10 == LOAD_PERIOD.as_nanos() as u64 * 7, "seven tenths of a shard");
+
+/// How long the writers of one run of the log's table may go on: a store that is a hundred times slower than another one is
+/// measured over fewer events.
+pub const LOG_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How long filling a log for its recovery may take.
+pub const RECOVERY_TIME: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Events in flight while a log is filled for its recovery: what a busy shard has, so frames are of the size that they have there.
+pub const RECOVERY_IN_FLIGHT: u64 = 1024;
+
+/// Least bytes that an event of 128 bytes takes in the log, with its record's header.
+pub const STORED_EVENT_BYTES: u64 = EVENT_BYTES as u64 + 32;
+
+/// One write of the bare disk beside single events, bytes.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// One write of the bare disk beside 64 events, bytes: they and their headers in whole blocks.
+pub const FRAME_OF_64_BYTES: usize = 3 * BLOCK_BYTES;
+
+/// The file that the bare disk writes to, over and over, bytes: little of the disk's allowance.
+pub const ROOM_BYTES: usize = 8 * 1024 * 1024;
+
+/// Segments of the logs that are measured, bytes: a quarter of the default, since every run begins with three of them and disks
+/// of cloud machines have an allowance.
+pub const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// A durable write of a block that takes longer says that the disk has used up its allowance.
+pub const RESTED: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// Such writes in a row that must be faster.
+pub const RESTED_WRITES: usize = 32;
+
+/// Time between two tries.
+pub const RESTED_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Tries before a run begins anyway.
+pub const RESTED_TRIES: usize = 60;
+
+/// The same in a quick comparison.
+pub const RESTED_TRIES_QUICK: usize = 5;
+
+/// One sequential read, bytes, and how many are in flight.
+pub const READ_BYTES: usize = 1024 * 1024;
+
+/// Sequential reads in flight.
+pub const READ_DEPTH: usize = 4;
+
+/// Stack of a thread that calls a store, bytes: 64 of them.
+pub const STORE_THREAD_BYTES: usize = 512 * 1024;
+
+/// A thread that waits for an event to be due sleeps until so long before it.
+pub const SLEEP_AHEAD: std::time::Duration = std::time::Duration::from_micros(100);
+
+/// Time between two looks at whether a store still prepares files.
+pub const SETTLED: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Such looks before a run begins anyway: 5 s.
+pub const SETTLE_STEPS: usize = 100;
+
+/// CPU-bound actors on each shard.
+pub const SATURATORS: u64 = 4;
+
+/// How long each works at a time.
+pub const SATURATOR_WORK: std::time::Duration = std::time::Duration::from_micros(20);
+
+/// A snapshot while commits are measured, bytes: as large as one background write may be.
+pub const SNAPSHOT_BYTES: usize = 256 * 1024;
+
+/// How often one comes: 100 MiB/s together.
+pub const SNAPSHOT_PERIOD: std::time::Duration = std::time::Duration::from_micros(2500);
+
+const _: () = assert!(FRAME_OF_64_BYTES >= 64 * STORED_EVENT_BYTES as usize + 64);
+const _: () = assert!(ROOM_BYTES.is_multiple_of(READ_BYTES));

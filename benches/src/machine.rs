@@ -4,8 +4,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Packages whose versions a reader wants to know.
-const PACKAGES: [&str; 9] =
-    ["kameo", "ractor", "actix", "xtra", "kompact", "tokio", "rtrb", "crossbeam-queue", "mimalloc"];
+const PACKAGES: [&str; 14] = [
+    "kameo",
+    "ractor",
+    "actix",
+    "xtra",
+    "kompact",
+    "tokio",
+    "rtrb",
+    "crossbeam-queue",
+    "mimalloc",
+    "raft-engine",
+    "okaywal",
+    "fjall",
+    "redb",
+    "rusqlite",
+];
 
 /// Facts about the machine and the sources.
 pub struct Machine {

@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use crate::goals::{Unit, spec};
+use crate::log::LogWork;
 use crate::results::{Cell, Row};
 use crate::workload::{Place, Role, Work};
 
@@ -19,7 +20,53 @@ const fn group(title: &'static str, work: Work) -> Group {
     Group { title, work }
 }
 
-/// The columns of the picture.
+/// A picture: what it shows.
+pub struct Picture {
+    title: &'static str,
+    columns: &'static [(&'static str, &'static [Group])],
+    /// From the scale's left end to its right one, operations a second.
+    scale: (f64, f64),
+    /// Whether memory stands below the last column.
+    memory: bool,
+}
+
+/// Messages inside a node.
+pub const MESSAGES: Picture = Picture {
+    title: "Messages inside a node, operations a second",
+    columns: &COLUMNS,
+    scale: (1e4, 1e9),
+    memory: true,
+};
+
+/// Durable events.
+pub const LOG: Picture = Picture {
+    title: "Durable events of 128 bytes, events a second",
+    columns: &LOG_COLUMNS,
+    scale: (1e3, 1e7),
+    memory: false,
+};
+
+const LOG_COLUMNS: [(&str, &[Group]); 2] = [
+    (
+        "appending",
+        &[
+            group("1 writer, polling", Work::Log(LogWork::OneSpinning)),
+            group("1 writer, blocking", Work::Log(LogWork::OneParked)),
+            group("64 writers", Work::Log(LogWork::Writers)),
+            group("one committer, batches of 64", Work::Log(LogWork::Batches)),
+        ],
+    ),
+    (
+        "around it",
+        &[
+            group("recovery of 1 M events", Work::Log(LogWork::Recovery)),
+            group("message to durable reply, 64 actors", Work::Log(LogWork::WholePath)),
+            group("64 writers on each of two shards", Work::Log(LogWork::TwoShards)),
+        ],
+    ),
+];
+
+/// The columns of the messages' picture.
 const COLUMNS: [(&str, &[Group]); 2] = [
     (
         "inside a shard",
@@ -45,9 +92,6 @@ const COLUMNS: [(&str, &[Group]); 2] = [
     ),
 ];
 
-/// The scale, operations a second, from its left end to its right one.
-const SCALE: (f64, f64) = (1e4, 1e9);
-
 const COLUMN: f64 = 500.0;
 const BAR: f64 = 13.0;
 const NAMES: f64 = 108.0;
@@ -71,15 +115,16 @@ const STYLE: &str = "
 
 /// The picture of what was measured; groups without figures are left out.
 #[must_use]
-pub fn svg(rows: &[Row], caption: &str) -> String {
-    let columns: Vec<(&str, Vec<(&Group, &Row)>)> = COLUMNS
+pub fn svg(rows: &[Row], picture: &Picture, caption: &str) -> String {
+    let columns: Vec<(&str, Vec<(&Group, &Row)>)> = picture
+        .columns
         .iter()
         .map(|(title, groups)| {
             let found = groups.iter().filter_map(|group| Some((group, row_of(rows, group.work)?)));
             (*title, found.collect())
         })
         .collect();
-    let memory = row_of(rows, Work::IdleMemory);
+    let memory = row_of(rows, Work::IdleMemory).filter(|_| picture.memory);
     let depth = |groups: &[(&Group, &Row)]| -> f64 { groups.iter().map(|(_, row)| height(row)).sum() };
     let memory_top = TOP + columns.last().map_or(0.0, |(_, groups)| depth(groups)) + 2.0 * GAP;
     let deepest = columns.iter().map(|(_, groups)| TOP + depth(groups)).fold(0.0, f64::max);
@@ -90,21 +135,21 @@ pub fn svg(rows: &[Row], caption: &str) -> String {
          height=\"{height:.0}\" role=\"img\" aria-label=\"Operations a second, Shardstage beside its peers\">\n\
          <style>{STYLE}</style>\n<rect class=\"bg\" width=\"100%\" height=\"100%\" rx=\"10\"/>\n"
     );
-    text(&mut out, "h", 20.0, 32.0, "Messages inside a node, operations a second");
+    text(&mut out, "h", 20.0, 32.0, picture.title);
     text(&mut out, "", 20.0, 50.0, "more is better; every step of the scale is ten times the one before");
     for (number, (title, groups)) in columns.iter().enumerate() {
         let left = 10.0 + COLUMN * number as f64;
-        axis(&mut out, left, depth(groups));
+        axis(&mut out, left, depth(groups), picture.scale);
         text(&mut out, "c", left + 10.0, TOP - 4.0, title);
         let mut y = TOP;
         for (group, row) in groups {
-            bars(&mut out, left, y, group.title, row);
+            bars(&mut out, left, y, group.title, row, picture.scale);
             y += self::height(row);
         }
     }
     if let Some(row) = memory {
         let left = 10.0 + COLUMN * (columns.len() - 1) as f64;
-        bars(&mut out, left, memory_top, "memory of an idle actor, bytes: less is better", row);
+        bars(&mut out, left, memory_top, "memory of an idle actor, bytes: less is better", row, picture.scale);
     }
     text(&mut out, "", 20.0, height - 14.0, caption);
     out.push_str("</svg>\n");
@@ -135,15 +180,15 @@ fn height(row: &Row) -> f64 {
     TITLE + BAR * shown(row).count() as f64 + GAP
 }
 
-fn x_of(rate: f64) -> f64 {
-    let (from, to) = (SCALE.0.log10(), SCALE.1.log10());
+fn x_of(rate: f64, scale: (f64, f64)) -> f64 {
+    let (from, to) = (scale.0.log10(), scale.1.log10());
     ((rate.log10() - from) / (to - from)).clamp(0.005, 1.0) * SPAN
 }
 
-fn axis(out: &mut String, left: f64, depth: f64) {
-    let mut rate = SCALE.0;
-    while rate <= SCALE.1 * 1.01 {
-        let x = left + NAMES + x_of(rate);
+fn axis(out: &mut String, left: f64, depth: f64, scale: (f64, f64)) {
+    let mut rate = scale.0;
+    while rate <= scale.1 * 1.01 {
+        let x = left + NAMES + x_of(rate, scale);
         writeln!(
             out,
             "<line class=\"line\" x1=\"{x:.1}\" y1=\"{:.1}\" x2=\"{x:.1}\" y2=\"{:.1}\"/>",
@@ -159,7 +204,7 @@ fn axis(out: &mut String, left: f64, depth: f64) {
 
 const STRING: &str = "writing to a string does not fail";
 
-fn bars(out: &mut String, left: f64, top: f64, title: &str, row: &Row) {
+fn bars(out: &mut String, left: f64, top: f64, title: &str, row: &Row, scale: (f64, f64)) {
     text(out, "t", left + 10.0, top + 18.0, title);
     let against = row.against(None);
     for (number, (cell, raw)) in shown(row).enumerate() {
@@ -171,7 +216,7 @@ fn bars(out: &mut String, left: f64, top: f64, title: &str, row: &Row) {
         };
         text(out, label, left + NAMES - 6.0, y + 9.5, name);
         let rate = row.work != Work::IdleMemory;
-        let length = if rate { x_of(1e9 / raw) } else { (raw / BYTES).clamp(0.005, 1.0) * SPAN };
+        let length = if rate { x_of(1e9 / raw, scale) } else { (raw / BYTES).clamp(0.005, 1.0) * SPAN };
         writeln!(
             out,
             "<rect class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\" width=\"{length:.1}\" height=\"{:.1}\" rx=\"2\"/>",
@@ -181,7 +226,7 @@ fn bars(out: &mut String, left: f64, top: f64, title: &str, row: &Row) {
         )
         .expect(STRING);
         let mut figure = if rate { Unit::PerSecond("") } else { Unit::Bytes }.number(raw);
-        let times = against.and_then(|against| against.peer).filter(|_| cell.entry.role == Role::Ours);
+        let times = against.as_ref().and_then(|against| against.peer).filter(|_| cell.entry.role == Role::Ours);
         if let Some(times) = times {
             write!(figure, "  ({times:.1} x best peer)").expect(STRING);
         }
@@ -212,15 +257,15 @@ mod tests {
 
     #[test]
     fn bars_grow_with_the_rate_and_the_text_is_the_same_each_time() {
-        assert!(x_of(1e6) < x_of(1e7) && x_of(1e7) < x_of(1e8));
+        assert!([1e5, 1e6, 1e7].map(|rate| x_of(rate, MESSAGES.scale)).is_sorted());
         let rows = || {
             [row(
                 Work::Tell(Place::SameShard),
                 &[(PARKED, Role::Ours, &[10.0]), ("virtual call", Role::Limit, &[4.0]), ("actix", Role::Peer, &[50.0])],
             )]
         };
-        let picture = svg(&rows(), "a < b & c");
-        assert_eq!(picture, svg(&rows(), "a < b & c"));
+        let picture = svg(&rows(), &MESSAGES, "a < b & c");
+        assert_eq!(picture, svg(&rows(), &MESSAGES, "a < b & c"));
         assert_eq!(picture.matches("<rect class=\"ours\"").count(), 1);
         assert!(picture.contains("100 M  (5.0 x best peer)") && picture.contains("a &lt; b &amp; c"), "{picture}");
     }

@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use crate::goals::{Against, spec};
+use crate::log::schedule::Tail;
 use crate::workload::{Entry, Role, Work, entries};
 
 /// One entry's results.
@@ -16,9 +17,17 @@ pub struct Cell {
     pub rounds: Vec<Option<f64>>,
     /// Why, the last time it failed.
     pub failure: Option<String>,
+    /// What operations took that came at half of the rate, where that was measured.
+    pub tails: Vec<Tail>,
 }
 
 impl Cell {
+    /// Before the first round.
+    #[must_use]
+    pub fn new(entry: Entry) -> Self {
+        Self { entry, rounds: Vec::new(), failure: None, tails: Vec::new() }
+    }
+
     /// The figures there are, best first.
     fn sorted(&self) -> Vec<f64> {
         let mut figures: Vec<f64> = self.rounds.iter().copied().flatten().collect();
@@ -36,6 +45,21 @@ impl Cell {
     #[must_use]
     pub fn best(&self) -> Option<f64> {
         self.sorted().first().copied()
+    }
+
+    /// The middle of the rounds, each percentile by itself.
+    #[must_use]
+    pub fn tail(&self) -> Option<Tail> {
+        let of = |percentile: fn(&Tail) -> f64| {
+            let mut figures: Vec<f64> = self.tails.iter().map(percentile).collect();
+            figures.sort_by(f64::total_cmp);
+            middle(&figures)
+        };
+        Some(Tail {
+            p50_us: of(|tail| tail.p50_us)?,
+            p99_us: of(|tail| tail.p99_us)?,
+            p999_us: of(|tail| tail.p999_us)?,
+        })
     }
 
     /// The greatest round.
@@ -61,7 +85,7 @@ impl Row {
     /// Empty cells for every entry of `work`.
     #[must_use]
     pub fn new(work: Work) -> Self {
-        let cells = entries(work).into_iter().map(|entry| Cell { entry, rounds: Vec::new(), failure: None }).collect();
+        let cells = entries(work).into_iter().map(Cell::new).collect();
         Self { work, cells }
     }
 
@@ -117,7 +141,9 @@ impl Row {
             Work::Pairs(shards) => one_shard.map(|one| ours / (one / f64::from(shards))),
             _ => self.limit_ratio(),
         };
-        Some(Against { ours, peer, limit })
+        let peers = self.cells.iter().filter(|cell| cell.entry.role == Role::Peer);
+        let peers = peers.filter_map(|cell| Some((cell.entry.name, cell.best()? / ours))).collect();
+        Some(Against { ours, peer, limit, peers })
     }
 }
 
@@ -130,7 +156,8 @@ pub fn one_shard(rows: &[Row]) -> Option<f64> {
 /// Every figure, for other programs. Raw: less is better, nanoseconds an operation where the row is a rate.
 #[must_use]
 pub fn csv(rows: &[Row]) -> String {
-    let mut out = String::from("work,entry,role,unit,best,median,worst,processes\n");
+    let mut out =
+        String::from("work,entry,role,unit,best,median,worst,processes,open p50 us,open p99 us,open p99.9 us\n");
     for row in rows {
         let unit = match spec(row.work).unit {
             crate::goals::Unit::PerSecond(_) => "ns an operation",
@@ -147,13 +174,17 @@ pub fn csv(rows: &[Row]) -> String {
             let processes: Vec<String> = cell.rounds.iter().copied().map(text).collect();
             writeln!(
                 out,
-                "\"{}\",\"{}\",{role},{unit},{},{},{},{}",
+                "\"{}\",\"{}\",{role},{unit},{},{},{},{},{}",
                 row.work,
                 cell.entry.name,
                 text(cell.best()),
                 text(cell.median()),
                 text(cell.worst()),
                 processes.join(" "),
+                cell.tail().map_or_else(
+                    || ",,".to_owned(),
+                    |tail| { format!("{:.1},{:.1},{:.1}", tail.p50_us, tail.p99_us, tail.p999_us) }
+                ),
             )
             .expect("writing to a string does not fail");
         }
@@ -172,9 +203,8 @@ pub(crate) mod tests {
         let cells = cells
             .iter()
             .map(|&(name, role, rounds)| Cell {
-                entry: Entry { work, name, role, run: Run::Figure(|_| 0.0) },
                 rounds: rounds.iter().copied().map(Some).collect(),
-                failure: None,
+                ..Cell::new(Entry { work, name, role, run: Run::Figure(|_| 0.0) })
             })
             .collect();
         Row { work, cells }

@@ -7,15 +7,17 @@ use crate::machine::Machine;
 use crate::ours::{PARKED, SPINNING};
 use crate::peers;
 use crate::results::{Cell, Row, one_shard};
+use crate::stores;
 use crate::workload::{Place, Work};
 
-/// A part of the table: its title and what belongs to it.
-type Part = (&'static str, fn(Work) -> bool);
+/// A part of the table: its title, what belongs to it, and the peers that have a column.
+type Part = (&'static str, fn(Work) -> bool, &'static [&'static str]);
 
-const PARTS: [Part; 3] = [
-    ("Same shard", |work| !other_shard(work) && !beyond(work)),
-    ("Other shard", other_shard),
-    ("Other nodes and the log", beyond),
+const PARTS: [Part; 4] = [
+    ("Same shard", |work| !other_shard(work) && !other_node(work) && !log(work), peers::NAMES),
+    ("Other shard", other_shard, peers::NAMES),
+    ("Other nodes", other_node, peers::NAMES),
+    ("The event log", log, stores::NAMES),
 ];
 
 fn other_shard(work: Work) -> bool {
@@ -31,8 +33,17 @@ fn other_shard(work: Work) -> bool {
     )
 }
 
-fn beyond(work: Work) -> bool {
-    matches!(work, Work::LogAppend(_) | Work::RemoteAsk(_))
+fn other_node(work: Work) -> bool {
+    matches!(work, Work::RemoteAsk(_) | Work::RemoteTell | Work::FanOut)
+}
+
+fn log(work: Work) -> bool {
+    matches!(work, Work::Log(_))
+}
+
+/// Why the columns of a row's peers are empty; `None` when they are not.
+fn why_not(work: Work) -> Option<&'static str> {
+    if let Work::Log(work) = work { work.why_no_store() } else { peers::why_not(work) }
 }
 
 /// How a comparison was made.
@@ -50,26 +61,27 @@ pub struct Conditions<'a> {
 pub fn table(rows: &[Row]) -> String {
     let mut out = String::new();
     let one = one_shard(rows);
-    for (title, belongs) in PARTS {
+    for (title, belongs, names) in PARTS {
         let part: Vec<&Row> = rows.iter().filter(|row| belongs(row.work)).collect();
         if part.is_empty() {
             continue;
         }
         write!(out, "| {title} | unit | idle | shardstage | limit | ours / limit | times the best peer |")
             .expect(STRING);
-        peers::NAMES.iter().for_each(|name| write!(out, " {name} |").expect(STRING));
+        names.iter().for_each(|name| write!(out, " {name} |").expect(STRING));
         out.push_str(" floor | aim |\n|---|---|---|---|---|---:|---:|");
-        peers::NAMES.iter().for_each(|_| out.push_str("---:|"));
+        names.iter().for_each(|_| out.push_str("---:|"));
         out.push_str("---|---|\n");
-        part.iter().for_each(|row| line(&mut out, row, one));
+        part.iter().for_each(|row| line(&mut out, row, one, names));
         out.push('\n');
     }
+    out.push_str(&tails(rows));
     out
 }
 
 const STRING: &str = "writing to a string does not fail";
 
-fn line(out: &mut String, row: &Row, one: Option<f64>) {
+fn line(out: &mut String, row: &Row, one: Option<f64>, names: &[&'static str]) {
     let spec = spec(row.work);
     let unit = spec.unit;
     let against = row.against(one);
@@ -85,21 +97,21 @@ fn line(out: &mut String, row: &Row, one: Option<f64>) {
     let limit =
         row.limit().map_or_else(|| "-".to_owned(), |(cell, _)| format!("{} ({})", median(unit, cell), cell.entry.name));
     let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
-    let peer = against.and_then(|against| against.peer);
-    write!(out, " {limit} | {} |", ratio(against.and_then(|against| against.limit))).expect(STRING);
+    let peer = against.as_ref().and_then(|against| against.peer);
+    write!(out, " {limit} | {} |", ratio(against.as_ref().and_then(|against| against.limit))).expect(STRING);
     let best = row.best_peer().map(|(cell, _)| cell.entry.name);
     let times = peer.zip(best).map_or_else(|| "-".to_owned(), |(times, name)| format!("{times:.1} ({name})"));
     write!(out, " {times} |").expect(STRING);
-    for name in peers::NAMES {
+    for name in names {
         let text = match row.named(name) {
             Some(cell) if best == Some(name) => bold(&figure(unit, cell.best())),
             Some(cell) => figure(unit, cell.best()),
-            None => peers::why_not(row.work).map_or_else(|| "-".to_owned(), |why| format!("-{}", note(why))),
+            None => why_not(row.work).map_or_else(|| "-".to_owned(), |why| format!("-{}", note(why))),
         };
         write!(out, " {text} |").expect(STRING);
     }
     for goal in [spec.floor, spec.aim] {
-        let verdict = match against.and_then(|against| goal.met(unit, &against)) {
+        let verdict = match against.as_ref().and_then(|against| goal.met(unit, against)) {
             Some(true) => ": **met**",
             Some(false) => ": missed",
             None if row.ours().is_some_and(|cell| cell.median().is_none()) => ": failed",
@@ -108,6 +120,24 @@ fn line(out: &mut String, row: &Row, one: Option<f64>) {
         write!(out, " {}{verdict} |", goal.text(unit)).expect(STRING);
     }
     out.push('\n');
+}
+
+/// What operations took that came at half of what each could do at most.
+fn tails(rows: &[Row]) -> String {
+    let mut out = String::new();
+    for row in rows.iter().filter(|row| row.cells.iter().any(|cell| !cell.tails.is_empty())) {
+        for cell in &row.cells {
+            let Some((tail, median)) = cell.tail().zip(cell.median()) else { continue };
+            let rate = Unit::PerSecond("").number(2.0 * median);
+            let [p50, p99, p999] = [tail.p50_us, tail.p99_us, tail.p999_us].map(|us| Unit::Microseconds.number(us));
+            writeln!(out, "| {} | {} | {rate} | {p50} | {p99} | {p999} |", row.work, cell.entry.name).expect(STRING);
+        }
+    }
+    if out.is_empty() {
+        return out;
+    }
+    let head = "| Open loop at half of the highest rate | who | events/s | p50 us | p99 us | p99.9 us |\n|---|---|---:|---:|---:|---:|\n";
+    format!("{head}{out}\n")
 }
 
 fn bold(text: &str) -> String {
@@ -136,7 +166,7 @@ fn with_range(unit: Unit, cell: &Cell) -> String {
 }
 
 /// The marks of the footnotes.
-const MARKS: [&str; 8] = ["¹", "²", "³", "⁴", "⁵", "⁶", "⁷", "⁸"];
+const MARKS: [&str; 12] = ["¹", "²", "³", "⁴", "⁵", "⁶", "⁷", "⁸", "⁹", "¹⁰", "¹¹", "¹²"];
 
 /// The mark of a footnote.
 fn note(why: &str) -> &'static str {
@@ -148,7 +178,7 @@ fn note(why: &str) -> &'static str {
 fn notes() -> Vec<&'static str> {
     let mut found = Vec::new();
     let works = Work::ALL.into_iter().chain([Work::Pairs(1)]);
-    for why in works.filter_map(peers::why_not) {
+    for why in works.filter_map(why_not) {
         if !found.contains(&why) {
             found.push(why);
         }
@@ -165,6 +195,7 @@ pub fn page(rows: &[Row], conditions: &Conditions<'_>) -> String {
         out,
         "Written by `cargo run --release -p shardstage-benches`; do not edit. Raw figures: [results.csv](results.csv).\n\n\
          ![Operations a second, ours beside every peer and the limit](messages.svg)\n\n\
+         ![Durable events a second, ours beside other stores and the disk](log.svg)\n\n\
          **Machine**: {}, {} cores, {}, {}. **Commit** {}. **Date** {}. {} process(es) a figure{}.\n\n\
          **Versions**: {}. mimalloc for everyone.\n\n",
         machine.cpu,
@@ -236,6 +267,28 @@ two shards. kameo, xtra and tokio have bounded mailboxes (1,024) and wait when t
 | independent pairs | a ping-pong pair on each shard; *ours / limit* is one shard's rate times the shards over theirs |
 | limits | a loop of virtual calls; a box made and dropped; one cache line; a ring of 64-byte slots in batches of 64; two \
 threads that wake each other by futex or eventfd, the faster of the two |
+
+### The event log
+
+Events of 128 bytes, each durable before it counts: `O_DIRECT | O_DSYNC` writes, fsync or fdatasync, whichever the store has;
+the head of each file in `benches/src/stores/` says which setting that is. All files lie on a real disk, which `--dir` names;
+a file system in memory is refused. A process measures for a second at most, so slow stores write fewer events. Payloads are
+random, so nobody gains by compressing.
+
+Stores are called by as many threads as there are writers, or by one committer with a batch. Ours is the log of one shard,
+whose writers are parts of one actor, each with one event in flight; the whole path is 64 durable actors and their askers.
+*Open loop* is a second run in the same process: events come as a Poisson process at half of the rate that the first run
+reached, and an event's time runs from when it was due.
+
+| work | definition |
+|---|---|
+| 1 writer | one event in flight; *polling* on a shard that spins, *blocking* on one that parks |
+| 64 writers | one event in flight each; stores are called by 64 threads |
+| batches of 64 | one committer, 64 events at a time; `std::fs` is append and `sync_data` with a CRC-32C a record |
+| both shards saturated | 64 writers a shard beside four actors that work 20 us at a time without a pause; p99 of a commit |
+| while snapshotting | 64 writers beside snapshots of 256 KiB at 100 MiB/s; p99 of a commit |
+| recovery | from opening to the first read, page cache dropped; stores open and read, or index, every event |
+| limits | one write of 4 KiB, or of 12 KiB with 64 events, after another into a file written before; 1 MiB reads, 4 in flight |
 ";
 
 #[cfg(test)]
@@ -264,7 +317,7 @@ mod tests {
     #[test]
     fn every_reason_has_a_mark() {
         for work in Work::ALL {
-            if let Some(why) = peers::why_not(work) {
+            if let Some(why) = why_not(work) {
                 assert!(!note(why).is_empty());
             }
         }

@@ -6,7 +6,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::limits::{ASKS_IN_FLIGHT, FIBONACCI_ACTORS, REMOTE_ASKS_IN_FLIGHT, WRITERS};
+use crate::limits::{ASKS_IN_FLIGHT, FIBONACCI_ACTORS, REMOTE_ASKS_IN_FLIGHT};
+use crate::log::LogWork;
+use crate::log::schedule::Tail;
 
 /// Where the two ends of a workload run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +55,8 @@ pub enum Work {
     IdleCpu,
     /// One ping-pong pair on each of so many shards, `n` messages in all.
     Pairs(u16),
-    /// `n` durable events of 128 bytes from so many writers, each with one in flight.
-    LogAppend(u64),
+    /// Durable events of 128 bytes.
+    Log(LogWork),
     /// `n` asks of 64 bytes to another node, so many in flight.
     RemoteAsk(u64),
     /// One producer tells one counting actor at another node `n` messages of 64 bytes; ends when the last is counted.
@@ -65,7 +67,7 @@ pub enum Work {
 
 impl Work {
     /// All of them, in the order of the table; [`Work::Pairs`] depend on the machine and are not among them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 33] = [
         Self::PingPong(Place::SameShard),
         Self::Tell(Place::SameShard),
         Self::FanIn,
@@ -85,8 +87,15 @@ impl Work {
         Self::TellBounced,
         Self::Ask(Place::OtherShard),
         Self::Big(Place::OtherShard),
-        Self::LogAppend(1),
-        Self::LogAppend(WRITERS),
+        Self::Log(LogWork::ALL[0]),
+        Self::Log(LogWork::ALL[1]),
+        Self::Log(LogWork::ALL[2]),
+        Self::Log(LogWork::ALL[3]),
+        Self::Log(LogWork::ALL[4]),
+        Self::Log(LogWork::ALL[5]),
+        Self::Log(LogWork::ALL[6]),
+        Self::Log(LogWork::ALL[7]),
+        Self::Log(LogWork::ALL[8]),
         Self::RemoteAsk(1),
         Self::RemoteAsk(ASKS_IN_FLIGHT),
         Self::RemoteAsk(REMOTE_ASKS_IN_FLIGHT),
@@ -114,8 +123,7 @@ impl Work {
             Self::RemoteAsk(_) => 200_000,
             Self::RemoteTell => 1_000_000,
             Self::FanOut => 200,
-            Self::LogAppend(1) => 2_000,
-            Self::LogAppend(_) => 30_000,
+            Self::Log(work) => work.operations(),
         }
     }
 }
@@ -123,7 +131,7 @@ impl Work {
 impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
-            Self::LogAppend(writers) => return f.pad(&format!("durable event, {writers} writer(s)")),
+            Self::Log(work) => return work.fmt(f),
             Self::RemoteAsk(in_flight) => return f.pad(&format!("ask, other node, {in_flight} in flight")),
             Self::RemoteTell => "tell, other node",
             Self::FanOut => "one message to 10,000 actors on two nodes",
@@ -170,6 +178,14 @@ pub enum Run {
     Time(fn(n: u64) -> Duration),
     /// Returns the figure itself, made of `n` operations.
     Figure(fn(n: u64) -> f64),
+    /// A figure as `closed` returns it, and beside it how long operations take that come at half of that rate, whether or not
+    /// the last ones are done.
+    Loop {
+        /// Nanoseconds an operation when each follows the last.
+        closed: fn(n: u64) -> f64,
+        /// The same, then the open loop on what is open already.
+        both: fn(n: u64) -> (f64, Tail),
+    },
 }
 
 /// One way to do one `Work`.
@@ -191,7 +207,7 @@ impl Entry {
     pub fn figure(&self, n: u64) -> f64 {
         match self.run {
             Run::Time(run) => run(n).as_secs_f64() * 1e9 / n as f64,
-            Run::Figure(run) => run(n),
+            Run::Figure(run) | Run::Loop { closed: run, .. } => run(n),
         }
     }
 }
@@ -200,7 +216,7 @@ impl Entry {
 #[must_use]
 pub fn entries(work: Work) -> Vec<Entry> {
     use crate::{bare, ours, peers};
-    let groups = [ours::ENTRIES, &[crate::log::ENTRIES, crate::remote::ENTRIES], bare::ENTRIES, peers::ENTRIES];
+    let groups = [ours::ENTRIES, &[crate::remote::ENTRIES], crate::log::ENTRIES, bare::ENTRIES, peers::ENTRIES];
     groups.into_iter().flatten().copied().flatten().copied().filter(|entry| entry.work == work).collect()
 }
 

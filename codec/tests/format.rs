@@ -5,8 +5,9 @@
 use proptest::{collection::vec, option, prelude::*};
 use shardstage_codec::{
     ActorTypeId, AlignedBytes, DecodeError, Disagreement, EncodeError, Epoch, FrameHeader, FrameKind, GroupId,
-    HeaderError, Hello, HelloError, HelloRefusal, MessageId, NodeId, ReplyStatus, Schema, ShardId, Slot, Wire,
-    WireValue, access, append_frame, append_frame_bytes, assert_wire, checksum, decode, encode, frame_len,
+    HeaderError, Hello, HelloError, HelloRefusal, MessageId, NodeId, ReplyStatus, Schema, ShardId, ShortHeader, Slot,
+    Wire, WireValue, access, append_frame, append_frame_bytes, assert_wire, checksum, decode, encode, fan_out,
+    frame_len,
     limits::{KEY_BYTES_MAX, MAX_FRAME_BYTES, PAYLOAD_BYTES_MAX, USER_BYTES_MAX},
     rkyv, slot_of, wire,
 };
@@ -453,6 +454,34 @@ proptest! {
             let mut again = AlignedBytes::new();
             encode(&other, &mut again).expect("what fitted fits");
             prop_assert_eq!(decode::<Order>(&again), Ok(other));
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_a_short_frame_or_an_error(mut bytes in vec(any::<u8>(), 0..200), form in 0_u8..5, len in 0_u8..200) {
+        let _ = ShortHeader::decode(&bytes);
+        if bytes.len() > 3 {
+            // So that what stands behind the length is reached.
+            bytes[..4].copy_from_slice(&[len, 0, 0, form]);
+        }
+        if let Ok((header, payload)) = ShortHeader::decode(&bytes) {
+            let mut again = [0; 16];
+            if !matches!(header, ShortHeader::Ask { .. }) {
+                header.encode(payload.len(), &mut again);
+                prop_assert_eq!(&again[..], &bytes[..16]);
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_receivers_and_a_message_or_an_error(mut bytes in vec(any::<u8>(), 0..200), count in 0_u8..100) {
+        let _ = fan_out::decode(&bytes).map(|(receivers, _)| receivers.count());
+        if bytes.len() > 8 {
+            bytes[..8].copy_from_slice(&u64::from(count).to_le_bytes());
+        }
+        if let Ok((receivers, archive)) = fan_out::decode(&bytes) {
+            prop_assert_eq!(receivers.len(), usize::from(count));
+            prop_assert!(8 + 2 * receivers.len() + archive.len() <= bytes.len());
         }
     }
 

@@ -118,7 +118,8 @@ const _: () = assert!(RANDOM_POOL_BYTES.is_multiple_of(8));
 /// (4.6 ns a message at 256, 4.9 at 32).
 pub const ACTIVATION_BUDGET: u32 = 64;
 
-/// Messages after which a turn ends even with work left, messages: longer turns make replies and credit wait in the rings.
+/// Messages after which a turn ends even with work left, messages: longer turns make replies and credit wait in the rings. On a
+/// shard with services fewer, when the last turn's messages took so long that no more fit into [`YIELD_QUANTUM_NS`].
 pub const TURN_BUDGET: u32 = 64;
 
 /// Messages in a row that actors from the last-in-first-out end of the run queue may handle, and what the last one's share has

@@ -106,6 +106,7 @@ impl ShardSeed {
             run_queue: RunQueue::default(),
             replies: ReplyTable::new(shard.get()),
             mesh: Mesh::new(out, inbound),
+            budget: crate::limits::TURN_BUDGET,
             ledger: Default::default(),
             purse: Default::default(),
             timers: Timers::new(),

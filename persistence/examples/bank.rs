@@ -1,16 +1,12 @@
-//! A bank account that survives a restart. Run it with `cargo run -p shardstage-persistence --example bank`.
+//! A bank account with events and snapshots that survives a restart: `cargo run -p shardstage-persistence --example bank`.
 
 use shardstage::prelude::*;
-use shardstage_persistence::{CommandContext, CommandHandler, Durable, Effect, EventLog, EventSourced};
+use shardstage_persistence::prelude::*;
 
-#[message(id = "bank.deposit", reply = i64)]
-struct Deposit {
-    amount: i64,
-}
-
-#[message(id = "bank.withdraw", reply = Option<i64>)]
-struct Withdraw {
-    amount: i64,
+#[wire]
+#[derive(Clone, Default)]
+struct Account {
+    balance: i64,
 }
 
 #[wire(id = "bank.balance-changed")]
@@ -18,61 +14,38 @@ struct BalanceChanged {
     by: i64,
 }
 
-struct Account {
-    balance: i64,
-}
-
-impl EventSourced for Account {
-    const TYPE: &'static str = "bank.account";
+impl Fold for Account {
+    const NAME: &'static str = "bank.account";
     type Event = BalanceChanged;
-    type Snapshot = i64;
-
-    fn new(_key: &str) -> Self {
-        Self { balance: 0 }
-    }
 
     fn apply(&mut self, event: &BalanceChanged) {
         self.balance += event.by;
     }
-
-    fn snapshot(&self) -> Option<i64> {
-        Some(self.balance)
-    }
-
-    fn restore(&mut self, balance: i64) {
-        self.balance = balance;
-    }
 }
 
-impl CommandHandler<Deposit> for Account {
-    fn handle(&self, Deposit { amount }: Deposit, _cx: &CommandContext<'_, Self>) -> Effect<Self, i64> {
-        Effect::persist(BalanceChanged { by: amount }).reply(self.balance + amount)
-    }
+/// Pays in, or out when `by` is negative; `None` when there is too little.
+#[message(id = "bank.pay", reply = Option<i64>)]
+struct Pay {
+    by: i64,
 }
 
-impl CommandHandler<Withdraw> for Account {
-    fn handle(&self, Withdraw { amount }: Withdraw, _cx: &CommandContext<'_, Self>) -> Effect<Self, Option<i64>> {
-        if amount > self.balance {
-            return Effect::none().reply(None);
+impl CommandHandler<Pay> for Account {
+    fn handle(&self, Pay { by }: Pay, _cx: &CommandContext<'_, Self>) -> Effect<Self, Option<i64>> {
+        match self.balance + by {
+            0.. => Effect::persist(BalanceChanged { by }).reply(Some(self.balance + by)),
+            _ => Effect::none().reply(None),
         }
-        Effect::persist(BalanceChanged { by: -amount }).reply(Some(self.balance - amount))
     }
-}
-
-fn start(dir: &std::path::Path) -> shardstage::Result<Engine> {
-    let log = EventLog::open(dir).segment_bytes(1024 * 1024);
-    Ok(Engine::builder().service(log).register::<Durable<Account>>(|account| account).start()?)
 }
 
 fn main() -> shardstage::Result<()> {
     let dir = tempfile::tempdir().expect("the system has room for a temporary directory");
-    let engine = start(dir.path())?;
-    let alice = engine.actor::<Durable<Account>>("alice");
-    assert_eq!(alice.ask(Deposit { amount: 40 }).wait()?, 40);
-    assert_eq!(alice.ask(Withdraw { amount: 50 }).wait()?, None);
-    engine.shutdown()?;
-
-    let engine = start(dir.path())?;
-    assert_eq!(engine.actor::<Durable<Account>>("alice").ask(Deposit { amount: 2 }).wait()?, 42);
-    engine.shutdown()
+    for (by, balance) in [(40, Some(40)), (-50, None), (2, Some(42))] {
+        // Each payment in a life of its own.
+        let log = EventLog::open(dir.path()).segment_bytes(1024 * 1024);
+        let engine = Engine::builder().service(log).register::<Durable<Account>>(|account| account).start()?;
+        assert_eq!(engine.actor::<Durable<Account>>("alice").ask(Pay { by }).wait()?, balance);
+        engine.shutdown()?;
+    }
+    Ok(())
 }

@@ -6,12 +6,28 @@
 
 mod durable;
 pub mod format;
+pub mod inspect;
 pub mod limits;
 mod log;
 pub mod recovery;
+mod store;
+pub mod testkit;
 
-pub use durable::{CommandContext, CommandHandler, Durable, Effect, EventSourced, TellTarget};
-pub use log::{
-    AppendError, CommitOutcome, EntityId, EventLog, Held, LoadError, LoadedBytes, LoadedEntity, LoadedRecord, LogShard,
-    NewRecord, OnLoaded, OnPoison, OpenError, PlantedBug, Ticket,
+pub use durable::{
+    Client, CommandContext, CommandHandler, Durable, Effect, Entry, EventSourced, Fold, Idempotent, Keyed, KeyedState,
+    NoEvents, NotRun, OutboxRoutes, ReplayCheck, ReplayReport, Saved, SavedState, SnapshotPolicy, Stored, TellTarget,
+    Transaction, TransactionError, UnknownEvents, Upcast,
 };
+pub use log::{EventLog, LogShard, OnPoison, OpenError, PlantedBug, ProbeReport};
+pub use store::{
+    AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, LoadedBytes, LoadedEntity,
+    LoadedRecord, MemoryFault, MemoryStore, NewRecord, OnLoaded, OnOwing, Owing, StoreShard, StoreShared, Ticket,
+};
+
+/// What a program with durable actors names.
+pub mod prelude {
+    pub use crate::{
+        Client, CommandContext, CommandHandler, Durable, Effect, EventLog, EventSourced, Fold, Idempotent, Keyed,
+        KeyedState, MemoryStore, NotRun, OutboxRoutes, Saved, SavedState, SnapshotPolicy, Stored, Upcast,
+    };
+}

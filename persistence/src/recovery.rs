@@ -14,7 +14,7 @@ use std::fmt;
 use shardstage_codec::{Epoch, GroupId};
 
 use crate::format::frame::{FLAG_OPEN, FLAG_SEGMENT_END, FRAME_HEADER_BYTES, FrameHeader, HeaderError, padded, place};
-use crate::format::record::{RecordError, RecordView};
+use crate::format::record::{RecordError, RecordView, reserved_kind};
 use crate::format::section::{SECTION_HEADER_BYTES, SectionHeader};
 use crate::limits::{BLOCK_BYTES, GROUPS};
 
@@ -55,6 +55,25 @@ pub struct SegmentSpan {
     pub end_lsn: u64,
 }
 
+/// A state of a log, right before one of its frames: where a scan may start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScanPoint {
+    /// LSN of that frame.
+    pub next_lsn: u64,
+    /// `header_crc` of the frame before it.
+    pub prev_crc: u32,
+    /// Incarnation of the frame before it.
+    pub incarnation: u64,
+    /// Its segment.
+    pub segment: u64,
+    /// Its first block there.
+    pub block: u32,
+    /// The groups, by number.
+    pub groups: Vec<GroupTail>,
+    /// Segments that hold earlier frames.
+    pub spans: Vec<SegmentSpan>,
+}
+
 /// What the scan found: where the log goes on.
 #[derive(Clone, Debug)]
 pub struct Tail {
@@ -72,8 +91,13 @@ pub struct Tail {
     pub spans: Vec<SegmentSpan>,
     /// Accepted frames.
     pub frames: u64,
+    /// Their bytes on the disk.
+    pub bytes: u64,
     /// Whether bytes of an unfinished frame were cut off.
     pub torn: bool,
+    /// What was found at `at` in place of a frame: how many bytes, and their CRC32C. Reading them again tells a log that ends
+    /// from a read that went wrong.
+    pub ends_with: Option<(usize, u32)>,
 }
 
 /// Why a log must not be opened. Nothing was changed on the disk.
@@ -152,7 +176,9 @@ pub struct Scan {
     groups: Vec<GroupTail>,
     spans: Vec<SegmentSpan>,
     frames: u64,
+    bytes: u64,
     torn: bool,
+    ends_with: Option<(usize, u32)>,
     proof: Option<(u64, u64, u64)>,
     malformed: Option<Refusal>,
     blind: bool,
@@ -176,11 +202,22 @@ impl Scan {
             groups: vec![GroupTail::default(); GROUPS],
             spans: Vec::new(),
             frames: 0,
+            bytes: 0,
             torn: false,
+            ends_with: None,
             proof: None,
             malformed: None,
             blind: false,
         }
+    }
+
+    /// A scan from `point` on: it begins with [`begin_segment_at`](Self::begin_segment_at) there. What it accepts is as good as
+    /// what a scan from the start accepts, if the point is right; so a refusal, or no accepted frame at all, says only that
+    /// the whole log must be scanned.
+    #[must_use]
+    pub fn resume(salt: u32, max_incarnation: u64, point: ScanPoint) -> Self {
+        let ScanPoint { next_lsn, prev_crc, incarnation, groups, spans, .. } = point;
+        Self { next_lsn, prev_crc, incarnation, groups, spans, ..Self::new(salt, max_incarnation) }
     }
 
     /// The planted bug: stops at the first bad frame without looking further.
@@ -191,9 +228,14 @@ impl Scan {
 
     /// The next bytes are the start of this segment.
     pub fn begin_segment(&mut self, id: u64, blocks: u32) {
+        self.begin_segment_at(id, blocks, 0);
+    }
+
+    /// The next bytes are those of this segment from `block` on.
+    pub fn begin_segment_at(&mut self, id: u64, blocks: u32, block: u32) {
         self.segment = id;
         self.blocks = blocks;
-        self.block = 0;
+        self.block = block;
         self.carry.clear();
         if self.mode == Mode::SegmentEnded {
             self.mode = Mode::Accepting;
@@ -258,7 +300,9 @@ impl Scan {
             groups: self.groups,
             spans: self.spans,
             frames: self.frames,
+            bytes: self.bytes,
             torn: self.torn,
+            ends_with: self.ends_with,
         })
     }
 
@@ -277,6 +321,7 @@ impl Scan {
                     Step::NoFrame => {
                         self.mode = Mode::Probing { segment: self.segment, block: self.block };
                         self.torn = bytes[at..at + BLOCK_BYTES].iter().any(|byte| *byte != 0);
+                        self.ends_with = Some(self.refused_bytes(&bytes[at..]));
                         self.probe(&bytes[at..at + BLOCK_BYTES]);
                     }
                 },
@@ -290,8 +335,10 @@ impl Scan {
     /// Looks for a frame that was sealed when more was durable than what was accepted.
     fn probe(&mut self, block: &[u8]) {
         let Ok((header, _)) = FrameHeader::decode(block, self.salt) else { return };
-        let here = !self.blind && header.place == place(self.segment, self.block);
-        if here && header.durable_lsn > self.next_lsn && self.proof.is_none_or(|(lsn, ..)| header.durable_lsn > lsn) {
+        // Wherever it stands, a frame of this log says the truth about what was durable: one that went astray and destroyed
+        // what it hit proves that too.
+        let proves = !self.blind && header.durable_lsn > self.next_lsn;
+        if proves && self.proof.is_none_or(|(lsn, ..)| header.durable_lsn > lsn) {
             self.proof = Some((header.durable_lsn, self.segment, self.byte()));
         }
     }
@@ -333,6 +380,7 @@ impl Scan {
         self.prev_crc = crc;
         self.incarnation = header.incarnation;
         self.frames += 1;
+        self.bytes += stored as u64;
         #[expect(clippy::cast_possible_truncation, reason = "a frame has at most 256 blocks")]
         {
             self.block += (stored / BLOCK_BYTES) as u32;
@@ -373,7 +421,7 @@ impl Scan {
                 let view = RecordView::decode(&body[offset..]).map_err(|error| match error {
                     RecordError::BadLength => (record_at, "a record's length is wrong"),
                     RecordError::BadCrc => (record_at, "a record's checksum is wrong"),
-                    RecordError::UnknownKind(_) => (record_at, "a newer format wrote this record"),
+                    RecordError::UnknownKind(kind) => (record_at, reserved_kind(kind)),
                 })?;
                 sink(FoundRecord {
                     segment: self.segment,
@@ -395,6 +443,13 @@ impl Scan {
             return Err((at, "the frame's length or record count does not match its sections"));
         }
         Ok(())
+    }
+
+    /// Length and checksum of the frame that was not accepted, or of its block when not even its header is.
+    fn refused_bytes(&self, bytes: &[u8]) -> (usize, u32) {
+        let frame = FrameHeader::decode(bytes, self.salt).map(|(header, _)| padded(header.len as usize));
+        let len = frame.ok().filter(|len| *len <= bytes.len()).unwrap_or(BLOCK_BYTES);
+        (len, crc32c::crc32c(&bytes[..len]))
     }
 
     fn byte(&self) -> u64 {

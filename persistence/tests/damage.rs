@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{NODE, Plan, SEGMENT_BYTES, Shared, counter, ledger, must_recover, settle, start, world};
+use common::{
+    NODE, Plan, SEGMENT_BYTES, Shared, counter, forget_checkpoints, ledger, must_recover, settle, start, world,
+};
 use shardstage::port::driver::{Driver, OpenOptions};
 use shardstage::sim::SimWorld;
 use shardstage_persistence::PlantedBug;
@@ -22,6 +24,8 @@ fn stopped_log(seed: u64) -> (SimWorld, Shared) {
     assert!(ledger.borrow().stopped);
     assert!(counter(&ledger, "segments_ended") >= 3);
     world.crash(NODE);
+    // A start that needs not read old frames does not find out that they are damaged.
+    forget_checkpoints(&world);
     (world, ledger)
 }
 

@@ -7,9 +7,9 @@ mod common;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use common::{NODE, Plan, ledger, must_recover, settle, start, world};
+use common::{DIR, Host, NODE, Plan, SEGMENT_BYTES, SHARD, counter, ledger, must_recover, seat, settle, start, world};
 use shardstage::sim::{DiskFault, DiskOpKind};
-use shardstage_persistence::PlantedBug;
+use shardstage_persistence::{EventLog, PlantedBug};
 
 const PLAN: Plan = Plan { commands: 300, stop: false };
 
@@ -68,4 +68,54 @@ fn a_spare_segment_that_cannot_be_written_is_tried_again() {
     assert_eq!(ledger.borrow().commands, PLAN.commands);
     world.crash(NODE);
     must_recover(&world, &ledger, PlantedBug::None).unwrap();
+}
+
+#[test]
+fn a_commit_of_more_than_a_second_is_counted_and_waited_for() {
+    let world = world(21);
+    let ledger = ledger(3);
+    let left = Rc::new(Cell::new(40));
+    let counting = Rc::clone(&left);
+    world.disk_fault(NODE, DiskFault::Slow(2_000_000_000), move |op| {
+        let frame = op.kind == DiskOpKind::Write && is_frame(op.token);
+        counting.set(counting.get() - i32::from(frame));
+        frame && counting.get() == 0
+    });
+    start(&world, &ledger, PLAN, PlantedBug::None, 9);
+    settle(&world, &ledger, PLAN);
+    assert_eq!(counter(&ledger, "slow_commits"), 1);
+    assert_eq!((ledger.borrow().poisoned.clone(), ledger.borrow().unknown), (None, 0));
+    assert_eq!(ledger.borrow().commands, PLAN.commands);
+}
+
+const CHILD: &str = "SHARDSTAGE_ABORT_CHILD";
+
+/// Runs in a process of its own: the default policy after a write error.
+#[test]
+fn child() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let world = world(22);
+    let ledger = ledger(3);
+    world.disk_fault(NODE, DiskFault::Error, |op| op.kind == DiskOpKind::Write && is_frame(op.token));
+    let log = EventLog::open(DIR).segment_bytes(SEGMENT_BYTES).shard(&seat()).unwrap();
+    world.add_shard(NODE, SHARD, Box::new(Host::new(log, Rc::clone(&ledger), PLAN, 9)));
+    settle(&world, &ledger, PLAN);
+    println!("still alive");
+}
+
+#[test]
+fn the_process_ends_after_a_write_error_by_default() {
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stderr).into_owned() + &String::from_utf8_lossy(&child.stdout);
+    assert!(!child.status.success() && !said.contains("still alive"), "{said}");
+    assert!(
+        said.contains("a frame's write failed") && said.contains("the process ends so that recovery decides"),
+        "{said}"
+    );
 }

@@ -10,6 +10,7 @@ use shardstage_persistence::format::frame::{
 };
 use shardstage_persistence::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use shardstage_persistence::format::node::NodeFile;
+use shardstage_persistence::format::position::Position;
 use shardstage_persistence::format::record::{KeyDef, RecordHeader, RecordKind};
 use shardstage_persistence::format::salt;
 use shardstage_persistence::format::section::{SECTION_HEADER_BYTES, SectionHeader};
@@ -34,7 +35,8 @@ fn manifest() -> Manifest {
 }
 
 fn event(entity: u64, seq: u64, payload: &[u8], meta: &[u8], kind: RecordKind, out: &mut Vec<u8>) {
-    RecordHeader { entity, seq, event_type: 0, schema_version: 3, kind, flags: 1 }.encode(payload, meta, out);
+    let prev = (seq > 1).then(|| Position::new(SEGMENT, 4096 + 64 + 32, 80));
+    RecordHeader { entity, seq, schema_version: 3, kind, flags: 1, prev }.encode(payload, meta, out);
 }
 
 fn section(group_number: u8, epoch: u64, count: u32, records: &[u8]) -> Vec<u8> {
@@ -139,7 +141,7 @@ fn scan(segment: &[u8]) -> (Result<Tail, Refusal>, Vec<Found>) {
 
 #[test]
 fn the_format_is_the_committed_one() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/log-v1.bin");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/log-v2.bin");
     if std::env::var_os("GOLDEN_WRITE").is_some() {
         std::fs::write(path, golden()).unwrap();
     }

@@ -131,6 +131,7 @@ fn an_epoch_that_is_not_current_is_fenced() {
     world.crash(NODE);
     let mut hand = Hand::new(&world);
     assert_eq!(hand.log.epoch(group(1)), Epoch::new(5));
+    assert_eq!(hand.entity(1), one, "an entity keeps its number");
     assert_eq!(try_append(&mut hand, 4, 3), fenced(5));
     assert_eq!(try_append(&mut hand, 5, 3), Ok(()));
 }
@@ -210,7 +211,7 @@ fn a_record_that_went_bad_fails_its_own_entity_only() {
     }
     let found = found.borrow();
     assert!(found.contains(&Ok(1)), "{found:?}");
-    let damaged = |result: &Result<u64, LoadError>| matches!(result, Err(LoadError::Damaged { segment: 1, offset }) if offset / 4096 == 1);
+    let damaged = |result: &Result<u64, LoadError>| matches!(result, Err(LoadError::Damaged { segment: 1, offset, .. }) if offset / 4096 == 1);
     assert!(found.iter().any(damaged), "{found:?}");
     assert_eq!(hand.log.poisoned(), None);
 }

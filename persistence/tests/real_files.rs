@@ -258,6 +258,12 @@ fn proof(kind: DriverChoice, refuse: Refuse, planted: PlantedBug, mode: &str) {
     bench.start();
     let found = bench.log.write_mode().unwrap();
     assert!(found.starts_with(mode), "{found}");
+    let report = bench.log.probe_report().unwrap();
+    let said = report.to_string();
+    let same = planted != PlantedBug::None || said.contains(found);
+    assert!(same && said.contains("8 commits in") && report.commit_ns() > 0, "{said}");
+    assert_eq!(said.contains("; refused O_DIRECT|O_DSYNC: "), refuse.direct || refuse.dsync, "{said}");
+    assert!(report.file_system().is_some(), "{said}");
     let group = common::group(1);
     let entity = bench.log.intern("account", "alice", group, 1).unwrap();
     let acked = Rc::new(RefCell::new(0));
@@ -318,6 +324,11 @@ fn poll_dsync() {
 #[test]
 fn poll_write_then_sync() {
     proof(DriverChoice::Poll, Refuse { direct: false, dsync: true }, PlantedBug::None, "O_DIRECT, then fdatasync");
+}
+
+#[test]
+fn poll_buffered_then_sync() {
+    proof(DriverChoice::Poll, Refuse { direct: true, dsync: true }, PlantedBug::None, "buffered, then fdatasync");
 }
 
 #[test]

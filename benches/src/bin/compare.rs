@@ -1,9 +1,10 @@
 //! Runs every workload on the engine, its peers and the bare machine, interleaved, and writes one table and one picture.
 //!
-//! `cargo run --release -p shardstage-benches -- [--rounds N] [--quick] [--shards 1,2,4] [--out DIR] [FILTER]`
+//! `cargo run --release -p shardstage-benches -- [--rounds N] [--quick] [--shards 1,2,4] [--out DIR] [--dir DIR] [FILTER]`
 //!
 //! The whole comparison goes to `docs/benchmarks/`; one with a filter or `--quick` is printed, and written only where `--out`
-//! says. A filter is a part of a row's name. `--shards` says over how many shards independent pairs are measured.
+//! says. A filter is a part of a row's name: `log` is the event log's table. `--dir` names a directory on the disk that the
+//! log and its peers write to; otherwise that is where this program lies. `--shards` says over how many shards independent pairs are measured.
 //! `--instructions` counts instructions a message with valgrind instead.
 
 use std::path::{Path, PathBuf};
@@ -12,20 +13,22 @@ use std::process::ExitCode;
 use shardstage_benches::instructions::{self, COUNT};
 use shardstage_benches::interleave::{self, Effort, ONE};
 use shardstage_benches::limits::{PAIR_CORES, PAIR_SHARDS, ROUNDS};
+use shardstage_benches::log::room::{DIRECTORY, place};
 use shardstage_benches::machine::{Machine, root};
-use shardstage_benches::picture::svg;
+use shardstage_benches::picture::{LOG, MESSAGES, svg};
 use shardstage_benches::results::{Row, csv};
 use shardstage_benches::table::{Conditions, page, table};
 use shardstage_benches::workload::Work;
 
-const USAGE: &str =
-    "usage: compare [--rounds N] [--quick] [--shards 1,2,4] [--out DIR] [FILTER], or compare --instructions";
+const USAGE: &str = "usage: compare [--rounds N] [--quick] [--shards 1,2,4] [--out DIR] [--dir DIR] [FILTER], or compare --instructions";
 
 struct Arguments {
     effort: Effort,
     /// Over how many shards pairs are measured, when that was said.
     shards: Option<Vec<u16>>,
     out: Option<PathBuf>,
+    /// Where the logs lie.
+    directory: Option<PathBuf>,
     filter: String,
 }
 
@@ -49,7 +52,7 @@ fn main() -> ExitCode {
 
 fn parse(words: &[&str]) -> Result<Arguments, String> {
     let effort = Effort { rounds: ROUNDS, quick: false };
-    let mut arguments = Arguments { effort, shards: None, out: None, filter: String::new() };
+    let mut arguments = Arguments { effort, shards: None, out: None, directory: None, filter: String::new() };
     let mut words = words.iter().copied();
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
@@ -61,6 +64,7 @@ fn parse(words: &[&str]) -> Result<Arguments, String> {
             "--quick" => arguments.effort = Effort { rounds: 1, quick: true },
             "--shards" => arguments.shards = Some(shards(value()?)?),
             "--out" => arguments.out = Some(PathBuf::from(value()?)),
+            "--dir" => arguments.directory = Some(PathBuf::from(value()?)),
             filter if !filter.starts_with('-') && arguments.filter.is_empty() => arguments.filter = filter.to_owned(),
             _ => return Err(USAGE.to_owned()),
         }
@@ -77,7 +81,7 @@ fn shards(list: &str) -> Result<Vec<u16>, String> {
 /// The child: one cell, its figure on standard output.
 fn one(work: &str, name: &str, quick: bool) -> Result<(), String> {
     let entry = interleave::entry(work, name).ok_or_else(|| format!("no entry {name:?} in {work:?}"))?;
-    println!("{}", interleave::measure(&entry, quick));
+    println!("{}", interleave::measure(&entry, quick).text());
     Ok(())
 }
 
@@ -97,7 +101,9 @@ fn compare(arguments: &Arguments) -> Result<(), String> {
     if rows.is_empty() {
         return Err(format!("no row's name contains {:?}", arguments.filter));
     }
-    interleave::run(&mut rows, arguments.effort).map_err(|error| format!("own path: {error}"))?;
+    let directory = arguments.directory.clone().map(PathBuf::into_os_string).or_else(|| std::env::var_os(DIRECTORY));
+    let directory = place(directory)?;
+    interleave::run(&mut rows, arguments.effort, &directory).map_err(|error| format!("own path: {error}"))?;
     print!("{}", table(&rows));
     let whole = arguments.filter.is_empty() && !arguments.effort.quick;
     let out = arguments.out.clone().or_else(|| whole.then(|| root().join("docs/benchmarks")));
@@ -129,8 +135,12 @@ fn write(out: &Path, rows: &[Row], effort: Effort, machine: &Machine) -> Result<
         machine.commit,
         machine.date
     );
-    let files =
-        [("README.md", page(rows, &conditions)), ("messages.svg", svg(rows, &caption)), ("results.csv", csv(rows))];
+    let files = [
+        ("README.md", page(rows, &conditions)),
+        ("messages.svg", svg(rows, &MESSAGES, &caption)),
+        ("log.svg", svg(rows, &LOG, &caption)),
+        ("results.csv", csv(rows)),
+    ];
     std::fs::create_dir_all(out).map_err(|error| format!("making {}: {error}", out.display()))?;
     for (name, text) in files {
         let path = out.join(name);

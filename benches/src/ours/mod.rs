@@ -79,4 +79,4 @@ impl Clock {
 
 /// Begin, or go on.
 #[message]
-struct Go;
+pub(crate) struct Go;

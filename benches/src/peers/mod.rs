@@ -117,7 +117,7 @@ pub fn why_not(work: Work) -> Option<&'static str> {
         Work::IdleCpu => Some("tasks that wait for a message take no CPU in any runtime"),
         Work::TellBounced => Some("kameo, xtra and tokio wait for room, the others have no bound"),
         Work::Pairs(_) => Some("measured to see how the engine scales"),
-        Work::LogAppend(_) => Some("no peer has an event log"),
+        Work::Log(_) => Some("no peer has an event log"),
         Work::RemoteAsk(_) | Work::RemoteTell | Work::FanOut => {
             Some("only the limits of the network stand beside what nodes do")
         }

@@ -4,12 +4,14 @@ use std::{fs, io, path::Path};
 
 use shardstage_codec::{
     ActorTypeId, AlignedBytes, FrameHeader, FrameKind, Hello, MessageId, NodeId, ReplyStatus,
-    Schema, ShardId, append_frame_bytes, encode,
+    Schema, ShardId, ShortHeader, append_frame_bytes, encode, fan_out::append_receivers,
 };
 use shardstage_codec_fuzz::{Part, Value};
 
 fn main() -> io::Result<()> {
     frame_headers()?;
+    short_frames()?;
+    fan_outs()?;
     hellos()?;
     wire_values()
 }
@@ -83,6 +85,32 @@ fn frame_headers() -> io::Result<()> {
         let mut out = AlignedBytes::new();
         append_frame_bytes(&mut out, header, key, payload).expect("a seed fits");
         write("frame_header", name, &out)?;
+    }
+    Ok(())
+}
+
+fn short_frames() -> io::Result<()> {
+    let seeds = [
+        ("tell", ShortHeader::Tell { route: 7 }, &b"payload"[..]),
+        ("ask", ShortHeader::Ask { route: 8191, ttl_ns: 5_000_000_000, correlation: 9 }, b"question"),
+        ("reply", ShortHeader::Reply { epoch: 1, correlation: 9 }, b""),
+    ];
+    for (name, header, payload) in seeds {
+        let mut bytes = vec![0; 16];
+        header.encode(payload.len(), &mut bytes);
+        bytes.extend_from_slice(payload);
+        bytes.resize(bytes.len().next_multiple_of(16), 0);
+        write("short_frame", name, &bytes)?;
+    }
+    Ok(())
+}
+
+fn fan_outs() -> io::Result<()> {
+    for (name, numbers) in [("few", &[3, 1][..]), ("many", &[0, 1, 2, 3, 4, 5, 6, 7, 8191])] {
+        let mut out = AlignedBytes::new();
+        append_receivers(&mut out, numbers);
+        out.extend_from_slice(b"message");
+        write("fan_out", name, &out)?;
     }
     Ok(())
 }

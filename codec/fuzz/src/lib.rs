@@ -5,7 +5,7 @@
 
 extern crate self as shardstage;
 
-use shardstage_codec::{AlignedBytes, FrameHeader, Hello, access, decode, encode, wire::rebuild};
+use shardstage_codec::{AlignedBytes, FrameHeader, Hello, ShortHeader, access, decode, encode, wire::rebuild};
 use shardstage_macros::wire;
 
 /// What the macros reach through the engine.
@@ -65,6 +65,44 @@ pub fn frame_header_with_checksum(bytes: &[u8]) -> bool {
         header[4..8].copy_from_slice(&crc.to_le_bytes());
     }
     frame_header(&bytes)
+}
+
+/// Decodes a short frame; what passes must come back byte by byte, but for the deadline, which is rounded.
+pub fn short_frame(bytes: &[u8]) -> bool {
+    let Ok((header, payload)) = ShortHeader::decode(bytes) else {
+        return false;
+    };
+    let mut again = [0; 16];
+    header.encode(payload.len(), &mut again);
+    match header {
+        ShortHeader::Ask { .. } => assert_eq!((&again[..6], &again[8..]), (&bytes[..6], &bytes[8..16])),
+        _ => assert_eq!(again, bytes[..16], "encode undoes decode"),
+    }
+    true
+}
+
+/// The same with the first word mended, so that the checks behind it are reached: a known form, the length that is there.
+pub fn short_frame_with_length(bytes: &[u8]) -> bool {
+    let mut bytes = bytes.to_vec();
+    let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX) & 0xff_ffff;
+    if let Some(first) = bytes.first_chunk_mut::<4>() {
+        let form = u32::from(first[3] % 3 + 1);
+        *first = (len | form << 24).to_le_bytes();
+    }
+    short_frame(&bytes)
+}
+
+/// Decodes the payload of a message for many; the receivers must come back as they were.
+pub fn fan_out(bytes: &[u8]) -> bool {
+    let Ok((numbers, archive)) = shardstage_codec::fan_out::decode(bytes) else {
+        return false;
+    };
+    let numbers: Vec<u16> = numbers.collect();
+    let mut again = AlignedBytes::new();
+    let list = shardstage_codec::fan_out::append_receivers(&mut again, &numbers);
+    assert_eq!(bytes[..8 + 2 * numbers.len()], again[..8 + 2 * numbers.len()]);
+    assert_eq!(bytes.len() - list, archive.len());
+    true
 }
 
 /// Decodes a greeting; what passes must come back byte by byte.

@@ -4,8 +4,10 @@ use std::{fs, path::Path};
 
 #[test]
 fn every_committed_seed_is_valid() {
-    let oracles: [(&str, fn(&[u8]) -> bool, usize); 3] = [
+    let oracles: [(&str, fn(&[u8]) -> bool, usize); 5] = [
         ("frame_header", shardstage_codec_fuzz::frame_header, 6),
+        ("short_frame", shardstage_codec_fuzz::short_frame, 3),
+        ("fan_out", shardstage_codec_fuzz::fan_out, 2),
         ("hello", shardstage_codec_fuzz::hello, 3),
         ("wire_value", shardstage_codec_fuzz::wire_value, 7),
     ];

@@ -154,7 +154,8 @@ fn take_turns<H: Host>(shard: &mut Shard, driver: &mut dyn Driver) -> Wait {
             return wait;
         }
         if shard.commit_in_flight() {
-            // Hands what was submitted to the kernel and the core to its worker.
+            // Hands what was submitted to the kernel and the core to its worker, whose time is no turn's.
+            shard.rest(driver.now_ns());
             driver.yield_now();
         }
         let turn_ns = shard.turn_began_ns();

@@ -78,7 +78,7 @@ impl ShardCell {
             cell.extra().active_ms = core.now_ms();
         }
         core.running = Some(core.address(index, cell.generation));
-        Some(Share { generation: cell.generation, state, messages: cell.len().min(ACTIVATION_BUDGET) })
+        Some(Share { generation: cell.generation, state, messages: cell.len().min(ACTIVATION_BUDGET).min(core.budget) })
     }
 
     /// Handles the messages of a share. The state stays in its cell: whoever else looks at the cell meanwhile leaves the state

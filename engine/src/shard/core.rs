@@ -62,6 +62,8 @@ pub(crate) struct ShardCore {
     pub(crate) shard: ShardId,
     pub(crate) link: &'static ShardLink,
     pub(crate) now_ns: u64,
+    /// Messages that this turn may handle, and an actor of it at a time.
+    pub(crate) budget: u32,
     pub(crate) cells: CellTable,
     pub(crate) pool: BacklogPool,
     pub(crate) run_queue: RunQueue,

@@ -13,7 +13,7 @@ use crate::actor::StopReason;
 use crate::cluster::inbound::Inbound;
 use crate::dead_letter::Reason;
 use crate::error::{AskError, StartError, Unknown};
-use crate::limits::{CREDIT_CALM_NS, LINGER_LOOKS, LINGER_ROUNDS, RING_BATCH, TURN_BUDGET};
+use crate::limits::{CREDIT_CALM_NS, LINGER_LOOKS, LINGER_ROUNDS, RING_BATCH, TURN_BUDGET, YIELD_QUANTUM_NS};
 use crate::link::Queues;
 use crate::port::driver::{Driver, FileCompletion};
 use crate::port::service::{Service, ServiceContext, Started};
@@ -161,7 +161,7 @@ impl Shard {
     fn account(&mut self, now_ns: u64) {
         let mut core = self.cell.core.borrow_mut();
         if self.last_turn_was_busy {
-            crate::blame::end_turn(&mut core, now_ns.saturating_sub(self.last_turn_ns), self.last_turn_handled);
+            self.end_turn(&mut core, now_ns);
         }
         core.counters.turns += 1;
         core.now_ns = now_ns;
@@ -172,11 +172,21 @@ impl Shard {
         }
     }
 
+    /// Takes stock of a turn that found work.
+    fn end_turn(&self, core: &mut ShardCore, now_ns: u64) {
+        let took_ns = now_ns.saturating_sub(self.last_turn_ns);
+        crate::blame::end_turn(core, took_ns, self.last_turn_handled);
+        // A service's commits need the core between turns.
+        if !self.cell.services.is_empty() {
+            core.budget = next_budget(core.budget, took_ns, self.last_turn_handled);
+        }
+    }
+
     /// Ends the busy time of the last turn: the thread does something else now.
     pub(crate) fn rest(&mut self, now_ns: u64) {
         if std::mem::take(&mut self.last_turn_was_busy) {
             let mut core = self.cell.core.borrow_mut();
-            crate::blame::end_turn(&mut core, now_ns.saturating_sub(self.last_turn_ns), self.last_turn_handled);
+            self.end_turn(&mut core, now_ns);
         }
     }
 
@@ -334,7 +344,8 @@ impl Shard {
     /// A function of its own: within the turn, everything else competes for the registers that its loops need.
     #[inline(never)]
     fn run_actors(&mut self, cell: &ShardCell, mut handled: u32) -> u32 {
-        while handled < TURN_BUDGET {
+        let budget = cell.core.borrow().budget;
+        while handled < budget {
             // SAFETY: taking a number out of a queue runs no code but the queue's.
             let next = unsafe { cell.core.quick() }.run_queue.pop();
             let Some(ready) = next else { break };
@@ -522,6 +533,17 @@ impl Shard {
     }
 }
 
+/// Messages that the next turn may handle, from what the last one took: as many as fit between two yields, at least one, and at
+/// most twice as many as before, so that one cheap turn between dear ones promises nothing.
+fn next_budget(budget: u32, took_ns: u64, handled: u32) -> u32 {
+    if handled == 0 {
+        return budget;
+    }
+    let fitting = YIELD_QUANTUM_NS.saturating_mul(u64::from(handled)) / took_ns.max(1);
+    let fitting = u32::try_from(fitting).unwrap_or(u32::MAX);
+    fitting.min(budget.saturating_mul(2)).clamp(1, TURN_BUDGET)
+}
+
 impl ShardCell {
     /// Whether nothing is left to do here but what comes from outside: for draining.
     pub(crate) fn is_quiet(&self) -> bool {
@@ -558,5 +580,20 @@ impl ShardCell {
         for (index, generation) in live {
             self.request_stop(index, generation, StopReason::Shutdown);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_takes_no_more_than_fits_between_two_yields() {
+        assert_eq!(next_budget(TURN_BUDGET, 1_000, 64), TURN_BUDGET, "cheap messages: all of them");
+        assert_eq!(next_budget(TURN_BUDGET, 64 * 20_000, 64), 2, "20 us each");
+        assert_eq!(next_budget(2, 10_000_000, 1), 1, "one always");
+        assert_eq!(next_budget(2, 100, 2), 4, "it grows step by step");
+        assert_eq!(next_budget(7, 1_000_000, 0), 7, "a turn without messages says nothing");
+        assert_eq!(next_budget(64, 0, 64), TURN_BUDGET);
     }
 }

@@ -181,6 +181,16 @@ impl Tree {
         }
     }
 
+    /// Bytes of all files that have a name, if the file `inode` had at least `len`.
+    pub(super) fn bytes_after_write(&self, inode: Inode, len: u64) -> Result<u64> {
+        let grows = len.saturating_sub(self.file(inode)?.len());
+        let reached = self.reachable();
+        let named = self.nodes.iter().filter(|(inode, _)| reached.contains(inode));
+        let bytes = named.map(|(_, node)| if let Node::File(file) = node { file.len() } else { 0 });
+        // What does not grow is there already, wherever the bound stands.
+        Ok(if grows == 0 { 0 } else { bytes.sum::<u64>() + grows })
+    }
+
     /// A sync of a file or directory that covers changes up to number `covers` ended, well or not.
     pub(super) fn sync(&mut self, inode: Inode, covers: u64, well: bool) {
         match self.nodes.get_mut(&inode) {
@@ -217,13 +227,18 @@ impl Tree {
     }
 
     fn collect_unreachable(&mut self) {
+        let reached = self.reachable();
+        self.nodes.retain(|inode, _| reached.contains(inode));
+    }
+
+    fn reachable(&self) -> BTreeSet<Inode> {
         let mut reached = BTreeSet::from([ROOT]);
         let mut open = vec![ROOT];
         while let Some(inode) = open.pop() {
             let Some(Node::Directory(directory)) = self.nodes.get(&inode) else { continue };
             open.extend(directory.live.values().filter(|child| reached.insert(**child)));
         }
-        self.nodes.retain(|inode, _| reached.contains(inode));
+        reached
     }
 
     fn add(&mut self, parent: Inode, name: String, node: Node) -> Result<Inode> {

@@ -64,8 +64,10 @@ pub enum DiskFault {
     Slow(u64),
     /// A write completes well but never reaches the file.
     Lost,
-    /// A write completes well but lands at this byte offset.
+    /// A write completes well but lands at this byte offset; a read completes well with the bytes from there.
     Misdirected(u64),
+    /// A read completes well with what each sector held before its latest write.
+    Stale,
 }
 
 /// A fault that waits for its data call.
@@ -194,14 +196,17 @@ impl State {
     ) -> io::Result<usize> {
         check(handle, op)?;
         match op {
-            FileOp::Read { offset, buffer } => match fault {
-                Some(DiskFault::Error) => Err(io::Error::from_raw_os_error(EIO)),
-                Some(DiskFault::Short(most)) => {
-                    let most = most.min(buffer.len());
-                    Ok(self.node_mut(seat.node).tree.file(handle.inode)?.read(*offset, &mut buffer[..most]))
+            FileOp::Read { offset, buffer } => {
+                let file = self.node_mut(seat.node).tree.file(handle.inode)?;
+                let most = buffer.len();
+                match fault {
+                    Some(DiskFault::Error) => Err(io::Error::from_raw_os_error(EIO)),
+                    Some(DiskFault::Short(len)) => Ok(file.read(*offset, &mut buffer[..len.min(most)])),
+                    Some(DiskFault::Misdirected(elsewhere)) => Ok(file.read_from(elsewhere, *offset, buffer)),
+                    Some(DiskFault::Stale) => Ok(file.read_stale(*offset, buffer)),
+                    _ => Ok(file.read(*offset, buffer)),
                 }
-                _ => Ok(self.node_mut(seat.node).tree.file(handle.inode)?.read(*offset, buffer)),
-            },
+            }
             FileOp::Write { offset, buffer, len } => {
                 self.perform_write(seat.node, handle, *offset, &buffer[..*len], fault)
             }
@@ -226,6 +231,11 @@ impl State {
         fault: Option<DiskFault>,
     ) -> io::Result<usize> {
         let node = self.node_mut(node);
+        if let Some(capacity) = node.disk_capacity
+            && node.tree.bytes_after_write(handle.inode, offset + bytes.len() as u64)? > capacity
+        {
+            return Err(io::Error::from_raw_os_error(ENOSPC));
+        }
         let seq = node.tree.next_seq();
         let file = node.tree.file_mut(handle.inode)?;
         match fault {
@@ -243,7 +253,7 @@ impl State {
                 file.write(elsewhere, bytes, seq, handle.options.dsync);
                 Ok(bytes.len())
             }
-            Some(DiskFault::Slow(_)) | None => {
+            Some(DiskFault::Slow(_) | DiskFault::Stale) | None => {
                 file.write(offset, bytes, seq, handle.options.dsync);
                 Ok(bytes.len())
             }
@@ -258,6 +268,15 @@ impl State {
         let short = random.chance(options.short_write_ppm);
         let no_space = random.chance(options.no_space_ppm);
         let cut = random.index(op.len.max(1));
+        // A stream of its own: these came later, and must not shift the draws of worlds without them.
+        let random = &mut node.fault_random;
+        let lost = random.chance(options.lost_write_ppm);
+        let misdirected = random.chance(options.misdirected_ppm);
+        let stale = random.chance(options.stale_read_ppm);
+        let short_read = random.chance(options.short_read_ppm);
+        let slow = random.chance(options.slow_ppm);
+        let slow_ns = random.within(&options.slow_ns);
+        let elsewhere = random.below(op.offset.max(1)) / IO_ALIGN_BYTES as u64 * IO_ALIGN_BYTES as u64;
         if let Some(index) = node.faults.iter_mut().position(|rule| (rule.applies)(op)) {
             return Some(node.faults.remove(index).fault);
         }
@@ -265,6 +284,11 @@ impl State {
             _ if error => Some(DiskFault::Error),
             DiskOpKind::Write if short => Some(DiskFault::Short(cut)),
             DiskOpKind::Write if no_space => Some(DiskFault::NoSpace),
+            DiskOpKind::Write if lost => Some(DiskFault::Lost),
+            DiskOpKind::Read if stale => Some(DiskFault::Stale),
+            DiskOpKind::Read if short_read => Some(DiskFault::Short(cut)),
+            DiskOpKind::Read | DiskOpKind::Write if misdirected => Some(DiskFault::Misdirected(elsewhere)),
+            _ if slow => Some(DiskFault::Slow(slow_ns)),
             _ => None,
         }
     }
@@ -288,7 +312,10 @@ impl State {
         let writes = ops.iter().filter(|op| check(&op.handle, &op.op).is_ok() && op.fault != Some(DiskFault::Lost));
         let writes: Vec<(Inode, u64, &[u8])> = writes
             .filter_map(|op| match &op.op {
-                FileOp::Write { offset, buffer, len } => Some((op.handle.inode, *offset, &buffer[..*len])),
+                FileOp::Write { offset, buffer, len } => {
+                    let at = if let Some(DiskFault::Misdirected(elsewhere)) = op.fault { elsewhere } else { *offset };
+                    Some((op.handle.inode, at, &buffer[..*len]))
+                }
                 _ => None,
             })
             .collect();

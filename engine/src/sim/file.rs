@@ -103,6 +103,8 @@ pub(super) struct PowerLoss {
 pub(super) struct FileImage {
     live: Pages,
     live_len: u64,
+    /// What each sector held before its latest write.
+    before: Pages,
     durable: Pages,
     durable_len: u64,
     pending: BTreeMap<u64, Vec<Version>>,
@@ -117,10 +119,28 @@ impl FileImage {
 
     /// Reads what running programs see; returns how many bytes lie before the end.
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> usize {
-        let rest = self.live_len.saturating_sub(offset);
-        let len = usize::try_from(rest).unwrap_or(usize::MAX).min(out.len());
+        let len = self.len_of_read(offset, out.len());
         self.live.read(offset, &mut out[..len]);
         len
+    }
+
+    /// Reads `from` in place of `offset`; gives as many bytes as there are at `offset`.
+    pub(super) fn read_from(&self, from: u64, offset: u64, out: &mut [u8]) -> usize {
+        let len = self.len_of_read(offset, out.len());
+        self.live.read(from, &mut out[..len]);
+        len
+    }
+
+    /// Reads what the sectors held before their latest writes.
+    pub(super) fn read_stale(&self, offset: u64, out: &mut [u8]) -> usize {
+        let len = self.len_of_read(offset, out.len());
+        self.before.read(offset, &mut out[..len]);
+        len
+    }
+
+    fn len_of_read(&self, offset: u64, most: usize) -> usize {
+        let rest = self.live_len.saturating_sub(offset);
+        usize::try_from(rest).unwrap_or(usize::MAX).min(most)
     }
 
     /// Applies a completed write, number `seq`. With `durable`, it survives a power loss from here on.
@@ -128,10 +148,12 @@ impl FileImage {
         if bytes.is_empty() {
             return;
         }
+        let (first, before) = self.sectors_of(offset, bytes.len());
+        self.before.write(first * SECTOR, &before);
         self.live.write(offset, bytes);
         let end = offset + bytes.len() as u64;
         self.live_len = self.live_len.max(end);
-        let (first, image) = self.sectors_of(offset, bytes.len());
+        let (_, image) = self.sectors_of(offset, bytes.len());
         if durable {
             self.durable.write(first * SECTOR, &image);
             self.durable_len = self.durable_len.max(end);

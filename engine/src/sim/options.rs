@@ -45,6 +45,18 @@ pub struct DiskOptions {
     pub short_write_ppm: u32,
     /// Chance of ENOSPC on a write.
     pub no_space_ppm: u32,
+    /// Chance that a write completes well and never reaches the file.
+    pub lost_write_ppm: u32,
+    /// Chance that a read or write meets a block before the one that it names.
+    pub misdirected_ppm: u32,
+    /// Chance that a read gives what its sectors held before their latest writes.
+    pub stale_read_ppm: u32,
+    /// Chance of a short read.
+    pub short_read_ppm: u32,
+    /// Chance that a call takes `slow_ns` longer, so that later ones complete first.
+    pub slow_ppm: u32,
+    /// How much longer, ns.
+    pub slow_ns: RangeInclusive<u64>,
     /// Chance that a power loss keeps a change that was not durable; `None` draws another chance for each power loss,
     /// so that some keep nearly everything and some nearly nothing.
     pub keep_ppm: Option<u32>,
@@ -101,6 +113,12 @@ impl Default for DiskOptions {
             error_ppm: 0,
             short_write_ppm: 0,
             no_space_ppm: 0,
+            lost_write_ppm: 0,
+            misdirected_ppm: 0,
+            stale_read_ppm: 0,
+            short_read_ppm: 0,
+            slow_ppm: 0,
+            slow_ns: 1_000_000..=200_000_000,
             keep_ppm: None,
             tear_ppm: 100_000,
         }

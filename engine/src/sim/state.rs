@@ -75,6 +75,9 @@ pub(super) struct NodeState {
     pub(super) locks: BTreeSet<Inode>,
     pub(super) faults: Vec<FaultRule>,
     pub(super) disk_random: SimRandom,
+    pub(super) fault_random: SimRandom,
+    /// Bytes that files may have together; `None` for no bound.
+    pub(super) disk_capacity: Option<u64>,
     pub(super) crash_random: SimRandom,
     pub(super) io_events: u64,
     pub(super) crash_at: Option<u64>,
@@ -411,6 +414,8 @@ impl NodeState {
             locks: BTreeSet::new(),
             faults: Vec::new(),
             disk_random: stream("disk"),
+            fault_random: stream("disk faults"),
+            disk_capacity: None,
             crash_random: stream("crash"),
             io_events: 0,
             crash_at: None,

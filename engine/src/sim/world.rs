@@ -386,6 +386,31 @@ impl SimWorld {
         self.state().node_mut(node).faults.len()
     }
 
+    /// Bounds the bytes of the node's files: a write that makes a file longer than that allows ends with ENOSPC and changes
+    /// nothing. Writes into what a file has already always fit. `None` takes the bound away.
+    pub fn set_disk_capacity(&self, node: NodeId, bytes: Option<u64>) {
+        self.state().node_mut(node).disk_capacity = bytes;
+    }
+
+    /// The names in a directory of the node's disk, sorted; none when there is no such directory.
+    #[must_use]
+    pub fn list(&self, node: NodeId, directory: impl AsRef<Path>) -> Vec<String> {
+        self.state().node_mut(node).tree.list(directory.as_ref()).unwrap_or_default()
+    }
+
+    /// Removes a file of the node's disk, durably; whether there was one.
+    ///
+    /// # Panics
+    /// When the node is running.
+    pub fn remove_file(&self, node: NodeId, path: impl AsRef<Path>) -> bool {
+        let mut state = self.state();
+        assert!(!state.running(node), "files are taken away from a node that is down");
+        let tree = &mut state.node_mut(node).tree;
+        let removed = tree.remove(path.as_ref()).is_ok();
+        tree.settle();
+        removed
+    }
+
     /// Makes everything on the node's disk durable.
     pub fn settle_disk(&self, node: NodeId) {
         self.state().node_mut(node).tree.settle();

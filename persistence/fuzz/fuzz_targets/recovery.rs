@@ -1,51 +1,48 @@
-//! The recovery scan over hostile segment bytes: an answer, never a panic, and never more records than bytes.
+//! The recovery scan and the survey over hostile segment bytes: an answer, never a panic, never more records than bytes, and
+//! what recovery delivers the survey delivers too.
 //!
-//! The first byte says whether frame checksums are mended before the scan, so that what lies behind them is reached. The
-//! corpus starts with a valid segment. Run: `cargo fuzz run recovery` in `persistence/`.
+//! The first byte says which checksums are mended and which segment it is. Run: see `fuzz/README.md`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use shardstage_persistence::format::frame::FRAME_HEADER_BYTES;
-use shardstage_persistence::format::manifest::Manifest;
-use shardstage_persistence::format::node::NodeFile;
-use shardstage_persistence::format::record::RecordView;
 use shardstage_persistence::format::salt;
+use shardstage_persistence::inspect::{Names, Seen, Survey};
 use shardstage_persistence::recovery::Scan;
-
-const LOG_ID: u64 = 0x1122_3344_5566_7788;
-const BLOCK: usize = 4096;
-const BLOCKS: usize = 16;
+use shardstage_persistence_fuzz::{BLOCK, BLOCKS, LOG_ID, mend_segment};
 
 fuzz_target!(|data: &[u8]| {
     let Some((mode, data)) = data.split_first() else { return };
-    let _ = Manifest::decode(data);
-    let _ = NodeFile::decode(data);
-    let _ = RecordView::decode(data);
     let mut bytes = data[..data.len().min(BLOCK * BLOCKS)].to_vec();
     bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
     if mode & 1 == 1 {
-        mend(&mut bytes);
+        mend_segment(&mut bytes, mode & 2 == 2);
     }
-    let mut records = 0;
-    let mut scan = Scan::new(salt(LOG_ID), 2);
-    scan.begin_segment(3, BLOCKS as u32);
+    let segment = u64::from(mode >> 2 & 15);
+    let mut found = Vec::new();
+    let mut scan = Scan::new(salt(LOG_ID), 1 << 20);
+    scan.begin_segment(segment, BLOCKS as u32);
     for block in bytes.chunks(BLOCK) {
-        scan.push(block, &mut |_| records += 1);
+        scan.push(block, &mut |record| found.push((record.lsn, record.offset)));
     }
-    scan.end_segment(&mut |_| records += 1);
-    let _ = scan.finish(0);
-    assert!(records <= bytes.len() / 32);
-});
+    scan.end_segment(&mut |record| found.push((record.lsn, record.offset)));
+    let verdict = scan.finish(0);
+    assert!(found.len() <= bytes.len() / 32);
 
-fn mend(bytes: &mut [u8]) {
-    for at in (0..bytes.len()).step_by(BLOCK) {
-        bytes[at..at + 4].copy_from_slice(b"SSF1");
-        let len = u32::from_le_bytes([bytes[at + 12], bytes[at + 13], bytes[at + 14], bytes[at + 15]]) as usize;
-        if len >= FRAME_HEADER_BYTES && at + len <= bytes.len() {
-            let crc = crc32c::crc32c(&bytes[at + FRAME_HEADER_BYTES..at + len]);
-            bytes[at + 8..at + 12].copy_from_slice(&crc.to_le_bytes());
+    let mut names = Names::default();
+    let mut seen = Vec::new();
+    let mut sink = |it: Seen<'_>| {
+        if let Seen::Record(record) = it {
+            seen.push((record.lsn, record.offset));
+            let _ = names.admit(record.segment, record.offset, &record.view);
         }
-        let crc = crc32c::crc32c_append(salt(LOG_ID), &bytes[at + 8..at + FRAME_HEADER_BYTES]);
-        bytes[at + 4..at + 8].copy_from_slice(&crc.to_le_bytes());
+    };
+    let mut survey = Survey::new(salt(LOG_ID));
+    survey.begin_segment(segment, BLOCKS as u32);
+    survey.push(&bytes, &mut sink);
+    survey.end_segment();
+    survey.finish(None, &mut sink);
+    assert!(seen.len() <= bytes.len() / 16);
+    if verdict.is_ok() {
+        assert!(seen.starts_with(&found), "the survey misses what recovery delivers");
     }
-}
+});

@@ -1,26 +1,29 @@
 //! `Durable`: the actor that runs event-sourced state.
 //!
-//! It starts suspended, with its messages waiting, until the log has read its snapshot and later events. A command's events go
-//! into the open frame and are applied in the same turn, so the next command sees them; whatever could reflect them is held
-//! until that frame is durable, reads too.
+//! It starts suspended, with its messages waiting, until the store has read its snapshot and later events. A command's events go
+//! into the open commit and are applied in the same turn, so the next command sees them; whatever could reflect them is held
+//! until that commit is durable, reads too.
 //!
 //! Invariant: state = fold of the events that this activation loaded or appended, in order; nothing that reflects an event
 //! leaves before the event is durable. Shard thread only.
 
-use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::cell::RefCell;
+use std::panic::resume_unwind;
 use std::rc::Rc;
 
 use shardstage::{
-    Actor, AskError, BoxError, Context, DeferredHandler, Message, Panicked, Rejected, Reply, Unknown, VirtualActor,
+    Actor, AskError, BoxError, Context, DeferredHandler, Message, Rejected, Reply, StopReason, VirtualActor,
 };
-use shardstage_codec::{ActorTypeId, Epoch, GroupId, Wire, decode, encode, slot_of};
+use shardstage_codec::{ActorTypeId, Epoch, GroupId, Wire, slot_of};
 
-use super::effect::{Effect, Send};
+use super::commit::answer;
+use super::courier::Courier;
+use super::effect::Effect;
+use super::policy::SnapshotClock;
+use super::recover::{Trouble, recover};
 use super::{CommandContext, CommandHandler, EventSourced};
-use crate::format::record::RecordKind;
-use crate::log::{
-    AppendError, CommitOutcome, EntityId, LoadError, LoadedEntity, LoadedRecord, LogShard, NewRecord, Ticket,
+use crate::store::{
+    CommitOutcome, EntityId, LoadError, LoadFrom, LoadedEntity, StoreKind, StoreShared, Ticket, with_store,
 };
 
 type Loaded = Rc<RefCell<Option<Result<LoadedEntity, LoadError>>>>;
@@ -31,41 +34,44 @@ type Loaded = Rc<RefCell<Option<Result<LoadedEntity, LoadError>>>>;
 /// plainly (`engine.spawn(|| Durable::<Account>::new("alice"))`) it lives in the log of the shard that it happens to be
 /// spawned on: use `spawn_on`, and one actor a key.
 pub struct Durable<A: EventSourced> {
-    key: Box<str>,
-    state: Option<A>,
-    entity: Option<EntityId>,
-    epoch: Epoch,
-    version: u64,
-    snapshot_version: u64,
-    last: Option<Ticket>,
+    pub(super) key: Box<str>,
+    pub(super) state: Option<A>,
+    pub(super) seat: Option<Seat>,
+    pub(super) epoch: Epoch,
+    /// Number of the last event or saved state.
+    pub(super) version: u64,
+    pub(super) clock: SnapshotClock,
+    /// The last commit with something of this actor.
+    pub(super) last: Option<Ticket>,
     loaded: Loaded,
-    refused_tells: Rc<Cell<u64>>,
+    /// Why the newest snapshot could not be read, while an older one is tried.
+    fallback: Option<String>,
+    pub(super) courier: Courier,
 }
 
-/// Why a command's events were not persisted.
-enum Refused {
-    /// The log refused; nothing changed.
-    Append(AppendError),
-    /// An event does not fit.
-    TooLarge,
-    /// `apply` panicked: the state is no longer the fold of the log.
-    Apply(String),
+/// Where the actor stands in its shard's store.
+#[derive(Clone)]
+pub(super) struct Seat {
+    pub(super) kind: StoreKind,
+    pub(super) entity: EntityId,
+    pub(super) shared: Rc<StoreShared>,
 }
 
 impl<A: EventSourced> Durable<A> {
-    /// The actor with this key, before its log was read.
+    /// The actor with this key, before its records were read.
     #[must_use]
     pub fn new(key: &str) -> Self {
         Self {
             key: key.into(),
             state: None,
-            entity: None,
+            seat: None,
             epoch: Epoch::FIRST,
             version: 0,
-            snapshot_version: 0,
+            clock: SnapshotClock::default(),
             last: None,
             loaded: Rc::default(),
-            refused_tells: Rc::default(),
+            fallback: None,
+            courier: Courier::default(),
         }
     }
 
@@ -73,193 +79,111 @@ impl<A: EventSourced> Durable<A> {
         slot_of(ActorTypeId::of(A::TYPE), &self.key).group()
     }
 
-    /// Makes the state from what the log has.
-    fn recover(&mut self, loaded: &LoadedEntity) -> Result<(), String> {
-        let mut state = A::new(&self.key);
-        if let Some(snapshot) = &loaded.snapshot {
-            restore(&mut state, snapshot).map_err(|why| self.place(snapshot, &why))?;
-            self.snapshot_version = snapshot.header.seq;
-        }
-        for record in &loaded.events {
-            let event = read_event::<A>(record).map_err(|why| self.place(record, &why))?;
-            catch_unwind(AssertUnwindSafe(|| state.apply(&event)))
-                .map_err(|panic| self.place(record, &format!("apply panicked: {}", text(&*panic))))?;
-        }
+    /// Asks for the records; the actor takes no message until they are here.
+    fn load(&mut self, from: LoadFrom, cx: &mut Context<Self>) {
+        let seat = self.seat.as_ref().expect("a started actor has its seat");
+        let (loaded, resume) = (Rc::clone(&self.loaded), cx.suspend());
+        seat.shared.request_load(
+            seat.entity,
+            from,
+            Box::new(move |result| {
+                *loaded.borrow_mut() = Some(result);
+                drop(resume);
+            }),
+        );
+    }
+
+    /// Takes what was read.
+    fn recovered(&mut self, result: Result<LoadedEntity, LoadError>) -> Result<(), Trouble> {
+        let loaded = result.map_err(|error| Trouble {
+            snapshot: match error {
+                LoadError::Damaged { snapshot, .. } => snapshot,
+                _ => None,
+            },
+            why: format!("{} {:?}: {error}", A::TYPE, &*self.key),
+        })?;
+        let recovered = recover::<A>(&self.key, &loaded)?;
+        self.courier.ledger = recovered.ledger;
+        self.state = Some(recovered.state);
+        self.clock = recovered.clock;
         self.version = loaded.last_seq;
-        self.state = Some(state);
         Ok(())
     }
 
-    /// Names a record for an error.
-    fn place(&self, record: &LoadedRecord, why: &str) -> String {
-        let kind = if record.header.kind == RecordKind::Snapshot { "snapshot" } else { "event" };
-        format!(
-            "{} {:?}, {kind} {} in segment {:016x} at byte {}: {why}",
-            A::TYPE,
-            &*self.key,
-            record.header.seq,
-            record.segment,
-            record.offset
-        )
-    }
-
-    /// Appends the events and applies them; nothing has changed when it fails, except after a panic in `apply`.
-    fn persist<R: std::marker::Send + 'static>(
-        &mut self,
-        effect: Effect<A, R>,
-        reply: Reply<R>,
-        log: &mut LogShard,
-    ) -> Result<(), (Refused, Reply<R>)> {
-        let Effect { events, reply: value, sends } = effect;
-        let (entity, first) = (self.entity.expect("a ready actor is interned"), self.version + 1);
-        let mut scratch = log.take_scratch();
-        let mut ranges = Vec::with_capacity(events.len());
-        for event in &events {
-            match encode(event, &mut scratch) {
-                Ok(len) => ranges.push(scratch.len() - len..scratch.len()),
-                Err(_) => {
-                    log.keep_scratch(scratch);
-                    return Err((Refused::TooLarge, reply));
-                }
-            }
-        }
-        let records: Vec<NewRecord<'_>> = ranges
-            .into_iter()
-            .zip(first..)
-            .map(|(range, seq)| NewRecord {
-                kind: RecordKind::Event,
-                seq,
-                schema_version: <A::Event as Wire>::VERSION,
-                payload: &scratch[range],
-                meta: &[],
-            })
-            .collect();
-        let outcome = match log.check(entity, self.epoch, &records) {
-            Ok(_) => self.apply_all(&events).map_err(Refused::Apply),
-            Err(error) => Err(Refused::Append(error)),
-        };
-        if let Err(refused) = outcome {
-            drop(records);
-            log.keep_scratch(scratch);
-            return Err((refused, reply));
-        }
-        let refused_tells = Rc::clone(&self.refused_tells);
-        let held = Box::new(move |outcome| answer(outcome, value, reply, sends, &refused_tells));
-        let ticket =
-            log.append(entity, self.epoch, &records, held).expect("checked a moment ago, with the same records");
-        self.last = Some(ticket);
-        drop(records);
-        log.keep_scratch(scratch);
-        self.snapshot_if_due(log);
-        Ok(())
-    }
-
-    fn apply_all(&mut self, events: &[A::Event]) -> Result<(), String> {
-        let state = self.state.as_mut().expect("a ready actor has its state");
-        for event in events {
-            let seq = self.version + 1;
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| state.apply(event))) {
-                let why = text(&*panic);
-                return Err(format!(
-                    "{} {:?}, event {seq} (not persisted): apply panicked: {why}",
-                    A::TYPE,
-                    &*self.key
-                ));
-            }
-            self.version = seq;
-        }
-        Ok(())
-    }
-
-    /// Appends a snapshot behind the events, if it is time. A refused one is tried again after the next command.
-    fn snapshot_if_due(&mut self, log: &mut LogShard) {
-        if self.version - self.snapshot_version < A::SNAPSHOT_EVERY {
-            return;
-        }
-        let Some(snapshot) = self.state.as_ref().and_then(A::snapshot) else { return };
-        let mut scratch = log.take_scratch();
-        if let Ok(len) = encode(&snapshot, &mut scratch) {
-            let record = NewRecord {
-                kind: RecordKind::Snapshot,
-                seq: self.version,
-                schema_version: A::SNAPSHOT_VERSION,
-                payload: &scratch[scratch.len() - len..],
-                meta: &[],
-            };
-            let entity = self.entity.expect("a ready actor is interned");
-            if log.append(entity, self.epoch, &[record], Box::new(|_| {})).is_ok() {
-                self.snapshot_version = self.version;
-            }
-        }
-        log.keep_scratch(scratch);
-    }
-
-    fn refuse<R: std::marker::Send + 'static>(refused: Refused, reply: Reply<R>, cx: &mut Context<Self>) {
-        let error = match refused {
-            Refused::TooLarge | Refused::Append(AppendError::TooLarge { .. }) => AskError::Rejected(Rejected::TooLarge),
-            Refused::Append(AppendError::Full) => AskError::Rejected(Rejected::Full),
-            Refused::Append(AppendError::LowSpace | AppendError::Poisoned | AppendError::Closed) => {
-                AskError::Rejected(Rejected::Unavailable)
-            }
-            // Another activation owns the history: this one's state is of the past.
-            Refused::Append(AppendError::Fenced { .. } | AppendError::WrongSequence { .. }) => {
-                cx.stop();
-                AskError::Unknown(Unknown::Fenced)
-            }
-            Refused::Apply(why) => {
-                cx.stop();
-                AskError::Failed(Panicked(why.into()))
-            }
-        };
-        reply.fail(error);
+    /// Appends a snapshot now.
+    fn snapshot_now(&mut self, cx: &mut Context<Self>) {
+        let Some(seat) = self.seat.clone() else { return };
+        with_store(seat.kind, cx, |store| self.take_snapshot(&seat, store));
     }
 }
 
 impl<A: EventSourced> Actor for Durable<A> {
     fn started(&mut self, cx: &mut Context<Self>) -> Result<(), BoxError> {
         self.epoch = cx.epoch();
-        let (epoch, group, loaded, resume) = (self.epoch, self.group(), Rc::clone(&self.loaded), cx.suspend());
+        self.courier.by_key = cx.key().is_some();
+        let (epoch, group) = (self.epoch, self.group());
+        let kind =
+            StoreKind::find(cx).ok_or("a durable actor needs a store on its engine, such as the `EventLog` service")?;
         let key = &*self.key;
-        let started = cx.service::<LogShard, _>(|log| -> Result<_, BoxError> {
-            log.raise_epoch(group, epoch)?;
-            let entity = log.intern(A::TYPE, key, group, <A::Event as Wire>::ID.get())?;
-            if let Some(why) = log.broken(entity) {
-                return Err(why.into());
+        let seat = with_store(kind, cx, |store| -> Result<_, BoxError> {
+            store.raise_epoch(group, epoch)?;
+            let entity = store.intern(A::TYPE, key, group, <A::Event as Wire>::ID.get())?;
+            let shared = store.shared();
+            match shared.broken(entity) {
+                Some(why) => Err(String::from(why).into()),
+                None => Ok(Seat { kind, entity, shared }),
             }
-            log.load(
-                entity,
-                Box::new(move |result| {
-                    *loaded.borrow_mut() = Some(result);
-                    drop(resume);
-                }),
-            );
-            Ok((entity, log.refused_tells()))
         });
-        let started = started.ok_or("a durable actor needs the `EventLog` service on its engine")?;
-        let (entity, refused_tells) = started?;
-        self.entity = Some(entity);
-        self.refused_tells = refused_tells;
+        self.seat = Some(seat.ok_or("the store is busy")??);
+        self.load(LoadFrom::Newest, cx);
         Ok(())
     }
 
-    /// The log was read.
+    /// The records were read.
     ///
-    /// A failure is remembered in the log before the actor is given up by unwinding: its rebuild then ends at once, with the
-    /// same words as its stop reason, instead of reading the log again.
+    /// A snapshot that cannot be read sends it back for an older one. Any other failure is remembered on the shard before the
+    /// actor is given up by unwinding: its rebuild then ends at once, with the same words as its stop reason, instead of reading
+    /// everything again.
     fn resumed(&mut self, cx: &mut Context<Self>) {
         let Some(result) = self.loaded.borrow_mut().take() else { return };
-        let recovered = match result {
-            Ok(loaded) => self.recover(&loaded),
-            Err(error) => Err(format!("{} {:?}: {error}", A::TYPE, &*self.key)),
-        };
-        let Err(why) = recovered else { return };
-        let entity = self.entity.expect("a loaded actor is interned");
-        cx.service::<LogShard, _>(|log| log.mark_broken(entity, &why));
-        resume_unwind(Box::new(why));
+        match self.recovered(result) {
+            Ok(()) => {
+                let fell_back = self.fallback.take().is_some();
+                let seat = self.seat.as_ref().expect("a loaded actor has its seat");
+                if fell_back {
+                    seat.shared.fell_back();
+                    self.clock.want();
+                }
+                if self.clock.is_due(&A::SNAPSHOTS, self.version) {
+                    self.snapshot_now(cx);
+                }
+                self.send_outbox(cx);
+            }
+            Err(Trouble { snapshot: Some(seq), why }) => {
+                self.fallback.get_or_insert(why);
+                self.load(LoadFrom::Before(seq), cx);
+            }
+            Err(Trouble { snapshot: None, why }) => {
+                let why = self.fallback.take().unwrap_or(why);
+                let seat = self.seat.as_ref().expect("a loaded actor has its seat");
+                seat.shared.mark_broken(seat.entity, &why);
+                resume_unwind(Box::new(why));
+            }
+        }
+    }
+
+    fn stopped(&mut self, reason: &StopReason, cx: &mut Context<Self>) {
+        let passivated = *reason == StopReason::Passivated && self.state.is_some();
+        if passivated && self.clock.is_due_on_passivation(&A::SNAPSHOTS, self.version) {
+            self.snapshot_now(cx);
+        }
+        if let Some(seat) = &self.seat {
+            with_store(seat.kind, cx, |store| store.release(seat.entity));
+        }
     }
 
     fn may_passivate(&self) -> bool {
-        self.state.is_some()
+        self.state.is_some() && self.courier.ledger.outbox.is_settled()
     }
 }
 
@@ -280,24 +204,27 @@ where
         let Some(state) = &self.state else {
             return reply.fail(AskError::Rejected(Rejected::Unavailable));
         };
-        let effect = state.handle(command, &CommandContext::new(cx, &self.key, self.version));
-        if effect.events.is_empty() {
+        let command_cx = CommandContext::new(cx, &self.key, self.version, &self.courier.ledger);
+        let effect = state.handle(command, &command_cx);
+        let seat = self.seat.clone().expect("a ready actor has its seat");
+        if effect.is_read() {
             let Effect { reply: value, sends, .. } = effect;
-            let refused_tells = Rc::clone(&self.refused_tells);
-            let held = move |outcome| answer(outcome, value, reply, sends, &refused_tells);
+            let shared = Rc::clone(&seat.shared);
+            let held = move |outcome| answer(outcome, value, reply, sends, &shared);
             let Some(last) = self.last else { return held(CommitOutcome::Durable) };
             let mut held = Some(held);
-            cx.service::<LogShard, _>(|log| {
+            with_store(seat.kind, cx, |store| {
                 let held = held.take().expect("taken once");
-                log.when_durable(last, Box::new(held));
+                store.when_durable(last, Box::new(held));
             });
             return;
         }
         let mut waiting = Some((effect, reply));
-        let persisted = cx.service::<LogShard, _>(|log| {
+        let persisted = with_store(seat.kind, cx, |store| {
             let (effect, reply) = waiting.take().expect("taken once");
-            self.persist(effect, reply, log)
+            self.persist(effect, reply, &seat, store)
         });
+        self.outbox_appended(&seat, cx);
         match (persisted, waiting) {
             (Some(Err((refused, reply))), _) => Self::refuse(refused, reply, cx),
             (None, Some((_, reply))) => reply.fail(AskError::Rejected(Rejected::Unavailable)),
@@ -310,54 +237,4 @@ impl<A: EventSourced> std::fmt::Debug for Durable<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Durable({} {:?}, version {})", A::TYPE, &*self.key, self.version)
     }
-}
-
-/// Lets out what was held.
-fn answer<R: std::marker::Send + 'static>(
-    outcome: CommitOutcome,
-    value: R,
-    reply: Reply<R>,
-    sends: Vec<Send>,
-    refused_tells: &Cell<u64>,
-) {
-    match outcome {
-        CommitOutcome::Durable => {
-            reply.send(value);
-            for send in sends {
-                if !send() {
-                    refused_tells.set(refused_tells.get() + 1);
-                }
-            }
-        }
-        // The log is dead, and with it this owner of the actor.
-        CommitOutcome::Unknown => reply.fail(AskError::Unknown(Unknown::Fenced)),
-    }
-}
-
-fn restore<A: EventSourced>(state: &mut A, record: &LoadedRecord) -> Result<(), String> {
-    if record.header.schema_version != A::SNAPSHOT_VERSION {
-        return Err(format!(
-            "it has version {}, this program reads {}",
-            record.header.schema_version,
-            A::SNAPSHOT_VERSION
-        ));
-    }
-    let snapshot = decode::<A::Snapshot>(&record.payload).map_err(|error| error.to_string())?;
-    catch_unwind(AssertUnwindSafe(|| state.restore(snapshot)))
-        .map_err(|panic| format!("restore panicked: {}", text(&*panic)))
-}
-
-fn read_event<A: EventSourced>(record: &LoadedRecord) -> Result<A::Event, String> {
-    let version = record.header.schema_version;
-    if version == <A::Event as Wire>::VERSION {
-        return decode::<A::Event>(&record.payload).map_err(|error| error.to_string());
-    }
-    A::upcast(version, &record.payload)
-        .ok_or_else(|| format!("it has version {version}, this program reads {}", <A::Event as Wire>::VERSION))
-}
-
-/// A panic's text.
-fn text(panic: &(dyn std::any::Any + std::marker::Send)) -> String {
-    let text = panic.downcast_ref::<&'static str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a text".to_owned())
 }

@@ -2,6 +2,8 @@
 
 use shardstage::{Actor, ActorId, ActorRef, Context, Epoch, Key, VirtualActor, VirtualRef};
 
+use super::ledger::Ledger;
+use super::sessions::Sessions;
 use super::{Durable, EventSourced};
 
 /// Where and when a command is handled.
@@ -9,11 +11,17 @@ pub struct CommandContext<'a, A: EventSourced> {
     cx: &'a Context<Durable<A>>,
     key: &'a str,
     version: u64,
+    ledger: &'a Ledger,
 }
 
 impl<'a, A: EventSourced> CommandContext<'a, A> {
-    pub(super) fn new(cx: &'a Context<Durable<A>>, key: &'a str, version: u64) -> Self {
-        Self { cx, key, version }
+    pub(super) fn new(cx: &'a Context<Durable<A>>, key: &'a str, version: u64, ledger: &'a Ledger) -> Self {
+        Self { cx, key, version, ledger }
+    }
+
+    /// The commands that were run.
+    pub(super) fn sessions(&self) -> &Sessions {
+        &self.ledger.sessions
     }
 
     /// The actor's key.

@@ -3,14 +3,16 @@
 //! Invariant: decoding never panics and never allocates more than its input, whatever the bytes are; what `encode` wrote,
 //! `decode` returns. All integers are little endian. Layouts are fixed by the golden file in `tests/golden`.
 
+pub mod checkpoint;
 pub mod frame;
 pub mod manifest;
 pub mod node;
+pub mod position;
 pub mod record;
 pub mod section;
 
 /// Version of all layouts in this module, stored in the `NODE` file; a log with another one is refused.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The salt of every frame header checksum of one log: frames of another log, and bytes that a user chose, never pass.
 #[must_use]

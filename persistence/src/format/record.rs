@@ -1,22 +1,27 @@
 //! `RecordHeader`: 32 bytes before each record of a section, and the key definition.
 //!
 //! ```text
-//!  0 u32 crc       CRC32C of bytes 4..32+len
-//!  4 u32 len       payload and meta, without the padding
-//!  8 u64 entity    number of the entity within this log; a key definition precedes its first use in each segment
-//! 16 u64 seq       version of the entity: events 1, 2, ...; a snapshot has that of the last event in it
-//! 24 u16 event_type      0: the one event type of the entity's actor type
-//! 26 u16 schema_version
-//! 28 u8  kind      29 u8 flags      30 u16 meta_len
-//! 32 payload, then meta, then zeros up to a multiple of 16
+//!  0 u32 crc       CRC32C of payload and meta, continued from head_crc
+//!  4 u32 head_crc  CRC32C of bytes 8..32
+//!  8 u24 len       payload and meta, without the padding
+//! 11 u8  kind
+//! 12 u32 entity    number of the entity within this log; a key definition precedes its first use in each segment
+//! 16 u40 seq       version of the entity: events 1, 2, ...; a snapshot has that of the last event in it
+//! 21 u8  flags     1: last of its command; 2: has meta
+//! 22 u16 schema_version
+//! 24 u64 prev      where the entity's record before this one stands, 0 for none; see `Position`
+//! 32 payload, then meta and u16 its length if it has one, then zeros up to a multiple of 16
 //! ```
 //!
-//! Payloads therefore start at multiples of 16, which is what archives need to be read in place.
+//! Payloads therefore start at multiples of 16, which is what archives need to be read in place. An entity's records are a
+//! list from its last one back to its first, so that nothing but the end of that list needs to be known in memory.
 //!
-//! Invariant: a record can be verified alone, without its frame.
+//! Invariant: a record can be verified alone, without its frame, and its head without the rest, so that a damaged snapshot
+//! does not cut off what is older.
 
 use shardstage_codec::GroupId;
 
+use super::position::Position;
 use super::{put, u16_at, u32_at, u64_at};
 
 /// Bytes of a record header.
@@ -25,9 +30,14 @@ pub const RECORD_HEADER_BYTES: usize = 32;
 pub const RECORD_ALIGN_BYTES: usize = 16;
 /// This record is the last one of its command.
 pub const FLAG_LAST_OF_COMMAND: u8 = 1;
+/// The record ends in meta and its length.
+const FLAG_META: u8 = 2;
+/// Bytes of the length behind the meta.
+const META_LEN_BYTES: usize = 2;
+/// One above the highest version of an entity.
+pub const MAX_SEQ: u64 = 1 << 40;
 
-/// What a record is. Numbers 4 to 10 are kept for tombstone, truncate-before, reminder set, reminder cancel, reminder
-/// fired, outbox and offset.
+/// What a record is. Numbers 4 to 8 and 10 are kept for what [`reserved_kind`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RecordKind {
@@ -35,8 +45,20 @@ pub enum RecordKind {
     Event = 1,
     /// Gives an entity number its actor type and key; see [`KeyDef`].
     KeyDef = 2,
-    /// An entity's state after `seq` events.
+    /// An entity's state after `seq` events, or as it was saved as a whole under number `seq`.
     Snapshot = 3,
+    /// A message that leaves after its command is durable, until it is known to have arrived.
+    Outbox = 9,
+    /// A command that was carried out, by client and sequence, with its reply.
+    Dedup = 11,
+    /// Outbox messages that have arrived; others have not yet.
+    OutboxDone = 12,
+    /// A key of an entity's state was set.
+    StatePut = 13,
+    /// A key of an entity's state was deleted.
+    StateDelete = 14,
+    /// Outbox messages that have arrived, the last of them.
+    OutboxSettled = 15,
 }
 
 impl RecordKind {
@@ -45,8 +67,53 @@ impl RecordKind {
             1 => Some(Self::Event),
             2 => Some(Self::KeyDef),
             3 => Some(Self::Snapshot),
+            9 => Some(Self::Outbox),
+            11 => Some(Self::Dedup),
+            12 => Some(Self::OutboxDone),
+            13 => Some(Self::StatePut),
+            14 => Some(Self::StateDelete),
+            15 => Some(Self::OutboxSettled),
             _ => None,
         }
+    }
+
+    /// The entity's version after a record of this kind with number `seq`, when `last` was its version before.
+    ///
+    /// # Errors
+    /// The number that would have fitted.
+    ///
+    /// # Panics
+    /// For a key definition, which has no place in an entity's order.
+    pub fn follows(self, last: u64, seq: u64) -> Result<u64, u64> {
+        let fits = match self {
+            Self::KeyDef => panic!("key definitions are written by the store itself"),
+            Self::Event => seq == last + 1,
+            Self::Snapshot => seq == last || seq == last + 1,
+            Self::Outbox
+            | Self::Dedup
+            | Self::OutboxDone
+            | Self::OutboxSettled
+            | Self::StatePut
+            | Self::StateDelete => seq == last,
+        };
+        match fits {
+            true => Ok(seq),
+            false => Err(if self == Self::Event { last + 1 } else { last }),
+        }
+    }
+}
+
+/// What a kind that this version does not know is kept for: named in the refusal.
+#[must_use]
+pub fn reserved_kind(kind: u8) -> &'static str {
+    match kind {
+        4 => "a newer version wrote this record: a tombstone",
+        5 => "a newer version wrote this record: a truncation",
+        6 => "a newer version wrote this record: a reminder that is set",
+        7 => "a newer version wrote this record: a reminder that is cancelled",
+        8 => "a newer version wrote this record: a reminder that fired",
+        10 => "a newer version wrote this record: an offset",
+        _ => "a newer version wrote this record: its kind is unknown",
     }
 }
 
@@ -57,14 +124,14 @@ pub struct RecordHeader {
     pub entity: u64,
     /// The entity's version.
     pub seq: u64,
-    /// Which of the entity's event types.
-    pub event_type: u16,
     /// Version of the payload's schema.
     pub schema_version: u16,
     /// What this is.
     pub kind: RecordKind,
     /// `FLAG_*`.
     pub flags: u8,
+    /// Where the entity's record before this one stands.
+    pub prev: Option<Position>,
 }
 
 /// A record as it lies in a buffer.
@@ -94,33 +161,85 @@ pub enum RecordError {
 /// Bytes of a record with this payload and meta, padding included.
 #[must_use]
 pub fn stored_bytes(payload: usize, meta: usize) -> usize {
-    (RECORD_HEADER_BYTES + payload + meta).next_multiple_of(RECORD_ALIGN_BYTES)
+    (RECORD_HEADER_BYTES + payload + body_tail(meta)).next_multiple_of(RECORD_ALIGN_BYTES)
+}
+
+fn body_tail(meta: usize) -> usize {
+    if meta == 0 { 0 } else { meta + META_LEN_BYTES }
 }
 
 impl RecordHeader {
     /// Appends the record to `out`.
     ///
     /// # Panics
-    /// When `payload` or `meta` exceeds what the length fields hold; `append` checks the smaller limits first.
+    /// When a field or length exceeds its bits; `append` checks smaller limits first.
     pub fn encode(&self, payload: &[u8], meta: &[u8], out: &mut Vec<u8>) {
-        let len = u32::try_from(payload.len() + meta.len()).expect("records are smaller than a frame");
-        let meta_len = u16::try_from(meta.len()).expect("meta is smaller than 64 KiB");
+        let start = out.len();
+        self.encode_unsealed(payload, meta, out);
+        seal(&mut out[start..], self.prev);
+    }
+
+    /// Appends the record without its checksums and place in the entity's list, which [`seal`] adds.
+    ///
+    /// # Panics
+    /// As [`encode`](Self::encode).
+    pub fn encode_unsealed(&self, payload: &[u8], meta: &[u8], out: &mut Vec<u8>) {
+        let len = payload.len() + body_tail(meta.len());
+        let len_field = u32::try_from(len).expect("records are smaller than a frame");
+        assert!(len_field < 1 << 24 && self.seq < MAX_SEQ, "length and sequence fit their bits");
+        let entity = u32::try_from(self.entity).expect("a log has fewer than 2^32 entities");
         let start = out.len();
         out.resize(start + RECORD_HEADER_BYTES, 0);
         let header = &mut out[start..];
-        put(header, 4, &len.to_le_bytes());
-        put(header, 8, &self.entity.to_le_bytes());
-        put(header, 16, &self.seq.to_le_bytes());
-        put(header, 24, &self.event_type.to_le_bytes());
-        put(header, 26, &self.schema_version.to_le_bytes());
-        put(header, 28, &[self.kind as u8, self.flags]);
-        put(header, 30, &meta_len.to_le_bytes());
+        put(header, 8, &(len_field | u32::from(self.kind as u8) << 24).to_le_bytes());
+        put(header, 12, &entity.to_le_bytes());
+        let flags = if meta.is_empty() { self.flags } else { self.flags | FLAG_META };
+        put(header, 16, &(self.seq | u64::from(flags) << 40 | u64::from(self.schema_version) << 48).to_le_bytes());
         out.extend_from_slice(payload);
-        out.extend_from_slice(meta);
-        let crc = crc32c::crc32c(&out[start + 4..]);
-        put(out, start, &crc.to_le_bytes());
+        if !meta.is_empty() {
+            let meta_len = u16::try_from(meta.len()).expect("meta is smaller than 64 KiB");
+            out.extend_from_slice(meta);
+            out.extend_from_slice(&meta_len.to_le_bytes());
+        }
         out.resize(start + stored_bytes(payload.len(), meta.len()), 0);
     }
+
+    /// Reads a header from the start of `bytes` with the length of what follows it. Only the head is verified.
+    ///
+    /// # Errors
+    /// See [`RecordError`].
+    pub fn decode(bytes: &[u8]) -> Result<(Self, usize), RecordError> {
+        if bytes.len() < RECORD_HEADER_BYTES {
+            return Err(RecordError::BadLength);
+        }
+        if crc32c::crc32c(&bytes[8..RECORD_HEADER_BYTES]) != u32_at(bytes, 4) {
+            return Err(RecordError::BadCrc);
+        }
+        let (first, second) = (u32_at(bytes, 8), u64_at(bytes, 16));
+        let kind = RecordKind::from_u8(bytes[11]).ok_or(RecordError::UnknownKind(bytes[11]))?;
+        let header = Self {
+            entity: u64::from(u32_at(bytes, 12)),
+            seq: second & (MAX_SEQ - 1),
+            schema_version: u16_at(bytes, 22),
+            kind,
+            flags: bytes[21],
+            prev: Position::from_bits(u64_at(bytes, 24)),
+        };
+        Ok((header, (first & 0x00ff_ffff) as usize))
+    }
+}
+
+/// Gives an unsealed record its place in the entity's list and its checksums.
+///
+/// # Panics
+/// When `record` does not start with a record.
+pub fn seal(record: &mut [u8], prev: Option<Position>) {
+    let end = RECORD_HEADER_BYTES + (u32_at(record, 8) & 0x00ff_ffff) as usize;
+    put(record, 24, &prev.map_or(0, Position::bits).to_le_bytes());
+    let head_crc = crc32c::crc32c(&record[8..RECORD_HEADER_BYTES]);
+    let crc = crc32c::crc32c_append(head_crc, &record[RECORD_HEADER_BYTES..end]);
+    put(record, 4, &head_crc.to_le_bytes());
+    put(record, 0, &crc.to_le_bytes());
 }
 
 impl<'a> RecordView<'a> {
@@ -129,31 +248,23 @@ impl<'a> RecordView<'a> {
     /// # Errors
     /// See [`RecordError`].
     pub fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
-        if bytes.len() < RECORD_HEADER_BYTES {
-            return Err(RecordError::BadLength);
-        }
-        let len = u32_at(bytes, 4) as usize;
-        let meta_len = usize::from(u16_at(bytes, 30));
-        let end = RECORD_HEADER_BYTES.checked_add(len).ok_or(RecordError::BadLength)?;
+        let (header, len) = RecordHeader::decode(bytes)?;
+        let end = RECORD_HEADER_BYTES + len;
         let stored_bytes = end.next_multiple_of(RECORD_ALIGN_BYTES);
-        if meta_len > len || stored_bytes > bytes.len() {
+        if stored_bytes > bytes.len() {
             return Err(RecordError::BadLength);
         }
-        if crc32c::crc32c(&bytes[4..end]) != u32_at(bytes, 0) {
+        let body = &bytes[RECORD_HEADER_BYTES..end];
+        if crc32c::crc32c_append(u32_at(bytes, 4), body) != u32_at(bytes, 0) {
             return Err(RecordError::BadCrc);
         }
-        let kind = RecordKind::from_u8(bytes[28]).ok_or(RecordError::UnknownKind(bytes[28]))?;
-        let header = RecordHeader {
-            entity: u64_at(bytes, 8),
-            seq: u64_at(bytes, 16),
-            event_type: u16_at(bytes, 24),
-            schema_version: u16_at(bytes, 26),
-            kind,
-            flags: bytes[29],
-        };
-        let body = &bytes[RECORD_HEADER_BYTES..end];
-        let (payload, meta) = body.split_at(len - meta_len);
-        Ok(Self { header, payload, meta, stored_bytes })
+        if header.flags & FLAG_META == 0 {
+            return Ok(Self { header, payload: body, meta: &[], stored_bytes });
+        }
+        let meta_end = len.checked_sub(META_LEN_BYTES).ok_or(RecordError::BadLength)?;
+        let meta_len = usize::from(u16_at(body, meta_end));
+        let meta_start = meta_end.checked_sub(meta_len).ok_or(RecordError::BadLength)?;
+        Ok(Self { header, payload: &body[..meta_start], meta: &body[meta_start..meta_end], stored_bytes })
     }
 }
 
@@ -200,8 +311,7 @@ impl<'a> KeyDef<'a> {
         payload.extend_from_slice(&[self.group.get(), 0, 0, 0]);
         payload.extend_from_slice(self.type_name.as_bytes());
         payload.extend_from_slice(self.key.as_bytes());
-        let header =
-            RecordHeader { entity, seq: 0, event_type: 0, schema_version: 0, kind: RecordKind::KeyDef, flags: 0 };
+        let header = RecordHeader { entity, seq: 0, schema_version: 0, kind: RecordKind::KeyDef, flags: 0, prev: None };
         header.encode(&payload, &[], out);
     }
 

@@ -5,30 +5,13 @@
 
 use shardstage_codec::{Epoch, GroupId};
 
-use super::CommitOutcome;
-use super::index::{EntityId, EntityIndex, Position};
+use super::index::EntityIndex;
 use crate::format::frame::FRAME_HEADER_BYTES;
-use crate::format::record::{KeyDef, RecordHeader, RecordKind, stored_bytes};
+use crate::format::position::Position;
+use crate::format::record::{KeyDef, RecordHeader, RecordKind, seal, stored_bytes};
 use crate::format::section::{SECTION_HEADER_BYTES, SectionHeader};
 use crate::recovery::GroupTail;
-
-/// What runs once the frame is durable, or will never be known to be.
-pub type Held = Box<dyn FnOnce(CommitOutcome)>;
-
-/// A record to append.
-#[derive(Clone, Copy, Debug)]
-pub struct NewRecord<'a> {
-    /// An event or a snapshot.
-    pub kind: RecordKind,
-    /// The event's number for this entity, counted from 1; a snapshot has that of the last event in it.
-    pub seq: u64,
-    /// Version of the payload's schema.
-    pub schema_version: u16,
-    /// The bytes.
-    pub payload: &'a [u8],
-    /// Command id and the like.
-    pub meta: &'a [u8],
-}
+use crate::store::{EntityId, Held, NewRecord};
 
 /// A record in an unsealed part.
 struct Mark {
@@ -121,13 +104,14 @@ impl Batch {
             let header = RecordHeader {
                 entity: id.0,
                 seq: record.seq,
-                event_type: 0,
                 schema_version: record.schema_version,
                 kind: record.kind,
                 flags: if last { crate::format::record::FLAG_LAST_OF_COMMAND } else { 0 },
+                // Known when the frame is sealed.
+                prev: None,
             };
             let offset = part.bytes.len();
-            header.encode(record.payload, record.meta, &mut part.bytes);
+            header.encode_unsealed(record.payload, record.meta, &mut part.bytes);
             let stored_bytes = part.bytes.len() - offset;
             part.marks.push(Mark { entity: id, kind: record.kind, seq: record.seq, offset, stored_bytes });
             self.worst_bytes += stored_bytes;
@@ -150,26 +134,37 @@ impl Batch {
         let mut keys = Vec::new();
         for part in &self.parts {
             keys.clear();
+            let body_at = at + SECTION_HEADER_BYTES;
             let mut count = 0u32;
             for id in &part.first_used {
                 let entity = index.get_mut(*id);
-                if entity.defined_in != segment {
-                    entity.defined_in = segment;
-                    let def = KeyDef {
-                        event_id: entity.event_id,
-                        group: entity.group,
-                        type_name: &entity.type_name,
-                        key: &entity.key,
-                    };
-                    def.encode(id.0, &mut keys);
-                    count += 1;
+                if entity.key_at.is_some_and(|key_at| key_at.segment() == segment) {
+                    continue;
                 }
+                let def = KeyDef {
+                    event_id: entity.event_id,
+                    group: entity.group,
+                    type_name: &entity.type_name,
+                    key: &entity.key,
+                };
+                let offset = keys.len();
+                def.encode(id.0, &mut keys);
+                let position = Position::new(segment, frame_at + (body_at + offset) as u64, keys.len() - offset);
+                entity.key_at = Some(position);
+                placed.push(Placed { entity: *id, kind: RecordKind::KeyDef, seq: 0, position });
+                count += 1;
             }
-            let body_at = at + SECTION_HEADER_BYTES;
             let records_at = body_at + keys.len();
             let end = records_at + part.bytes.len();
             frame[body_at..records_at].copy_from_slice(&keys);
             frame[records_at..end].copy_from_slice(&part.bytes);
+            for mark in &part.marks {
+                let start = records_at + mark.offset;
+                let position = Position::new(segment, frame_at + start as u64, mark.stored_bytes);
+                let prev = index.get_mut(mark.entity).tail.replace(position);
+                seal(&mut frame[start..start + mark.stored_bytes], prev);
+                placed.push(Placed { entity: mark.entity, kind: mark.kind, seq: mark.seq, position });
+            }
             count += u32::try_from(part.marks.len()).expect("a frame holds fewer than 2^32 records");
             let group = &mut groups[usize::from(part.group.get())];
             let header = SectionHeader {
@@ -182,12 +177,6 @@ impl Batch {
             header.encode(&mut frame[at..end]);
             group.records += u64::from(count);
             record_count += count;
-            placed.extend(part.marks.iter().map(|mark| Placed {
-                entity: mark.entity,
-                kind: mark.kind,
-                seq: mark.seq,
-                position: Position::new(segment, frame_at + (records_at + mark.offset) as u64, mark.stored_bytes),
-            }));
             at = end;
         }
         debug_assert!(at <= self.worst_bytes);

@@ -31,6 +31,7 @@ enum Call {
     Rename(PathBuf, PathBuf),
     Remove(PathBuf),
     Random,
+    Now,
     Data(FileId, FileOp),
 }
 
@@ -127,6 +128,13 @@ impl Desk {
         number
     }
 
+    pub(crate) async fn now_ns(&self) -> u64 {
+        let Answer::Number(Ok(now_ns)) = self.ask(Call::Now).await else {
+            unreachable!("the time has a number answer")
+        };
+        now_ns
+    }
+
     pub(crate) async fn list(&self, path: PathBuf) -> io::Result<Vec<String>> {
         let Answer::Names(result) = self.ask(Call::List(path)).await else { unreachable!("a list has a names answer") };
         result
@@ -147,6 +155,16 @@ impl Desk {
     /// Starts to read `buffer.len()` bytes from `offset`.
     pub(crate) fn read(&self, file: FileId, offset: u64, buffer: IoBuffer) -> ReadAhead {
         ReadAhead(self.ask(Call::Data(file, FileOp::Read { offset, buffer })))
+    }
+
+    /// Reads what there is from `offset`, and says how much.
+    pub(crate) async fn read_some(&self, file: FileId, offset: u64, buffer: IoBuffer) -> io::Result<(IoBuffer, usize)> {
+        let Answer::Data(completion) = self.ask(Call::Data(file, FileOp::Read { offset, buffer })).await else {
+            unreachable!("a data call has a data answer")
+        };
+        let read = completion.result?;
+        let buffer = completion.buffer.ok_or_else(|| io::Error::other("the driver kept a read's buffer"))?;
+        Ok((buffer, read))
     }
 
     /// Writes the whole buffer and gives it back.
@@ -209,6 +227,7 @@ fn carry_out(id: u64, call: Call, cx: &mut ServiceContext<'_>) -> Option<Answer>
         Call::Rename(from, to) => Answer::Done(driver.rename(&from, &to)),
         Call::Remove(path) => Answer::Done(driver.remove(&path)),
         Call::Random => Answer::Number(Ok(driver.random_u64())),
+        Call::Now => Answer::Number(Ok(driver.now_ns())),
         Call::Data(file, op) => {
             cx.submit(Token { kind: TokenKind::Task, value: id }.pack(), file, op);
             return None;

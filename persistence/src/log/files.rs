@@ -2,6 +2,7 @@
 //!
 //! Invariant: a step returns only after what it did is durable, and only then may the caller rely on it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,13 +11,12 @@ use shardstage::port::driver::{FileId, OpenOptions};
 
 use super::desk::Desk;
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
-use crate::limits::{BLOCK_BYTES, SEGMENTS, ZERO_CHUNK_BYTES};
+use crate::limits::{BLOCK_BYTES, SCAN_CHUNK_BYTES, SCAN_DEPTH, SEGMENTS, ZERO_CHUNK_BYTES};
 
 pub(crate) const MANIFESTS: [&str; 2] = ["MANIFEST.a", "MANIFEST.b"];
 pub(crate) const NODE: &str = "NODE";
 pub(crate) const NODE_STAGED: &str = "NODE.new";
 pub(crate) const LOCK: &str = "LOCK";
-const PROBE: &str = "PROBE";
 
 /// How frames become durable on this file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +28,22 @@ pub(crate) struct WriteMode {
 }
 
 impl WriteMode {
-    const BEST_FIRST: [Self; 4] = [
+    pub(crate) const BEST_FIRST: [Self; 4] = [
         Self { direct: true, dsync: true },
         Self { direct: false, dsync: true },
         Self { direct: true, dsync: false },
         Self { direct: false, dsync: false },
     ];
+
+    /// The open flags in words.
+    pub(crate) fn flags(self) -> &'static str {
+        match (self.direct, self.dsync) {
+            (true, true) => "O_DIRECT|O_DSYNC",
+            (false, true) => "O_DSYNC",
+            (true, false) => "O_DIRECT",
+            (false, false) => "plain writes",
+        }
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match (self.direct, self.dsync) {
@@ -77,38 +87,6 @@ pub(crate) fn segment_id(name: &str) -> Option<u64> {
     (segment_name(id) == name).then_some(id)
 }
 
-/// Finds the best write mode that the file system takes, by writing a block.
-pub(crate) async fn probe(desk: &Desk, dir: &Path) -> io::Result<WriteMode> {
-    let path = dir.join(PROBE);
-    let mut last = None;
-    for mode in WriteMode::BEST_FIRST {
-        match desk.remove(path.clone()).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        match probe_mode(desk, &path, mode).await {
-            Ok(()) => {
-                desk.remove(path).await?;
-                return Ok(mode);
-            }
-            Err(error) if is_refusal(&error) => last = Some(error),
-            Err(error) => return Err(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| io::Error::other("no write mode to try")))
-}
-
-async fn probe_mode(desk: &Desk, path: &Path, mode: WriteMode) -> io::Result<()> {
-    let file = desk.open(path.to_path_buf(), OpenOptions { create_new: true, ..mode.append() }).await?;
-    let written = desk.write(file, 0, IoBuffer::zeroed(BLOCK_BYTES)).await;
-    desk.close(file).await;
-    written.map(|_| ())
-}
-
-fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
-}
-
 /// Writes a small file that does not exist yet, durably apart from its directory entry.
 pub(crate) async fn write_new(desk: &Desk, path: PathBuf, mode: WriteMode, bytes: &[u8]) -> io::Result<()> {
     let file = desk.open(path, OpenOptions { create_new: true, ..mode.bulk() }).await?;
@@ -141,6 +119,31 @@ async fn read_whole(desk: &Desk, file: FileId) -> io::Result<IoBuffer> {
         return Ok(IoBuffer::zeroed(BLOCK_BYTES));
     }
     desk.read(file, 0, IoBuffer::zeroed(whole_blocks)).done().await
+}
+
+/// Reads whole blocks from `start` to `end` in order, several reads in flight.
+pub(crate) async fn read_stream(
+    desk: &Desk,
+    file: FileId,
+    start: u64,
+    end: u64,
+    mut each: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    let mut reads = VecDeque::new();
+    let mut spare = None;
+    let mut offset = start;
+    loop {
+        while offset < end && reads.len() < SCAN_DEPTH {
+            let len = usize::try_from((end - offset).min(SCAN_CHUNK_BYTES as u64)).expect("a chunk fits usize");
+            let buffer = spare.take().filter(|buffer: &IoBuffer| buffer.len() == len);
+            reads.push_back(desk.read(file, offset, buffer.unwrap_or_else(|| IoBuffer::zeroed(len))));
+            offset += len as u64;
+        }
+        let Some(read) = reads.pop_front() else { return Ok(()) };
+        let chunk = read.done().await?;
+        each(&chunk);
+        spare = Some(chunk);
+    }
 }
 
 /// Writes the manifest to both slots, one after the other.
@@ -181,6 +184,8 @@ pub(crate) async fn write_manifest(
 pub(crate) enum PrepareError {
     /// The segment could not be written; the log is as before.
     Space(io::Error),
+    /// The directory could not be synced: the log must not go on.
+    Sync(io::Error),
     /// The manifest could not be written: the log must not go on.
     Manifest(io::Error),
 }
@@ -212,7 +217,8 @@ pub(crate) async fn prepare_segment(
         let _ = desk.remove(path).await;
         return Err(PrepareError::Space(error));
     }
-    desk.sync(directory).await.map_err(PrepareError::Space)?;
+    // A sync that failed is never tried again: what it covered may be lost although the next one succeeds.
+    desk.sync(directory).await.map_err(PrepareError::Sync)?;
     manifest.generation += 1;
     manifest.segments.push(SegmentEntry { id, first_lsn: 0, end_lsn: 0, blocks, state: SegmentState::Ready });
     write_manifest(desk, dir, directory, mode, &manifest).await.map_err(PrepareError::Manifest)?;

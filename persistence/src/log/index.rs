@@ -1,203 +1,198 @@
-//! `EntityIndex`: where each entity's latest snapshot and the events after it stand in the log.
+//! `EntityIndex`: which entities a log has, and what is known of those that are in use.
 //!
-//! Derived from the log and never evidence about it: rebuilt by every scan, extended by every commit. Costs about 150 bytes
-//! an entity and 12 bytes an event since its last snapshot.
+//! Derived from the log and never evidence about it: rebuilt by a scan, or read from a checkpoint and brought up to date by the
+//! scan of what came after. An entity that sleeps costs its entry in the [`EntityTable`]; one that is in use has its name in
+//! memory besides, because key definitions and appends need it.
 //!
-//! Invariant: `events[i]` has sequence `snapshot_seq + 1 + i`. Shard thread only.
+//! Invariant: the table tells what is durable, the entities in use what was appended. Shard thread only.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 use shardstage_codec::GroupId;
 
-use crate::format::record::{KeyDef, RECORD_ALIGN_BYTES, RecordKind};
+use super::table::{EntityTable, Entry, Fingerprints};
+use crate::format::position::Position;
+use crate::format::record::{KeyDef, RecordKind};
 use crate::recovery::FoundRecord;
+use crate::store::EntityId;
 
-/// An entity's number within one log; stable over restarts once something was appended for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntityId(pub u64);
-
-/// A record on the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Position {
-    segment: u32,
-    /// In units of [`RECORD_ALIGN_BYTES`].
-    offset: u32,
-    pub(crate) stored_bytes: u32,
+fn number_of(id: EntityId) -> u32 {
+    // 0 is no entity.
+    u32::try_from(id.0).unwrap_or(0)
 }
 
-impl Position {
-    pub(crate) fn new(segment: u64, offset: u64, stored_bytes: usize) -> Self {
-        debug_assert!(offset.is_multiple_of(RECORD_ALIGN_BYTES as u64));
-        Self {
-            segment: u32::try_from(segment).expect("a log has fewer than 2^32 segments"),
-            offset: u32::try_from(offset / RECORD_ALIGN_BYTES as u64).expect("a segment has at most 64 GiB"),
-            stored_bytes: u32::try_from(stored_bytes).expect("a record is smaller than a frame"),
-        }
-    }
+/// Room for this many times the entities in use is too much.
+const MOST_ROOM: usize = 8;
+/// Room for so many is never too much.
+const LEAST_IN_USE: usize = 1024;
 
-    pub(crate) fn segment(self) -> u64 {
-        u64::from(self.segment)
-    }
-
-    pub(crate) fn offset(self) -> u64 {
-        u64::from(self.offset) * RECORD_ALIGN_BYTES as u64
-    }
-}
-
-/// One entity.
+/// An entity in use.
 #[derive(Debug)]
 pub(crate) struct Entity {
     pub(crate) type_name: Box<str>,
     pub(crate) key: Box<str>,
     pub(crate) event_id: u64,
     pub(crate) group: GroupId,
-    /// Last event that was appended, durable or not.
+    /// Version that was appended, durable or not.
     pub(crate) appended_seq: u64,
     /// Last batch with a record of this entity, 0 for none.
     pub(crate) batch: u64,
-    /// Segment with the latest key definition, 0 for none.
-    pub(crate) defined_in: u64,
-    /// Sequence and place of the latest durable snapshot.
-    pub(crate) snapshot: Option<(u64, Position)>,
-    /// Durable events after the snapshot.
-    pub(crate) events: Vec<Position>,
-}
-
-impl Entity {
-    pub(crate) fn snapshot_seq(&self) -> u64 {
-        self.snapshot.map_or(0, |(seq, _)| seq)
-    }
-
-    /// The last durable event.
-    pub(crate) fn durable_seq(&self) -> u64 {
-        self.snapshot_seq() + self.events.len() as u64
-    }
+    /// The last record that was sealed into a frame, durable or not.
+    pub(crate) tail: Option<Position>,
+    /// The latest key definition that was sealed.
+    pub(crate) key_at: Option<Position>,
+    /// Nobody uses it any more: it sleeps as soon as everything is durable.
+    released: bool,
 }
 
 /// All entities of one log.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct EntityIndex {
-    entities: HashMap<u64, Entity, FixedState>,
-    by_key: BTreeMap<Box<str>, u64>,
-    last_id: u64,
+    prints: Fingerprints,
+    table: EntityTable,
+    in_use: HashMap<u32, Box<Entity>, FixedState>,
 }
 
 impl EntityIndex {
-    /// The entity's number; a new one when the key was never seen.
-    pub(crate) fn intern(&mut self, def: &KeyDef<'_>) -> EntityId {
-        let name = full_key(def.type_name, def.key);
-        if let Some(id) = self.by_key.get(name.as_str()) {
-            return EntityId(*id);
-        }
-        let id = self.last_id + 1;
-        self.insert(id, name, def);
-        EntityId(id)
+    pub(crate) fn new(log_id: u64) -> Self {
+        Self { prints: Fingerprints::new(log_id), table: EntityTable::default(), in_use: HashMap::default() }
     }
 
-    fn insert(&mut self, id: u64, name: String, def: &KeyDef<'_>) {
-        self.last_id = self.last_id.max(id);
-        self.by_key.insert(name.into_boxed_str(), id);
+    /// An index with what a checkpoint told.
+    pub(crate) fn with_table(log_id: u64, table: EntityTable) -> Self {
+        Self { table, ..Self::new(log_id) }
+    }
+
+    /// The entity's number; a new one when the key was never seen. The entity is in use until it is released. `None` when
+    /// another key with the same fingerprint is in use.
+    pub(crate) fn intern(&mut self, def: &KeyDef<'_>) -> Option<EntityId> {
+        let print = self.prints.of(def.type_name, def.key);
+        let number = self.table.find(print).unwrap_or_else(|| self.table.add(print));
+        if let Some(entity) = self.in_use.get_mut(&number) {
+            entity.released = false;
+            let same = *entity.type_name == *def.type_name && *entity.key == *def.key;
+            return same.then_some(EntityId(u64::from(number)));
+        }
+        let entry = self.table.get(number).expect("found or added above");
         let entity = Entity {
             type_name: def.type_name.into(),
             key: def.key.into(),
             event_id: def.event_id,
             group: def.group,
-            appended_seq: 0,
+            appended_seq: entry.seq(),
             batch: 0,
-            defined_in: 0,
-            snapshot: None,
-            events: Vec::new(),
+            tail: entry.tail(),
+            key_at: entry.key_at(),
+            released: false,
         };
-        self.entities.insert(id, entity);
+        self.in_use.insert(number, Box::new(entity));
+        Some(EntityId(u64::from(number)))
     }
 
-    /// Takes a record that the scan found; the error says how it contradicts what came before.
+    /// Nobody uses the entity any more. It sleeps from now on, or from when everything appended for it is durable.
+    pub(crate) fn release(&mut self, id: EntityId, durable_batch: u64) {
+        let Some(entity) = self.in_use.get_mut(&number_of(id)) else { return };
+        entity.released = true;
+        self.sleep_if_released(id, durable_batch);
+    }
+
+    fn sleep_if_released(&mut self, id: EntityId, durable_batch: u64) {
+        let number = number_of(id);
+        let sleeps = self.in_use.get(&number).is_some_and(|entity| entity.released && entity.batch <= durable_batch);
+        if sleeps {
+            self.in_use.remove(&number);
+            self.table.remove_unwritten(number);
+            // After a storm of activations the room for so many names is given back, in steps that keep this rare.
+            if self.in_use.capacity() > MOST_ROOM * self.in_use.len().max(LEAST_IN_USE) {
+                self.in_use.shrink_to(2 * self.in_use.len());
+            }
+        }
+    }
+
+    /// Takes a record that the scan found; the error says how it contradicts what came before. A record that a checkpoint
+    /// knows already is passed over.
     pub(crate) fn replay(&mut self, found: &FoundRecord<'_>) -> Result<(), &'static str> {
         let header = found.view.header;
-        if header.kind == RecordKind::KeyDef {
-            return self.replay_key(found);
-        }
-        let Some(entity) = self.entities.get_mut(&header.entity) else {
-            return Err("a record's entity has no key definition before it");
-        };
+        let number = number_of(EntityId(header.entity));
         let position = Position::new(found.segment, found.offset, found.view.stored_bytes);
-        let fits = match header.kind {
-            RecordKind::Event => header.seq == entity.appended_seq + 1,
-            RecordKind::Snapshot => header.seq <= entity.appended_seq && header.seq >= entity.snapshot_seq(),
-            RecordKind::KeyDef => unreachable!("handled above"),
-        };
-        if !fits {
-            return Err("an entity's sequence has a gap");
-        }
-        if header.kind == RecordKind::Event {
-            entity.appended_seq = header.seq;
-        }
-        apply(entity, header.kind, header.seq, position);
-        Ok(())
-    }
-
-    fn replay_key(&mut self, found: &FoundRecord<'_>) -> Result<(), &'static str> {
-        let id = found.view.header.entity;
-        let Some(def) = KeyDef::decode(found.view.payload) else { return Err("a key definition is malformed") };
-        if let Some(entity) = self.entities.get_mut(&id) {
-            if *entity.type_name != *def.type_name || *entity.key != *def.key {
-                return Err("an entity number has two keys");
+        if header.kind == RecordKind::KeyDef {
+            let Some(def) = KeyDef::decode(found.view.payload) else { return Err("a key definition is malformed") };
+            let print = self.prints.of(def.type_name, def.key);
+            let entry =
+                self.table.add_as(number, print).ok_or("an entity number has two keys, or a key two numbers")?;
+            if entry.key_at().is_none_or(|known| known < position) {
+                entry.define(position);
             }
-            entity.defined_in = found.segment;
             return Ok(());
         }
-        let name = full_key(def.type_name, def.key);
-        if self.by_key.contains_key(name.as_str()) {
-            return Err("a key has two entity numbers");
+        let Some(entry) = self.table.get_mut(number) else {
+            return Err("a record's entity has no key definition before it");
+        };
+        if entry.tail().is_some_and(|tail| tail >= position) {
+            return Ok(());
         }
-        self.insert(id, name, &def);
-        self.get_mut(EntityId(id)).defined_in = found.segment;
+        if header.prev != entry.tail() {
+            return Err("a record does not follow its entity's last one");
+        }
+        let Ok(seq) = header.kind.follows(entry.seq(), header.seq) else {
+            return Err("an entity's sequence has a gap");
+        };
+        entry.advance(seq, position);
+        self.table.note_outbox(number, header.kind);
         Ok(())
     }
 
-    /// Takes a record whose frame is durable now.
+    /// Takes a record whose frame is durable now, the newest of its entity.
     pub(crate) fn committed(&mut self, id: EntityId, kind: RecordKind, seq: u64, position: Position) {
-        apply(self.get_mut(id), kind, seq, position);
+        let entry = self.table.get_mut(number_of(id)).expect("entities in use have their entry");
+        match kind {
+            RecordKind::KeyDef => entry.define(position),
+            _ => entry.advance(seq, position),
+        }
+        self.table.note_outbox(number_of(id), kind);
     }
 
+    /// All records of the entity up to this batch are durable and were told of.
+    pub(crate) fn settled(&mut self, id: EntityId, durable_batch: u64) {
+        self.sleep_if_released(id, durable_batch);
+    }
+
+    /// Entities that owe outbox messages; see [`EntityTable::owing`].
+    pub(crate) fn owing(&self, after: EntityId, most: usize) -> (Vec<EntityId>, EntityId) {
+        let (numbers, next) = self.table.owing(number_of(after), most);
+        (numbers.into_iter().map(|number| EntityId(number.into())).collect(), EntityId(next.into()))
+    }
+
+    /// What is durable of an entity.
+    pub(crate) fn durable(&self, id: EntityId) -> Option<&Entry> {
+        self.table.get(number_of(id))
+    }
+
+    /// The entity, if it is in use.
     pub(crate) fn find(&self, id: EntityId) -> Option<&Entity> {
-        self.entities.get(&id.0)
+        self.in_use.get(&number_of(id)).map(|entity| &**entity)
     }
 
     pub(crate) fn get(&self, id: EntityId) -> &Entity {
-        self.entities.get(&id.0).expect("entity numbers come from intern and are never removed")
+        self.find(id).expect("an entity with records on their way is in use")
     }
 
     pub(crate) fn get_mut(&mut self, id: EntityId) -> &mut Entity {
-        self.entities.get_mut(&id.0).expect("entity numbers come from intern and are never removed")
+        self.in_use.get_mut(&number_of(id)).expect("an entity with records on their way is in use")
     }
 
-    /// Type, key and durable sequence of all entities that have records, in order of type and key.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (EntityId, &Entity)> {
-        self.by_key.values().map(|id| (EntityId(*id), self.get(EntityId(*id))))
+    pub(crate) fn table(&self) -> &EntityTable {
+        &self.table
     }
-}
 
-fn apply(entity: &mut Entity, kind: RecordKind, seq: u64, position: Position) {
-    match kind {
-        RecordKind::KeyDef => {}
-        RecordKind::Event => {
-            debug_assert_eq!(seq, entity.durable_seq() + 1);
-            entity.events.push(position);
-        }
-        RecordKind::Snapshot => {
-            let covered = usize::try_from(seq - entity.snapshot_seq()).unwrap_or(usize::MAX).min(entity.events.len());
-            entity.events.drain(..covered);
-            entity.snapshot = Some((seq, position));
-        }
+    /// How many entities are in use.
+    pub(crate) fn in_use(&self) -> usize {
+        self.in_use.len()
     }
-}
 
-fn full_key(type_name: &str, key: &str) -> String {
-    let mut name = String::with_capacity(type_name.len() + 1 + key.len());
-    name.push_str(type_name);
-    name.push('\0');
-    name.push_str(key);
-    name
+    /// Differs when fingerprints are made in another way than those in a checkpoint.
+    pub(crate) fn check(&self) -> u64 {
+        self.prints.check()
+    }
 }

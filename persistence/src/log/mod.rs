@@ -4,87 +4,29 @@
 //! write -> completion -> held effects run.
 
 mod batch;
+mod checkpoint;
 mod desk;
 mod files;
 mod index;
 mod load;
 mod open;
+mod probe;
 mod shard;
+mod table;
 mod token;
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use shardstage::port::service::{Service, ServiceFactory, ServiceSeat};
-use shardstage_codec::Epoch;
 
-pub use batch::{Held, NewRecord};
-pub use index::EntityId;
-pub use load::{LoadError, LoadedBytes, LoadedEntity, LoadedRecord, OnLoaded};
 pub use open::OpenError;
+pub use probe::ProbeReport;
 pub use shard::LogShard;
 
-use crate::limits::{BLOCK_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SEGMENT_BYTES};
+use crate::limits::{BLOCK_BYTES, CHECKPOINT_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SEGMENT_BYTES};
 
-/// Names the frame that a record will be in. Tickets of one log are durable in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(pub(crate) u64);
-
-/// How waiting for a frame ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommitOutcome {
-    /// The frame is durable.
-    Durable,
-    /// The log was poisoned before the device answered: the frame may be there after the next start, or not.
-    Unknown,
-}
-
-/// Why records were not appended. Nothing was written and no state changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AppendError {
-    /// The epoch is not current for the entity's slot group; stop serving it.
-    Fenced {
-        /// The current epoch.
-        current: Epoch,
-    },
-    /// The first event's number is not the one after the entity's last: somebody else appended; load it again.
-    WrongSequence {
-        /// The number that would have fitted.
-        expected: u64,
-    },
-    /// The command's records do not fit into one frame; never will.
-    TooLarge {
-        /// The most bytes that do.
-        limit: usize,
-    },
-    /// Too much waits for the disk; try again after a commit.
-    Full,
-    /// The disk is full; reading still works.
-    LowSpace,
-    /// A write failed earlier; nothing is accepted until the process restarts.
-    Poisoned,
-    /// The log is still starting, or was stopped.
-    Closed,
-}
-
-impl fmt::Display for AppendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fenced { current } => write!(f, "fenced: the group's epoch is {}", current.get()),
-            Self::WrongSequence { expected } => write!(f, "the next event's number would be {expected}"),
-            Self::TooLarge { limit } => write!(f, "the records of one command exceed {limit} bytes"),
-            Self::Full => f.write_str("too much waits for the disk"),
-            Self::LowSpace => f.write_str("the disk is full"),
-            Self::Poisoned => f.write_str("the log is poisoned by an earlier write error"),
-            Self::Closed => f.write_str("the log is not running"),
-        }
-    }
-}
-
-impl std::error::Error for AppendError {}
-
-/// What a log does after its first write error, when every waiting effect has got [`CommitOutcome::Unknown`].
+/// What a log does after its first write error, when every waiting effect has got [`CommitOutcome::Unknown`](crate::CommitOutcome::Unknown).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum OnPoison {
     /// Ends the process, so that the next start decides what is durable.
@@ -118,6 +60,7 @@ pub enum PlantedBug {
 pub struct EventLog {
     pub(crate) dir: PathBuf,
     pub(crate) segment_bytes: u64,
+    pub(crate) checkpoint_bytes: u64,
     pub(crate) on_poison: OnPoison,
     pub(crate) planted: PlantedBug,
 }
@@ -127,13 +70,27 @@ impl EventLog {
     #[must_use]
     pub fn open(dir: impl Into<PathBuf>) -> Self {
         let dir = dir.into();
-        Self { dir, segment_bytes: SEGMENT_BYTES, on_poison: OnPoison::default(), planted: PlantedBug::None }
+        Self {
+            dir,
+            segment_bytes: SEGMENT_BYTES,
+            checkpoint_bytes: CHECKPOINT_BYTES,
+            on_poison: OnPoison::default(),
+            planted: PlantedBug::None,
+        }
     }
 
-    /// Size of new segments, bytes; a multiple of 4,096 between 64 KiB and 64 GiB. Frames are at most a quarter of it.
+    /// Size of new segments, bytes; a multiple of 4,096 between 64 KiB and 4 GiB. Frames are at most a quarter of it.
     #[must_use]
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.segment_bytes = bytes;
+        self
+    }
+
+    /// Bytes of frames after which a checkpoint is written; one is written at an orderly stop, too. A restart reads what came
+    /// after the newest one, without a checkpoint the whole log. 0 writes none.
+    #[must_use]
+    pub fn checkpoint_bytes(mut self, bytes: u64) -> Self {
+        self.checkpoint_bytes = bytes;
         self
     }
 

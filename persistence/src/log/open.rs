@@ -14,17 +14,19 @@ use shardstage::port::buffer::IoBuffer;
 use shardstage::port::driver::{FileId, OpenOptions};
 use shardstage::port::service::ServiceSeat;
 
+use super::checkpoint::{self, Checkpoint};
 use super::desk::Desk;
 use super::files::{
-    LOCK, MANIFESTS, NODE, NODE_STAGED, OpenSegment, PrepareError, WriteMode, prepare_segment, probe, read_all,
-    segment_id, segment_name, segment_path, write_manifest, write_new,
+    LOCK, MANIFESTS, NODE, NODE_STAGED, OpenSegment, PrepareError, WriteMode, prepare_segment, read_all, segment_id,
+    segment_name, segment_path, write_manifest, write_new,
 };
 use super::index::EntityIndex;
+use super::probe::{ProbeReport, probe};
 use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::node::{NODE_BYTES, NodeFile, NodeFileError};
 use crate::format::salt;
 use crate::limits::{BLOCK_BYTES, GROUPS, SCAN_CHUNK_BYTES, SCAN_DEPTH};
-use crate::recovery::{Refusal, Scan, SegmentSpan, Tail};
+use crate::recovery::{Refusal, Scan, ScanPoint, SegmentSpan, Tail};
 
 /// Why a log was not opened. Its segments are as they were.
 #[derive(Debug)]
@@ -75,10 +77,11 @@ pub(crate) struct OpenPlan {
 pub(crate) struct Opened {
     pub(crate) directory: FileId,
     pub(crate) lock: FileId,
-    pub(crate) mode: WriteMode,
+    pub(crate) report: ProbeReport,
     pub(crate) manifest: Manifest,
     pub(crate) tail: Tail,
     pub(crate) records: u64,
+    pub(crate) checkpoint: Option<u64>,
     pub(crate) index: EntityIndex,
     pub(crate) active: OpenSegment,
     pub(crate) active_block: u32,
@@ -98,16 +101,17 @@ pub(crate) async fn open(desk: Desk, plan: OpenPlan) -> Result<Opened, OpenError
     let directory = desk.open(dir.to_path_buf(), directory_options).await.map_err(at(dir, "open the directory"))?;
     let names = desk.list(dir.to_path_buf()).await.map_err(at(dir, "list the directory"))?;
     let lock = lock(&desk, dir, &names).await?;
-    let mode = probe(&desk, dir).await.map_err(at(dir, "write a test block"))?;
-    let (node, manifest) = if names.iter().any(|name| name == NODE) {
+    let report = probe(&desk, dir).await.map_err(at(dir, "write a test block"))?;
+    let mode = report.mode;
+    let manifest = if names.iter().any(|name| name == NODE) {
         existing(&desk, &plan, mode).await?
     } else {
         make(&desk, &plan, mode, directory, &names).await?
     };
     sync_directories(&desk, dir, directory).await?;
     refuse_strangers(&desk, &plan, mode, &manifest, &names).await?;
-    let (tail, index, records) = scan(&desk, &plan, mode, &manifest, salt(node.log_id)).await?;
-    begin_incarnation(&desk, &plan, mode, directory, lock, manifest, tail, index, records).await
+    let scanned = scan(&desk, &plan, mode, &manifest, &names).await?;
+    begin_incarnation(&desk, &plan, report, directory, lock, manifest, scanned).await
 }
 
 async fn lock(desk: &Desk, dir: &Path, names: &[String]) -> Result<FileId, OpenError> {
@@ -123,8 +127,8 @@ async fn lock(desk: &Desk, dir: &Path, names: &[String]) -> Result<FileId, OpenE
     }
 }
 
-/// Identity and manifest of a log that is there.
-async fn existing(desk: &Desk, plan: &OpenPlan, mode: WriteMode) -> Result<(NodeFile, Manifest), OpenError> {
+/// The manifest of a log that is there and ours.
+async fn existing(desk: &Desk, plan: &OpenPlan, mode: WriteMode) -> Result<Manifest, OpenError> {
     let path = plan.dir.join(NODE);
     let bytes = read_all(desk, path.clone(), mode).await.map_err(at(&path, "read"))?;
     let missing = || OpenError::Missing(format!("{}: the file vanished", path.display()));
@@ -164,7 +168,7 @@ async fn existing(desk: &Desk, plan: &OpenPlan, mode: WriteMode) -> Result<(Node
         }
     }
     match newest {
-        Some(manifest) => Ok((node, manifest)),
+        Some(manifest) => Ok(manifest),
         None => Err(OpenError::Missing(format!(
             "{}: neither {} nor {} is a valid manifest of this log",
             plan.dir.display(),
@@ -181,7 +185,7 @@ async fn make(
     mode: WriteMode,
     directory: FileId,
     names: &[String],
-) -> Result<(NodeFile, Manifest), OpenError> {
+) -> Result<Manifest, OpenError> {
     let dir = plan.dir.as_path();
     if let Some(name) = names.iter().find(|name| segment_id(name).is_some()) {
         return Err(OpenError::Missing(format!("{}: {name} is there, but {NODE} is missing", dir.display())));
@@ -206,7 +210,7 @@ async fn make(
     desk.sync(directory).await.map_err(at(dir, "sync the directory"))?;
     desk.rename(staged.clone(), dir.join(NODE)).await.map_err(at(&staged, "rename"))?;
     desk.sync(directory).await.map_err(at(dir, "sync the directory"))?;
-    Ok((node, manifest))
+    Ok(manifest)
 }
 
 /// Makes the directory and every entry on the way to it durable. At every start: an interrupted one may have made them.
@@ -268,18 +272,63 @@ async fn refuse_strangers(
     Ok(())
 }
 
-/// Reads every listed segment through the [`Scan`].
+/// What scanning found.
+struct Scanned {
+    tail: Tail,
+    index: EntityIndex,
+    records: u64,
+    /// LSN of the checkpoint that the scan went on from.
+    checkpoint: Option<u64>,
+}
+
+/// Reads the newest checkpoint that can be used and the log from there; or the whole log. Only a scan of the whole log decides
+/// that it is refused.
 async fn scan(
     desk: &Desk,
     plan: &OpenPlan,
     mode: WriteMode,
     manifest: &Manifest,
-    salt: u32,
-) -> Result<(Tail, EntityIndex, u64), OpenError> {
+    names: &[String],
+) -> Result<Scanned, OpenError> {
     let dir = plan.dir.as_path();
-    let mut scan = Scan::new(salt, manifest.incarnation);
+    let missing = manifest.segments.iter().find(|entry| !names.contains(&segment_name(entry.id)));
+    if let Some(entry) = missing {
+        let path = segment_path(dir, entry.id);
+        return Err(OpenError::Missing(format!(
+            "{}: the manifest lists this segment, but it is missing",
+            path.display()
+        )));
+    }
+    for lsn in checkpoint::newest_first(names) {
+        let Some(found) = checkpoint::read(desk, dir, mode, manifest.log_id, lsn).await else { continue };
+        let Checkpoint { point, index, end_lsn } = found;
+        match scan_from(desk, plan, mode, manifest, Some(point), index).await {
+            Ok(scanned) if scanned.tail.frames > 0 && scanned.tail.next_lsn >= end_lsn => {
+                return Ok(Scanned { checkpoint: Some(lsn), ..scanned });
+            }
+            Ok(_) | Err(OpenError::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    scan_from(desk, plan, mode, manifest, None, EntityIndex::new(manifest.log_id)).await
+}
+
+/// Reads listed segments through the [`Scan`], from `point` on.
+async fn scan_from(
+    desk: &Desk,
+    plan: &OpenPlan,
+    mode: WriteMode,
+    manifest: &Manifest,
+    point: Option<ScanPoint>,
+    mut index: EntityIndex,
+) -> Result<Scanned, OpenError> {
+    let start = point.as_ref().map_or((0, 0), |point| (point.segment, point.block));
+    let salt = salt(manifest.log_id);
+    let mut scan = match point {
+        Some(point) => Scan::resume(salt, manifest.incarnation, point),
+        None => Scan::new(salt, manifest.incarnation),
+    };
     scan.plant_cut_at_first_bad(plan.cut_at_first_bad);
-    let mut index = EntityIndex::default();
     let mut records = 0u64;
     let mut contradiction: Option<Refusal> = None;
     let mut sink = |found: crate::recovery::FoundRecord<'_>| {
@@ -290,53 +339,126 @@ async fn scan(
             contradiction = Some(Refusal::Malformed { segment: found.segment, byte: found.offset, what });
         }
     };
-    for entry in &manifest.segments {
-        let path = segment_path(dir, entry.id);
-        let file = match desk.open(path.clone(), mode.read()).await {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(OpenError::Missing(format!(
-                    "{}: the manifest lists this segment, but it is missing",
-                    path.display()
-                )));
-            }
-            Err(error) => return Err(at(&path, "open")(error)),
-        };
-        let expected = u64::from(entry.blocks) * BLOCK_BYTES as u64;
-        let len = desk.length(file).await.map_err(at(&path, "get the length"))?;
-        if len < expected {
-            return Err(OpenError::Missing(format!(
-                "{}: the segment has {len} bytes, the manifest says {expected}",
-                path.display()
-            )));
+    let mut pieces = Pieces::new(manifest.segments.iter().filter(|entry| entry.id >= start.0).copied(), start);
+    let mut reads = VecDeque::new();
+    let mut spare: Option<IoBuffer> = None;
+    loop {
+        while reads.len() < SCAN_DEPTH
+            && let Some(piece) = pieces.next(desk, plan.dir.as_path(), mode).await?
+        {
+            let buffer = spare.take().filter(|buffer| buffer.len() == piece.len);
+            let buffer = buffer.unwrap_or_else(|| IoBuffer::zeroed(piece.len));
+            reads.push_back((piece, desk.read(piece.file, piece.offset, buffer)));
         }
-        scan.begin_segment(entry.id, entry.blocks);
-        let mut reads = VecDeque::new();
-        let mut offset = 0;
-        while offset < expected || !reads.is_empty() {
-            while offset < expected && reads.len() < SCAN_DEPTH {
-                let size = (expected - offset).min(SCAN_CHUNK_BYTES as u64);
-                let buffer = IoBuffer::zeroed(usize::try_from(size).expect("a chunk fits usize"));
-                reads.push_back(desk.read(file, offset, buffer));
-                offset += size;
-            }
-            if let Some(read) = reads.pop_front() {
-                let chunk = read.done().await.map_err(at(&path, "read"))?;
-                scan.push(&chunk, &mut sink);
-            }
+        let Some((piece, read)) = reads.pop_front() else { break };
+        if piece.first {
+            let block = u32::try_from(piece.offset / BLOCK_BYTES as u64).expect("a segment has fewer than 2^32 blocks");
+            scan.begin_segment_at(piece.segment.id, piece.segment.blocks, block);
         }
-        scan.end_segment(&mut sink);
-        desk.close(file).await;
+        let path = || segment_path(plan.dir.as_path(), piece.segment.id);
+        let chunk = read.done().await.map_err(|error| OpenError::Io { path: path(), what: "read", error })?;
+        scan.push(&chunk, &mut sink);
+        spare = Some(chunk);
+        if piece.last {
+            scan.end_segment(&mut sink);
+            desk.close(piece.file).await;
+        }
     }
     let sealed_lsn = manifest.segments.iter().map(|entry| entry.end_lsn).max().unwrap_or(0);
     let tail = scan.finish(sealed_lsn).map_err(OpenError::Refused)?;
-    if let Some(refusal) = contradiction {
+    if let Some(refusal) = contradiction.or_else(|| contradicts_manifest(manifest, &tail.spans)) {
         return Err(OpenError::Refused(refusal));
     }
-    if let Some(refusal) = contradicts_manifest(manifest, &tail.spans) {
-        return Err(OpenError::Refused(refusal));
+    read_end_again(desk, plan, mode, &tail).await?;
+    Ok(Scanned { tail, index, records, checkpoint: None })
+}
+
+/// A log that seems to end where another read finds something else does not end there: a device that gives what a place held
+/// earlier, or another place's bytes, must not make acknowledged records vanish.
+async fn read_end_again(desk: &Desk, plan: &OpenPlan, mode: WriteMode, tail: &Tail) -> Result<(), OpenError> {
+    let (Some((segment, block)), Some((len, crc))) = (tail.at, tail.ends_with) else { return Ok(()) };
+    let path = segment_path(plan.dir.as_path(), segment);
+    let file = desk.open(path.clone(), mode.read()).await.map_err(at(&path, "open"))?;
+    let offset = u64::from(block) * BLOCK_BYTES as u64;
+    let again = desk.read(file, offset, IoBuffer::zeroed(len)).done().await;
+    desk.close(file).await;
+    let again = again.map_err(at(&path, "read"))?;
+    if crc32c::crc32c(&again[..len]) == crc {
+        return Ok(());
     }
-    Ok((tail, index, records))
+    let why = format!("two reads of byte {offset} gave different bytes; the device cannot be trusted");
+    Err(at(&path, "find the log's end")(io::Error::other(why)))
+}
+
+/// One read of a scan.
+#[derive(Clone, Copy)]
+struct ScanPiece {
+    segment: SegmentEntry,
+    file: FileId,
+    offset: u64,
+    len: usize,
+    /// The first of its segment, or of the scan.
+    first: bool,
+    /// The last of its segment.
+    last: bool,
+}
+
+/// Cuts segments into reads, in order, and opens their files when they are wanted.
+struct Pieces<I> {
+    segments: I,
+    start: (u64, u32),
+    open: Option<(SegmentEntry, FileId, u64)>,
+}
+
+impl<I: Iterator<Item = SegmentEntry>> Pieces<I> {
+    fn new(segments: I, start: (u64, u32)) -> Self {
+        Self { segments, start, open: None }
+    }
+
+    async fn next(&mut self, desk: &Desk, dir: &Path, mode: WriteMode) -> Result<Option<ScanPiece>, OpenError> {
+        let mut first = false;
+        if self.open.is_none() {
+            let Some(segment) = self.segments.next() else { return Ok(None) };
+            let file = open_listed(desk, &segment_path(dir, segment.id), mode, segment).await?;
+            let block = if segment.id == self.start.0 { self.start.1 } else { 0 };
+            self.open = Some((segment, file, u64::from(block) * BLOCK_BYTES as u64));
+            first = true;
+        }
+        let Some((segment, file, offset)) = self.open else { return Ok(None) };
+        let end = u64::from(segment.blocks) * BLOCK_BYTES as u64;
+        let len = usize::try_from(end.saturating_sub(offset).min(SCAN_CHUNK_BYTES as u64)).expect("a chunk fits usize");
+        if len == 0 {
+            let what = "the checkpoint's frame lies behind its segment";
+            return Err(OpenError::Refused(Refusal::Malformed { segment: segment.id, byte: offset, what }));
+        }
+        let last = offset + len as u64 == end;
+        self.open = (!last).then_some((segment, file, offset + len as u64));
+        Ok(Some(ScanPiece { segment, file, offset, len, first, last }))
+    }
+}
+
+/// Opens a listed segment, which must be there and long enough.
+async fn open_listed(desk: &Desk, path: &Path, mode: WriteMode, entry: SegmentEntry) -> Result<FileId, OpenError> {
+    let file = match desk.open(path.to_path_buf(), mode.read()).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(OpenError::Missing(format!(
+                "{}: the manifest lists this segment, but it is missing",
+                path.display()
+            )));
+        }
+        Err(error) => return Err(at(path, "open")(error)),
+    };
+    let expected = u64::from(entry.blocks) * BLOCK_BYTES as u64;
+    let len = desk.length(file).await.map_err(at(path, "get the length"))?;
+    if len < expected {
+        desk.close(file).await;
+        return Err(OpenError::Missing(format!(
+            "{}: the segment has {len} bytes, the manifest says {expected}",
+            path.display()
+        )));
+    }
+    Ok(file)
 }
 
 /// A sealed segment must hold exactly the LSNs that the manifest says.
@@ -363,19 +485,18 @@ pub(crate) fn seal_entries(segments: &mut [SegmentEntry], spans: &[SegmentSpan],
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the last step of one procedure, split off for its length")]
 async fn begin_incarnation(
     desk: &Desk,
     plan: &OpenPlan,
-    mode: WriteMode,
+    report: ProbeReport,
     directory: FileId,
     lock: FileId,
     mut manifest: Manifest,
-    tail: Tail,
-    index: EntityIndex,
-    records: u64,
+    scanned: Scanned,
 ) -> Result<Opened, OpenError> {
     let dir = plan.dir.as_path();
+    let Scanned { tail, index, records, checkpoint } = scanned;
+    let mode = report.mode;
     // A frame that was accepted may still be in a volatile cache: make it durable before anybody can see it.
     if let Some(last) = tail.spans.last() {
         let path = segment_path(dir, last.id);
@@ -394,11 +515,23 @@ async fn begin_incarnation(
     if active_id > last_id {
         let prepared = prepare_segment(desk, dir, directory, mode, plan.segment_blocks, manifest).await;
         let (active, manifest) = prepared.map_err(|error| {
-            let (PrepareError::Space(error) | PrepareError::Manifest(error)) = error;
+            let (PrepareError::Space(error) | PrepareError::Sync(error) | PrepareError::Manifest(error)) = error;
             OpenError::Io { path: segment_path(dir, active_id), what: "pre-write the first segment", error }
         })?;
         let ready = VecDeque::new();
-        return Ok(Opened { directory, lock, mode, manifest, tail, records, index, active, active_block, ready });
+        return Ok(Opened {
+            directory,
+            lock,
+            report,
+            manifest,
+            tail,
+            records,
+            checkpoint,
+            index,
+            active,
+            active_block,
+            ready,
+        });
     }
     let mut open = VecDeque::new();
     for entry in manifest.segments.iter().filter(|entry| entry.id >= active_id) {
@@ -414,5 +547,17 @@ async fn begin_incarnation(
         let byte = u64::from(active_block) * BLOCK_BYTES as u64;
         return Err(OpenError::Refused(Refusal::Malformed { segment: active_id, byte, what }));
     }
-    Ok(Opened { directory, lock, mode, manifest, tail, records, index, active, active_block, ready: open })
+    Ok(Opened {
+        directory,
+        lock,
+        report,
+        manifest,
+        tail,
+        records,
+        checkpoint,
+        index,
+        active,
+        active_block,
+        ready: open,
+    })
 }

@@ -19,6 +19,8 @@ pub const NODE: NodeId = NodeId::new(0);
 pub const SHARD: ShardId = ShardId::new(0);
 pub const DIR: &str = "/data";
 pub const SEGMENT_BYTES: u64 = 16 * 4096;
+/// Small, so that checkpoints are begun, finished and overtaken in every run.
+pub const CHECKPOINT_BYTES: u64 = 24 * 4096;
 /// Virtual time in which a start or a workload must end: a bound against hangs, not a measure.
 pub const LONG_NS: u64 = 3_600_000_000_000;
 const SNAPSHOT_EVERY: u64 = 20;
@@ -31,7 +33,11 @@ pub fn seat() -> ServiceSeat {
 }
 
 pub fn options(planted: PlantedBug) -> EventLog {
-    EventLog::open(DIR).segment_bytes(SEGMENT_BYTES).on_poison(OnPoison::Stay).planted(planted)
+    EventLog::open(DIR)
+        .segment_bytes(SEGMENT_BYTES)
+        .checkpoint_bytes(CHECKPOINT_BYTES)
+        .on_poison(OnPoison::Stay)
+        .planted(planted)
 }
 
 /// What was submitted and acknowledged for one entity: survives every crash, because it is outside.
@@ -264,7 +270,17 @@ impl SimShard for Host {
         ledger.poisoned = self.log.poisoned().map(str::to_owned);
         ledger.write_mode = self.log.write_mode().unwrap_or("");
         drop(ledger);
-        let pause = (self.paused_until_ns > now_ns).then_some(self.paused_until_ns);
+        let mut pause = (self.paused_until_ns > now_ns).then_some(self.paused_until_ns);
+        let idle = self.ledger.borrow().accounts.iter().all(|account| !account.waiting);
+        if pause.is_none() && idle && self.ledger.borrow().ready && self.done < self.plan.commands {
+            // The dice may have let every account pass: nothing else would wake this host.
+            pause = Some(now_ns + 1_000_000);
+        }
+        let loaded = self.loads_begun && self.ledger.borrow().loaded.iter().all(Option::is_some);
+        if loaded && !self.ledger.borrow().ready {
+            // The last load was answered in this turn: nothing else may ever wake this host.
+            pause = Some(now_ns + 1_000);
+        }
         match self.log.next_deadline_ns().into_iter().chain(pause).min() {
             Some(due) => SimWait::Until(due),
             None => SimWait::Idle,
@@ -390,7 +406,24 @@ pub fn must_recover(world: &SimWorld, ledger: &Shared, planted: PlantedBug) -> R
     if let Some(why) = &ledger.order_broken {
         return Err(why.clone());
     }
-    if ledger.ready { Ok(()) } else { Err("did not become ready".into()) }
+    if ledger.ready {
+        Ok(())
+    } else {
+        Err(format!("did not become ready: poisoned {:?}, counters {:?}", ledger.poisoned, ledger.counters))
+    }
+}
+
+/// The log's checkpoints, by name.
+pub fn checkpoints(world: &SimWorld) -> Vec<String> {
+    let names = world.list(NODE, format!("{DIR}/log-0"));
+    names.into_iter().filter(|name| name.starts_with("ckpt-")).collect()
+}
+
+/// Takes all checkpoints away from a node that is down, so that a start scans the whole log.
+pub fn forget_checkpoints(world: &SimWorld) {
+    for name in checkpoints(world) {
+        assert!(world.remove_file(NODE, format!("{DIR}/log-0/{name}")));
+    }
 }
 
 pub fn world(seed: u64) -> SimWorld {

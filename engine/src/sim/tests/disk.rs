@@ -327,6 +327,74 @@ fn chance_brings_each_kind_of_error() {
 }
 
 #[test]
+fn a_read_can_be_stale_or_of_another_place() {
+    let (world, mut driver) = world_with_file(1, 2);
+    let file = open(&mut driver, DURABLE);
+    for (block, byte) in [(0, 1), (1, 2), (0, 3)] {
+        run(&mut driver, file, write_op(block * 4096, &[byte; 4096])).unwrap();
+    }
+    let mut read = |fault: Option<DiskFault>| {
+        if let Some(fault) = fault {
+            world.disk_fault(NODE, fault, |op| op.kind == DiskOpKind::Read);
+        }
+        submit(&mut driver, 9, file, FileOp::Read { offset: 0, buffer: IoBuffer::zeroed(4096) });
+        let completion = wait(&mut driver, 9);
+        assert_eq!(completion.result.unwrap(), 4096);
+        let bytes = completion.buffer.unwrap();
+        assert!(bytes.iter().all(|byte| *byte == bytes[0]));
+        bytes[0]
+    };
+    assert_eq!(read(None), 3);
+    assert_eq!(read(Some(DiskFault::Stale)), 1);
+    assert_eq!(read(Some(DiskFault::Misdirected(4096))), 2);
+    assert_eq!(read(None), 3);
+}
+
+#[test]
+fn a_full_disk_takes_what_does_not_grow_and_nothing_else() {
+    let (world, mut driver) = world_with_file(1, 2);
+    world.set_disk_capacity(NODE, Some(8192));
+    let file = open(&mut driver, DURABLE);
+    run(&mut driver, file, write_op(4096, &[1; 4096])).unwrap();
+    let full = run(&mut driver, file, write_op(8192, &[1; 4096])).unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::StorageFull);
+    let other = driver.open(Path::new("other"), OpenOptions { create_new: true, ..DURABLE }).unwrap();
+    assert!(run(&mut driver, other, write_op(0, &[1; 4096])).is_err());
+    driver.remove(Path::new("log")).unwrap();
+    run(&mut driver, other, write_op(4096, &[1; 4096])).unwrap();
+    world.set_disk_capacity(NODE, None);
+    run(&mut driver, other, write_op(8192, &[1; 4096])).unwrap();
+}
+
+#[test]
+fn chance_brings_each_kind_of_silent_fault() {
+    let mut options = SimOptions::seeded(1);
+    let disk = &mut options.disk;
+    (disk.lost_write_ppm, disk.misdirected_ppm, disk.stale_read_ppm) = (200_000, 200_000, 200_000);
+    (disk.short_read_ppm, disk.slow_ppm) = (200_000, 200_000);
+    let world = SimWorld::new(options);
+    let mut driver = world.driver(NODE, SHARD);
+    let file = driver.open(Path::new("log"), OpenOptions { create_new: true, ..BUFFERED }).unwrap();
+    let mut astray = 0;
+    let mut wrong = 0;
+    let mut short = 0;
+    let mut slow = 0;
+    for value in 1..=200u8 {
+        let start_ns = world.now_ns();
+        run(&mut driver, file, write_op(16384, &[value; 4096])).unwrap();
+        slow += u32::from(world.now_ns() > start_ns + 900_000);
+        let bytes = world.file_bytes(NODE, "log").unwrap();
+        astray += u32::from(bytes.get(16384) != Some(&value));
+        submit(&mut driver, 9, file, FileOp::Read { offset: 16384, buffer: IoBuffer::zeroed(4096) });
+        let completion = wait(&mut driver, 9);
+        let read = completion.result.unwrap();
+        short += u32::from(read < 4096);
+        wrong += u32::from(completion.buffer.unwrap()[0] != *bytes.get(16384).unwrap_or(&0));
+    }
+    assert!(astray > 0 && wrong > 0 && short > 0 && slow > 0, "{astray} {wrong} {short} {slow}");
+}
+
+#[test]
 fn a_node_that_is_down_can_get_another_disk() {
     let (world, _) = world_with_file(1, 1);
     world.crash(NODE);

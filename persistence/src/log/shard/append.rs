@@ -2,32 +2,41 @@
 //!
 //! Invariant: nothing here touches a driver; a turn's appends leave with its flush. Shard thread only.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
-use shardstage_codec::{AlignedBytes, Epoch, GroupId};
+use shardstage_codec::{Epoch, GroupId};
 
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::record::{KeyDef, RecordKind};
 use crate::limits::{BLOCK_BYTES, FRAME_BYTES, KEY_BYTES, PENDING_BYTES, RECORD_BYTES};
-use crate::log::batch::{Batch, Held, NewRecord};
-use crate::log::index::EntityId;
-use crate::log::load::{LoadError, OnLoaded};
-use crate::log::{AppendError, CommitOutcome, Ticket};
+use crate::log::batch::Batch;
+use crate::store::{
+    AppendError, CommitOutcome, EntityId, EventStore, Held, LoadError, LoadFrom, NewRecord, OnLoaded, OnOwing,
+    StoreShared, Ticket, check_sequences,
+};
+
+use crate::log::probe::ProbeReport;
 
 use super::{LogShard, State};
 
 impl LogShard {
     /// The number of the entity with this actor type and key; known from the log, or new. `event_id` is the stable id of
-    /// the type's events. Costs one ordered lookup by name.
+    /// the type's events. The entity is in use, with its name in memory, until it is [released](Self::release). Load it before
+    /// appending to it: the load compares the name with the one in the log.
     ///
     /// # Errors
-    /// [`LoadError::KeyTooLong`]; nothing changed.
+    /// [`LoadError::KeyTooLong`], [`LoadError::SameFingerprint`]; nothing changed.
     pub fn intern(&mut self, type_name: &str, key: &str, group: GroupId, event_id: u64) -> Result<EntityId, LoadError> {
         if type_name.len() > KEY_BYTES || key.len() > KEY_BYTES {
             return Err(LoadError::KeyTooLong);
         }
-        Ok(self.index.intern(&KeyDef { event_id, group, type_name, key }))
+        self.index.intern(&KeyDef { event_id, group, type_name, key }).ok_or(LoadError::SameFingerprint)
+    }
+
+    /// Nobody uses the entity any more: it costs its place in a table from now on, or from when everything that was appended
+    /// for it is durable. Its number stays the same; [`intern`](Self::intern) takes it into use again.
+    pub fn release(&mut self, entity: EntityId) {
+        self.index.release(entity, self.durable_batch);
     }
 
     /// Appends the records of one command to the open batch; they become durable together or not at all.
@@ -47,7 +56,7 @@ impl LogShard {
         records: &[NewRecord<'_>],
         on_durable: Held,
     ) -> Result<Ticket, AppendError> {
-        let cost = self.check(entity, epoch, records)?;
+        let cost = self.cost(entity, epoch, records)?;
         let limit = self.frame_bytes();
         let group = self.index.get(entity).group;
         let log = self.log.as_mut().ok_or(AppendError::Closed)?;
@@ -62,12 +71,11 @@ impl LogShard {
         let number = open.number;
         let known = self.index.get_mut(entity);
         for record in records {
+            known.appended_seq = record.seq;
             match record.kind {
-                RecordKind::Event => {
-                    known.appended_seq = record.seq;
-                    self.counters.events += 1;
-                }
-                _ => self.counters.snapshots += 1,
+                RecordKind::Event => self.counters.events += 1,
+                RecordKind::Snapshot => self.counters.snapshots += 1,
+                _ => self.counters.ledger_records += 1,
             }
         }
         Ok(Ticket(number))
@@ -75,12 +83,7 @@ impl LogShard {
 
     /// Whether an append of these records would be taken now; returns an upper bound of the bytes that they take. Changes
     /// nothing.
-    pub(crate) fn check(
-        &mut self,
-        entity: EntityId,
-        epoch: Epoch,
-        records: &[NewRecord<'_>],
-    ) -> Result<usize, AppendError> {
+    fn cost(&mut self, entity: EntityId, epoch: Epoch, records: &[NewRecord<'_>]) -> Result<usize, AppendError> {
         self.admit(entity, epoch, records)?;
         let known = self.index.get(entity);
         let cost = Batch::cost(&known.type_name, &known.key, records);
@@ -88,36 +91,25 @@ impl LogShard {
         if FRAME_HEADER_BYTES + cost > limit {
             return Err(AppendError::TooLarge { limit });
         }
-        let waiting: usize = self.batches.iter().map(Batch::worst_bytes).sum();
-        if waiting + cost > PENDING_BYTES {
+        let waiting = self.batches.iter().map(Batch::worst_bytes).sum::<usize>() + cost;
+        if waiting > self.pending_bytes() {
             return Err(AppendError::Full);
         }
+        self.has_room(waiting, may_use_reserve(known.appended_seq, records))?;
         Ok(cost)
     }
 
-    /// Why the entity cannot be served until the process restarts, if so.
-    pub(crate) fn broken(&self, entity: EntityId) -> Option<&str> {
-        self.broken.get(&entity).map(|why| &**why)
-    }
-
-    /// Remembers that the entity's records cannot be made into its state, so that nobody tries again and again.
-    pub(crate) fn mark_broken(&mut self, entity: EntityId, why: &str) {
-        self.broken.entry(entity).or_insert_with(|| why.into());
-    }
-
-    /// Room for encoding; give it back with [`keep_scratch`](Self::keep_scratch).
-    pub(crate) fn take_scratch(&mut self) -> AlignedBytes {
-        std::mem::take(&mut self.scratch)
-    }
-
-    pub(crate) fn keep_scratch(&mut self, mut scratch: AlignedBytes) {
-        scratch.clear();
-        self.scratch = scratch;
-    }
-
-    /// Counts messages of durable effects that their receiver refused.
-    pub(crate) fn refused_tells(&self) -> Rc<Cell<u64>> {
-        Rc::clone(&self.refused_tells)
+    /// Whether everything that waits fits into the segments that are there, so that no commit ever waits for space that may
+    /// not come. While no spare can be made, what only keeps entities short may use the last segment, and nothing else.
+    fn has_room(&self, waiting: usize, reserve: bool) -> Result<(), AppendError> {
+        let log = self.log.as_ref().ok_or(AppendError::Closed)?;
+        // Frames are padded to blocks, and the end of a segment may stay unused.
+        let needed = 2 * waiting as u64 + self.frame_bytes() as u64;
+        let kept = if self.spare_error.is_some() && !reserve { self.options.segment_bytes } else { 0 };
+        if needed + kept <= log.room_bytes() {
+            return Ok(());
+        }
+        Err(if self.spare_error.is_some() { AppendError::LowSpace } else { AppendError::Full })
     }
 
     pub(super) fn admit(
@@ -131,7 +123,6 @@ impl LogShard {
             State::Poisoned(_) => return Err(AppendError::Poisoned),
             _ => return Err(AppendError::Closed),
         }
-        assert!(!records.is_empty(), "an append has at least one record");
         let known = self.index.find(entity).ok_or(AppendError::Closed)?;
         let log = self.log.as_ref().ok_or(AppendError::Closed)?;
         let current = log.groups[usize::from(known.group.get())].epoch.max(1);
@@ -139,25 +130,15 @@ impl LogShard {
             self.counters.appends_fenced += 1;
             return Err(AppendError::Fenced { current: Epoch::new(current) });
         }
-        if self.spare_error.is_some() && log.ready.is_empty() {
-            return Err(AppendError::LowSpace);
-        }
-        let mut last = known.appended_seq;
         for record in records {
             if record.payload.len() + record.meta.len() > RECORD_BYTES || record.meta.len() > usize::from(u16::MAX) {
                 return Err(AppendError::TooLarge { limit: RECORD_BYTES });
             }
-            let expected = match record.kind {
-                RecordKind::Event => last + 1,
-                RecordKind::Snapshot => last,
-                RecordKind::KeyDef => panic!("key definitions are written by the log itself"),
-            };
-            if record.seq != expected {
-                return Err(AppendError::WrongSequence { expected });
-            }
-            last = expected;
         }
-        Ok(())
+        match check_sequences(known.appended_seq, records) {
+            Ok(_) => Ok(()),
+            Err(expected) => Err(AppendError::WrongSequence { expected }),
+        }
     }
 
     /// Runs `effect` in append order with the effects of `ticket`'s frame; at once when that frame is durable already.
@@ -186,12 +167,17 @@ impl LogShard {
         ticket.0 <= self.durable_batch
     }
 
-    /// Reads the entity's latest snapshot and the events after it, including those whose frame is still on its way.
+    /// Reads the newest snapshot and what was appended after it, including what lies in a frame that is still on its way.
     /// `on_loaded` runs on this shard in a later turn, or in the next `poll`.
     pub fn load(&mut self, entity: EntityId, on_loaded: OnLoaded) {
+        self.load_from(entity, LoadFrom::Newest, on_loaded);
+    }
+
+    /// Like [`load`](Self::load), from a snapshot of the caller's choice.
+    pub fn load_from(&mut self, entity: EntityId, from: LoadFrom, on_loaded: OnLoaded) {
         match self.state {
             State::Poisoned(_) | State::Closed => on_loaded(Err(LoadError::Closed)),
-            _ => self.loads.push_back((entity, on_loaded)),
+            _ => self.loads.push_back((entity, from, on_loaded)),
         }
     }
 
@@ -222,6 +208,12 @@ impl LogShard {
         self.log.as_ref().map(|log| log.mode.name())
     }
 
+    /// What the start-up probe found out about the disk; `None` before the log is open.
+    #[must_use]
+    pub fn probe_report(&self) -> Option<&ProbeReport> {
+        self.report.as_ref()
+    }
+
     /// Why the log accepts nothing any more, if so.
     #[must_use]
     pub fn poisoned(&self) -> Option<&str> {
@@ -231,13 +223,82 @@ impl LogShard {
         }
     }
 
-    /// Type, key and last durable event number of every entity that has records, in order of type and key.
-    pub fn entities(&self) -> impl Iterator<Item = (EntityId, &str, &str, u64)> {
-        self.index.iter().map(|(id, entity)| (id, &*entity.type_name, &*entity.key, entity.durable_seq()))
+    /// How many entities have records in the log or are in use, and how many are in use.
+    #[must_use]
+    pub fn entity_counts(&self) -> (usize, usize) {
+        (self.index.table().len(), self.index.in_use())
+    }
+
+    /// What may wait for the disk: a quarter of a segment at most, so that the reserve has room for it whatever its frames
+    /// are padded with.
+    fn pending_bytes(&self) -> usize {
+        PENDING_BYTES.min(usize::try_from(self.options.segment_bytes / 4).unwrap_or(usize::MAX))
     }
 
     pub(super) fn frame_bytes(&self) -> usize {
         let quarter = usize::try_from(self.options.segment_bytes / 4).unwrap_or(usize::MAX);
         FRAME_BYTES.min(quarter / BLOCK_BYTES * BLOCK_BYTES)
+    }
+}
+
+/// Whether a command only shortens what a load of the entity reads: a snapshot of events that are there.
+fn may_use_reserve(last: u64, records: &[NewRecord<'_>]) -> bool {
+    let adds_nothing = records.iter().all(|record| record.seq == last && record.kind != RecordKind::Event);
+    adds_nothing && records.iter().any(|record| record.kind == RecordKind::Snapshot)
+}
+
+impl EventStore for LogShard {
+    fn shared(&self) -> Rc<StoreShared> {
+        Rc::clone(&self.shared)
+    }
+
+    fn intern(&mut self, type_name: &str, key: &str, group: GroupId, event_id: u64) -> Result<EntityId, LoadError> {
+        Self::intern(self, type_name, key, group, event_id)
+    }
+
+    fn release(&mut self, entity: EntityId) {
+        Self::release(self, entity);
+    }
+
+    fn raise_epoch(&mut self, group: GroupId, epoch: Epoch) -> Result<(), AppendError> {
+        Self::raise_epoch(self, group, epoch)
+    }
+
+    fn epoch(&self, group: GroupId) -> Epoch {
+        Self::epoch(self, group)
+    }
+
+    fn check(&mut self, entity: EntityId, epoch: Epoch, records: &[NewRecord<'_>]) -> Result<(), AppendError> {
+        self.cost(entity, epoch, records).map(|_| ())
+    }
+
+    fn append(
+        &mut self,
+        entity: EntityId,
+        epoch: Epoch,
+        records: &[NewRecord<'_>],
+        on_durable: Held,
+    ) -> Result<Ticket, AppendError> {
+        Self::append(self, entity, epoch, records, on_durable)
+    }
+
+    fn when_durable(&mut self, ticket: Ticket, effect: Held) {
+        Self::when_durable(self, ticket, effect);
+    }
+
+    fn is_durable(&self, ticket: Ticket) -> bool {
+        Self::is_durable(self, ticket)
+    }
+
+    fn load(&mut self, entity: EntityId, from: LoadFrom, on_loaded: OnLoaded) {
+        self.load_from(entity, from, on_loaded);
+    }
+
+    fn owing(&mut self, after: EntityId, most: usize, on_found: OnOwing) {
+        self.owing.push_back((after, most, on_found));
+    }
+
+    fn poisoned(&self) -> Option<&str> {
+        Self::poisoned(self)
     }
 }

@@ -11,9 +11,9 @@ use shardstage::port::service::ServiceContext;
 use crate::format::manifest::Manifest;
 use crate::limits::{BLOCK_BYTES, DEAD_COMMIT_NS, SLOW_COMMIT_NS, SPARE_RETRY_NS, SPARE_SEGMENTS};
 use crate::log::files::{OpenSegment, PrepareError, prepare_segment};
-use crate::log::load::LoadError;
 use crate::log::open::seal_entries;
 use crate::log::token::{Token, TokenKind};
+use crate::store::LoadError;
 
 use super::{LogShard, State, Task};
 
@@ -64,6 +64,9 @@ impl LogShard {
                 self.spare_error = Some(error.to_string());
                 self.spare_retry_ns = cx.now_ns() + SPARE_RETRY_NS;
             }
+            Err(PrepareError::Sync(error)) => {
+                self.poison(format!("the log's directory could not be synced: {error}"), cx)
+            }
             Err(PrepareError::Manifest(error)) => {
                 self.poison(format!("the manifest could not be written: {error}"), cx)
             }
@@ -73,27 +76,36 @@ impl LogShard {
     pub(super) fn serve_loads(&mut self, cx: &mut ServiceContext<'_>) -> bool {
         let mut did = false;
         for _ in 0..self.loads.len() {
-            let Some((id, on_loaded)) = self.loads.pop_front() else { break };
+            let Some((id, from, on_loaded)) = self.loads.pop_front() else { break };
             let Some(entity) = self.index.find(id) else {
                 on_loaded(Err(LoadError::Closed));
                 continue;
             };
             if entity.batch > self.durable_batch {
-                self.loads.push_back((id, on_loaded));
+                self.loads.push_back((id, from, on_loaded));
                 continue;
             }
             did = true;
             self.counters.loads += 1;
-            self.loader.begin(id, entity, on_loaded);
+            let entry = self.index.durable(id).expect("entities in use have their entry");
+            self.loader.begin(id, entity, entry, from, on_loaded);
         }
         while let Some(read) = self.loader.next_read() {
             did = true;
             let Some(log) = self.log.as_mut() else { break };
             let dir = self.options.dir.join(format!("log-{}", self.seat.shard.get()));
+            let room = log.segment_bytes(read.segment).saturating_sub(read.offset);
+            let len = read.len.min(usize::try_from(room).unwrap_or(usize::MAX));
+            if len == 0 {
+                let why = format!("segment {:016x} has no byte {}", read.segment, read.offset);
+                self.loader.refused(read.token, why);
+                continue;
+            }
+            self.loader.shorten(read.token, len);
             match log.reader(read.segment, &dir, cx) {
                 Ok(file) => {
                     let token = Token { kind: TokenKind::Load, value: read.token }.pack();
-                    cx.submit(token, file, FileOp::Read { offset: read.offset, buffer: IoBuffer::zeroed(read.len) });
+                    cx.submit(token, file, FileOp::Read { offset: read.offset, buffer: IoBuffer::zeroed(len) });
                 }
                 Err(error) => self.loader.refused(read.token, format!("segment {:016x}: {error}", read.segment)),
             }
@@ -122,7 +134,7 @@ impl LogShard {
                 cx.driver().close(file);
             }
         }
-        for (_, on_loaded) in std::mem::take(&mut self.loads) {
+        for (.., on_loaded) in std::mem::take(&mut self.loads) {
             on_loaded(Err(LoadError::Closed));
         }
         if !matches!(self.state, State::Poisoned(_)) {

@@ -9,10 +9,11 @@
 
 mod append;
 mod background;
+mod checkpoints;
+mod owing;
 mod service;
 mod writer;
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
@@ -22,21 +23,23 @@ use std::rc::Rc;
 use shardstage::port::buffer::IoBuffer;
 use shardstage::port::driver::{FileCompletion, FileOp};
 use shardstage::port::service::{ServiceContext, ServiceSeat};
-use shardstage_codec::AlignedBytes;
 
 use crate::format::frame::{FLAG_HEARTBEAT, FLAG_OPEN, FLAG_SEGMENT_END, FRAME_HEADER_BYTES, padded};
 use crate::format::manifest::Manifest;
 use crate::format::salt;
 use crate::limits::{BLOCK_BYTES, HEARTBEAT_NS};
-use crate::log::batch::{Batch, Held};
+use crate::log::batch::Batch;
 use crate::log::desk::Desk;
 use crate::log::files::{OpenSegment, PrepareError, WriteMode};
-use crate::log::index::{EntityId, EntityIndex};
-use crate::log::load::{LoadError, Loader, OnLoaded};
+use crate::log::index::EntityIndex;
+use crate::log::load::Loader;
 use crate::log::open::{OpenError, OpenPlan, Opened};
+use crate::log::probe::ProbeReport;
 use crate::log::token::{Token, TokenKind};
-use crate::log::{CommitOutcome, EventLog, OnPoison, PlantedBug};
+use crate::log::{EventLog, OnPoison, PlantedBug};
+use crate::store::{CommitOutcome, EntityId, Held, LoadError, LoadFrom, OnLoaded, OnOwing, StoreShared};
 
+use checkpoints::Checkpoints;
 use writer::Log;
 
 const NAME: &str = "event-log";
@@ -57,6 +60,7 @@ enum State {
 struct Counters {
     events: u64,
     snapshots: u64,
+    ledger_records: u64,
     frames: u64,
     bytes: u64,
     commit_ns: u64,
@@ -68,10 +72,17 @@ struct Counters {
     recovered_records: u64,
     recovered_frames: u64,
     torn_tails_cut: u64,
+    recovered_bytes: u64,
+    checkpoints_used: u64,
+    checkpoints: u64,
+    checkpoints_failed: u64,
 }
 /// See the module's head.
 pub struct LogShard {
     options: EventLog,
+    /// Questions for who owes outbox messages.
+    owing: VecDeque<(EntityId, usize, OnOwing)>,
+    naming: Option<owing::Naming>,
     seat: ServiceSeat,
     state: State,
     desk: Desk,
@@ -84,18 +95,23 @@ pub struct LogShard {
     next_batch: u64,
     durable_batch: u64,
     heartbeat_due_ns: Option<u64>,
-    loads: VecDeque<(EntityId, OnLoaded)>,
+    loads: VecDeque<(EntityId, LoadFrom, OnLoaded)>,
     loader: Loader,
+    checkpoints: Checkpoints,
+    /// What the probe found.
+    report: Option<ProbeReport>,
+    /// The time of the turn that polled last.
+    turn_ns: u64,
     stopping: bool,
     counters: Counters,
-    broken: BTreeMap<EntityId, Box<str>>,
-    scratch: AlignedBytes,
-    refused_tells: Rc<Cell<u64>>,
+    shared: Rc<StoreShared>,
 }
 impl LogShard {
     pub(crate) fn new(options: &EventLog, seat: ServiceSeat) -> Self {
         Self {
             options: options.clone(),
+            owing: VecDeque::new(),
+            naming: None,
             seat,
             state: State::Created,
             desk: Desk::default(),
@@ -103,18 +119,20 @@ impl LogShard {
             preparing: None,
             spare_error: None,
             spare_retry_ns: 0,
-            index: EntityIndex::default(),
+            // Replaced by that of the opened log.
+            index: EntityIndex::new(0),
             batches: VecDeque::new(),
             next_batch: 1,
             durable_batch: 0,
             heartbeat_due_ns: None,
             loads: VecDeque::new(),
             loader: Loader::default(),
+            checkpoints: Checkpoints::default(),
+            report: None,
+            turn_ns: 0,
             stopping: false,
             counters: Counters::default(),
-            broken: BTreeMap::new(),
-            scratch: AlignedBytes::new(),
-            refused_tells: Rc::default(),
+            shared: Rc::default(),
         }
     }
 
@@ -130,12 +148,16 @@ impl LogShard {
 
     fn begin(&mut self, opened: Opened, cx: &mut ServiceContext<'_>) {
         let mode = match self.options.planted {
-            PlantedBug::NoSync => WriteMode { dsync: false, ..opened.mode },
-            _ => opened.mode,
+            PlantedBug::NoSync => WriteMode { dsync: false, ..opened.report.mode },
+            _ => opened.report.mode,
         };
+        self.report = Some(opened.report);
         self.counters.recovered_records = opened.records;
         self.counters.recovered_frames = opened.tail.frames;
+        self.counters.recovered_bytes = opened.tail.bytes;
         self.counters.torn_tails_cut = u64::from(opened.tail.torn);
+        self.counters.checkpoints_used = u64::from(opened.checkpoint.is_some());
+        self.checkpoints.since_bytes = opened.tail.bytes;
         self.index = opened.index;
         self.log = Some(Log {
             directory: opened.directory,
@@ -189,6 +211,7 @@ impl LogShard {
     }
 
     fn submit_control(&mut self, flags: u16, cx: &mut ServiceContext<'_>) {
+        self.anchor_checkpoint(flags);
         let log = self.log.as_mut().expect("frames are written by an open log");
         let buffer = log.buffer.take().expect("the buffer is here while no frame is in flight");
         log.submit(buffer, FRAME_HEADER_BYTES, 0, 0, flags, Vec::new(), None, Vec::new(), cx);
@@ -196,6 +219,7 @@ impl LogShard {
     }
 
     fn submit_batch(&mut self, mut batch: Batch, cx: &mut ServiceContext<'_>) {
+        self.anchor_checkpoint(0);
         let log = self.log.as_mut().expect("frames are written by an open log");
         let mut buffer = log.buffer.take().expect("the buffer is here while no frame is in flight");
         let frame_at = u64::from(log.block) * BLOCK_BYTES as u64;
@@ -263,6 +287,10 @@ impl LogShard {
         for placed in &frame.placed {
             self.index.committed(placed.entity, placed.kind, placed.seq, placed.position);
         }
+        let durable_batch = frame.batch.unwrap_or(self.durable_batch);
+        for placed in &frame.placed {
+            self.index.settled(placed.entity, durable_batch);
+        }
         let now_ns = cx.driver().now_ns();
         self.counters.frames += 1;
         self.counters.bytes += frame.stored_bytes as u64;
@@ -277,6 +305,7 @@ impl LogShard {
         if matches!(self.state, State::Beginning) {
             self.state = State::Running;
         }
+        self.anchor_is_durable(frame.stored_bytes);
         for effect in frame.effects {
             effect(CommitOutcome::Durable);
         }
@@ -304,7 +333,7 @@ impl LogShard {
         for effect in effects {
             effect(CommitOutcome::Unknown);
         }
-        for (_, on_loaded) in std::mem::take(&mut self.loads) {
+        for (.., on_loaded) in std::mem::take(&mut self.loads) {
             on_loaded(Err(LoadError::Closed));
         }
         self.loader.close();

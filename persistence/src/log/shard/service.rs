@@ -2,6 +2,7 @@
 //!
 //! Invariant: frames are submitted at the end of a turn only, so that all of its appends share one. Shard thread only.
 
+use std::rc::Rc;
 use std::task::Poll;
 
 use shardstage::port::driver::FileCompletion;
@@ -54,20 +55,30 @@ impl Service for LogShard {
 
     fn poll(&mut self, cx: &mut ServiceContext<'_>) -> bool {
         self.keep_spares(cx);
+        self.keep_checkpoints(cx);
         self.check_age(cx);
-        self.serve_loads(cx)
+        let shared = Rc::clone(&self.shared);
+        let paced = shared.pace(self);
+        self.serve_owing(cx) | self.serve_loads(cx) | paced
     }
 
     fn flush(&mut self, cx: &mut ServiceContext<'_>) {
+        let shared = Rc::clone(&self.shared);
+        shared.begin_loads(self);
         self.serve_loads(cx);
+        self.serve_owing(cx);
         self.submit_next(cx);
     }
 
     fn next_deadline_ns(&self) -> Option<u64> {
         let frame = self.log.as_ref().and_then(|log| log.in_flight.as_ref());
         let age = frame.map(|frame| frame.since_ns + if frame.slow { DEAD_COMMIT_NS } else { SLOW_COMMIT_NS });
-        let retry = self.spare_error.as_ref().map(|_| self.spare_retry_ns);
-        [self.heartbeat_due_ns, age, retry].into_iter().flatten().min()
+        let retry = self.spare_error.as_ref().filter(|_| self.preparing.is_none()).map(|_| self.spare_retry_ns);
+        let behind = self.shared.is_behind().then_some(0);
+        // A heartbeat that has no place yet waits for the segment, not for the clock.
+        let has_place = self.log.as_ref().is_some_and(|log| !log.active_ended || !log.ready.is_empty());
+        let heartbeat = self.heartbeat_due_ns.filter(|_| has_place && frame.is_none());
+        [heartbeat, age, retry, behind].into_iter().flatten().min()
     }
 
     fn commit_in_flight(&self) -> bool {
@@ -77,9 +88,17 @@ impl Service for LogShard {
     fn stop(&mut self, cx: &mut ServiceContext<'_>) -> bool {
         self.stopping = true;
         self.keep_spares(cx);
+        self.keep_checkpoints(cx);
         self.serve_loads(cx);
+        self.serve_owing(cx);
+        self.end_with_checkpoint(cx.now_ns());
         self.submit_next(cx);
-        let waits = self.commit_in_flight() || !self.batches.is_empty() || self.heartbeat_due_ns.is_some();
+        self.end_without_room();
+        let waits = self.commit_in_flight()
+            || !self.batches.is_empty()
+            || self.heartbeat_due_ns.is_some()
+            || self.checkpoints.are_busy()
+            || self.naming.is_some();
         let done = match self.state {
             State::Running => !waits && self.preparing.is_none() && self.loads.is_empty() && self.loader.is_idle(),
             State::Beginning => false,
@@ -94,9 +113,10 @@ impl Service for LogShard {
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let c = &self.counters;
-        vec![
+        let mut counters = vec![
             ("events", c.events),
             ("snapshots", c.snapshots),
+            ("ledger_records", c.ledger_records),
             ("frames", c.frames),
             ("bytes", c.bytes),
             ("commit_ns", c.commit_ns),
@@ -108,8 +128,12 @@ impl Service for LogShard {
             ("recovered_records", c.recovered_records),
             ("recovered_frames", c.recovered_frames),
             ("torn_tails_cut", c.torn_tails_cut),
-            ("tells_refused", self.refused_tells.get()),
-            ("entities_broken", self.broken.len() as u64),
-        ]
+            ("recovered_bytes", c.recovered_bytes),
+            ("checkpoints_used", c.checkpoints_used),
+            ("checkpoints", c.checkpoints),
+            ("checkpoints_failed", c.checkpoints_failed),
+        ];
+        counters.extend(self.shared.counters());
+        counters
     }
 }

@@ -12,10 +12,11 @@ use shardstage::port::service::ServiceContext;
 use crate::format::frame::{FLAG_SEGMENT_END, FRAME_HEADER_BYTES, FrameHeader, padded, place};
 use crate::format::manifest::Manifest;
 use crate::limits::{BLOCK_BYTES, READER_FILES};
-use crate::log::batch::{Held, Placed};
+use crate::log::batch::Placed;
 use crate::log::files::{OpenSegment, WriteMode, segment_path};
 use crate::log::token::{Token, TokenKind};
-use crate::recovery::{GroupTail, SegmentSpan};
+use crate::recovery::{GroupTail, ScanPoint, SegmentSpan};
+use crate::store::Held;
 
 /// The frame that is on its way to the disk.
 pub(super) struct InFlight {
@@ -53,6 +54,14 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn free_blocks(&self) -> usize {
         (self.active.blocks - self.block) as usize
+    }
+
+    /// Bytes that frames may still use, in the active segment and in spares.
+    pub(super) fn room_bytes(&self) -> u64 {
+        let in_flight = self.in_flight.as_ref().map_or(0, |frame| frame.stored_bytes as u64);
+        let active = if self.active_ended { 0 } else { self.free_blocks() as u64 * BLOCK_BYTES as u64 };
+        let spares = self.ready.iter().map(|segment| u64::from(segment.blocks) * BLOCK_BYTES as u64);
+        active.saturating_sub(in_flight) + spares.sum::<u64>()
     }
 
     /// Makes the oldest spare the active segment.
@@ -124,6 +133,26 @@ impl Log {
             Some(span) if span.id == self.active.id => span.end_lsn = self.next_lsn,
             _ => self.spans.push(SegmentSpan { id: self.active.id, first_lsn, end_lsn: self.next_lsn }),
         }
+    }
+
+    /// The state before the next frame. Not before an incarnation's first one.
+    pub(super) fn point(&self) -> ScanPoint {
+        ScanPoint {
+            next_lsn: self.next_lsn,
+            prev_crc: self.prev_crc,
+            incarnation: self.incarnation,
+            segment: self.active.id,
+            block: self.block,
+            groups: self.groups.clone(),
+            spans: self.spans.clone(),
+        }
+    }
+
+    /// A segment's size; 0 when the manifest does not list it.
+    pub(super) fn segment_bytes(&self, segment: u64) -> u64 {
+        let listed = &self.manifest.segments;
+        let found = listed.binary_search_by_key(&segment, |entry| entry.id);
+        found.map_or(0, |at| u64::from(listed[at].blocks) * BLOCK_BYTES as u64)
     }
 
     /// A handle for reading a segment.
