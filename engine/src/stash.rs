@@ -13,7 +13,7 @@ use crate::receive::Receive;
 use crate::reply::Reply;
 
 /// The stash is full: what should have been put aside comes back, and nothing has changed. Handle it, refuse it, or let it go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct StashFull<T>(pub T);
 
 impl<T> std::fmt::Display for StashFull<T> {
@@ -22,7 +22,13 @@ impl<T> std::fmt::Display for StashFull<T> {
     }
 }
 
-impl<T: std::fmt::Debug> std::error::Error for StashFull<T> {}
+impl<T> std::fmt::Debug for StashFull<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StashFull({})", std::any::type_name::<T>())
+    }
+}
+
+impl<T> std::error::Error for StashFull<T> {}
 
 impl<A: Actor> Context<A> {
     /// Puts a message aside until [`unstash`](Self::unstash). It keeps its sender. If somebody asked with it, what the handler

@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use shardstage::prelude::*;
@@ -174,6 +176,66 @@ fn what_the_mailbox_holds_stays_behind_what_was_put_aside() {
     for number in 0..100 {
         log.expect_msg_eq(Handled { number, sender: None });
     }
+}
+
+/// A rebuilt actor begins anew, so it must get back what its predecessor had put aside.
+#[test]
+fn a_rebuilt_actor_gets_what_was_put_aside() {
+    let kit = TestKit::new();
+    let log = kit.probe::<Handled>();
+    let (to, opens) = (log.recipient(), Arc::new(AtomicBool::new(false)));
+    let of_desk = Arc::clone(&opens);
+    let desk = kit.spawn(move || {
+        let clerk = if of_desk.load(Ordering::Relaxed) { Clerk::Open } else { Clerk::Closed };
+        Desk { clerk: Behaviours::new(clerk), log: to }
+    });
+    let desk = desk.unwrap();
+    for number in 0..20 {
+        desk.tell(Number(number)).unwrap();
+    }
+    kit.run_until_idle();
+    log.expect_no_msg(SECOND);
+    opens.store(true, Ordering::Relaxed);
+    desk.tell(Boom).unwrap();
+    desk.tell(Number(20)).unwrap();
+    for number in 0..=20 {
+        log.expect_msg_eq(Handled { number, sender: None });
+    }
+    kit.allow_panics();
+}
+
+#[test]
+fn an_actor_that_put_something_aside_is_not_idle() {
+    struct Shelf;
+    impl Actor for Shelf {}
+    impl VirtualActor for Shelf {
+        const TYPE: &'static str = "behaviours.shelf";
+        fn activate(_key: &str) -> Self {
+            Self
+        }
+    }
+    #[message(id = "behaviours.put", reply = u32)]
+    struct Put {
+        takes_up: bool,
+    }
+    impl Handler<Put> for Shelf {
+        fn handle(&mut self, put: Put, cx: &mut Context<Self>) -> u32 {
+            if put.takes_up {
+                return u32::try_from(cx.unstash()).unwrap();
+            }
+            // What is taken up says so the second time.
+            cx.stash(Put { takes_up: true }).unwrap();
+            0
+        }
+    }
+    let kit = TestKit::builder().engine(|engine| engine.register::<Shelf>(|shelf| shelf.accept::<Put, _>())).start();
+    let shelf = kit.actor::<Shelf>("a");
+    shelf.ask(Put { takes_up: false }).wait().unwrap();
+    kit.advance(300 * SECOND);
+    assert_eq!(kit.census().actors[0].stashed, 1);
+    assert_eq!(shelf.ask(Put { takes_up: true }).wait(), Ok(1));
+    kit.advance(300 * SECOND);
+    assert!(kit.census().actors.is_empty());
 }
 
 #[test]

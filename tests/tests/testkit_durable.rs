@@ -1,0 +1,98 @@
+//! The test kit and the replay check of durable actors together: what was answered survives a power loss at any moment, and the
+//! state is what the records give.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use shardstage::prelude::*;
+use shardstage::testkit::TestKit;
+use shardstage_persistence::testkit::{ReplayCheck, must_agree};
+use shardstage_persistence::{CommandContext, CommandHandler, Durable, Effect, EventLog, Fold, MemoryStore};
+
+#[message(id = "till.put", reply = u64)]
+struct Put {
+    amount: u64,
+}
+
+#[wire(id = "till.changed")]
+struct Changed {
+    amount: u64,
+}
+
+#[wire]
+#[derive(Clone, Default)]
+struct Till {
+    total: u64,
+}
+
+impl Fold for Till {
+    const NAME: &'static str = "till";
+    type Event = Changed;
+
+    fn apply(&mut self, event: &Changed) {
+        self.total += event.amount;
+    }
+}
+
+impl CommandHandler<Put> for Till {
+    fn handle(&self, Put { amount }: Put, _cx: &CommandContext<'_, Self>) -> Effect<Self, u64> {
+        Effect::persist(Changed { amount }).reply(self.total + amount)
+    }
+}
+
+fn total(kit: &TestKit) -> u64 {
+    kit.actor::<Durable<Till>>("front").ask(Put { amount: 0 }).wait().unwrap()
+}
+
+#[test]
+fn what_was_answered_survives_a_power_loss_at_any_moment() {
+    let log = || EventLog::open("till").segment_bytes(256 * 1024);
+    let builder = TestKit::builder().engine(move |engine| engine.service(log()).register::<Durable<Till>>(|till| till));
+    let (kept, lost) = (Cell::new(0), Cell::new(0));
+    builder.check_seeds(0..10, |kit| {
+        let mut answered = 0;
+        for _ in 0..3 {
+            let till = kit.actor::<Durable<Till>>("front");
+            for _ in 0..5 {
+                answered = till.ask(Put { amount: 10 }).wait().unwrap();
+            }
+            // Some are on their way to the disk when the power goes.
+            for _ in 0..3 {
+                till.tell(Put { amount: 1 }).unwrap();
+            }
+            kit.world().run_for(kit.seed() * 7_919 % 400_000);
+            kit.power_loss();
+            let after = total(kit);
+            assert!((answered..=answered + 3).contains(&after), "{answered} was answered, {after} is there");
+            kept.set(kept.get() + u64::from(after > answered));
+            lost.set(lost.get() + u64::from(after < answered + 3));
+            let check = kit.actor::<Durable<Till>>("front").ask(ReplayCheck {});
+            must_agree(&check.wait().unwrap().unwrap());
+        }
+    });
+    assert!(
+        kept.get() > 0 && lost.get() > 0,
+        "some of what nobody was told of is there ({kept:?}), some is not ({lost:?})"
+    );
+}
+
+#[test]
+fn a_store_in_memory_outlives_the_engine_of_a_kit() {
+    let store = MemoryStore::new();
+    let mut kit = TestKit::builder()
+        .engine(move |engine| engine.service(store.clone()).register::<Durable<Till>>(|till| till))
+        .start();
+    let till = kit.actor::<Durable<Till>>("front");
+    assert_eq!(till.ask(Put { amount: 40 }).wait(), Ok(40));
+    kit.sigkill();
+    assert_eq!(total(&kit), 40);
+    let till = kit.actor::<Durable<Till>>("front");
+    must_agree(&till.ask(ReplayCheck {}).wait().unwrap().unwrap());
+    // Idle actors go, and come back with their state.
+    kit.advance(Duration::from_secs(120));
+    assert_eq!(kit.census().of::<Durable<Till>>(), 0);
+    assert_eq!(total(&kit), 40);
+    kit.assert_no_leaks();
+}
