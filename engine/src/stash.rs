@@ -58,6 +58,7 @@ impl<A: Actor> Context<A> {
     ///
     /// # Errors
     /// As [`stash`](Self::stash).
+    #[expect(clippy::type_complexity, reason = "what comes back is what was given")]
     pub fn stash_ask<M, K>(&mut self, message: M, reply: Reply<M::Reply>) -> Result<(), StashFull<(M, Reply<M::Reply>)>>
     where
         A: Receive<M, K>,

@@ -389,10 +389,13 @@ fn behaviours_stack_and_time_out() {
     let stalled = kit.stall(lift);
     let mut change = std::pin::pin!(lift.ask(Go::Become(7)).deadline(60 * SECOND));
     assert!(change.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_pending());
+    lift.tell(Go::Stay(50)).unwrap();
     kit.advance(6 * SECOND);
     drop(stalled);
     assert_eq!(kit.block_on(change), Ok(Some(1)));
-    assert_eq!(told.expect_msg(), Number(1007));
+    assert_eq!(told.expect_msg(), Number(1007), "late, though the new behaviour has a timeout of its own");
+    kit.advance(50 * SECOND);
+    assert_eq!(told.expect_msg(), Number(1007), "in time");
     lift.stop().wait();
     kit.assert_no_leaks();
 }
