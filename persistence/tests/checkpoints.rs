@@ -55,6 +55,7 @@ fn a_restart_reads_a_bounded_tail() {
 #[test]
 fn an_orderly_stop_leaves_nothing_to_read() {
     let (world, ledger) = ran(1, 700, true);
+    assert!(ledger.borrow().stopped);
     assert!(counter(&ledger, "checkpoints") > 2);
     must_recover(&world, &ledger, PlantedBug::None).unwrap();
     assert_eq!(counter(&ledger, "checkpoints_used"), 1);

@@ -27,7 +27,7 @@ impl LogShard {
         }
         let Some(log) = self.log.as_mut() else { return };
         let wanted = matches!(self.state, State::Running)
-            && !self.stopping
+            && (!self.stopping || log.active_ended && log.ready.is_empty())
             && self.preparing.is_none()
             && log.ready.len() < SPARE_SEGMENTS
             && cx.now_ns() >= self.spare_retry_ns;

@@ -124,7 +124,7 @@ impl LogShard {
     pub(super) fn end_without_room(&mut self) {
         let full =
             self.log.as_ref().is_some_and(|log| log.active_ended && log.ready.is_empty() && log.in_flight.is_none());
-        if full && self.batches.is_empty() {
+        if full && self.batches.is_empty() && self.preparing.is_none() && self.spare_error.is_some() {
             self.checkpoints.last = Last::Settled;
             self.heartbeat_due_ns = None;
         }
@@ -133,6 +133,11 @@ impl LogShard {
     /// At an orderly end: one more frame as the anchor of a last checkpoint, if something was written since the newest one.
     pub(super) fn end_with_checkpoint(&mut self, now_ns: u64) {
         let running = matches!(self.state, State::Running) && self.options.checkpoint_bytes > 0;
+        let in_flight = self.log.as_ref().is_some_and(|log| log.in_flight.is_some());
+        if running && self.checkpoints.last == Last::Wanted && !in_flight {
+            // The frame that was to be its anchor went while another checkpoint was being written.
+            self.heartbeat_due_ns = Some(now_ns).filter(|_| self.checkpoints.is_due(u64::MAX, now_ns));
+        }
         if self.checkpoints.last != Last::NotYet || !self.batches.is_empty() {
             return;
         }
