@@ -176,3 +176,6 @@ pub const SNAPSHOT_PERIOD: std::time::Duration = std::time::Duration::from_micro
 
 const _: () = assert!(FRAME_OF_64_BYTES >= 64 * STORED_EVENT_BYTES as usize + 64);
 const _: () = assert!(ROOM_BYTES.is_multiple_of(READ_BYTES));
+
+/// Receive buffer that the bare echo's sockets ask for, bytes; the kernel grants at most `net.core.rmem_max`, and doubles it.
+pub const RECEIVE_BYTES: usize = 1 << 20;

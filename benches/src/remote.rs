@@ -15,7 +15,9 @@ use shardstage::prelude::*;
 use shardstage::{Audience, NodeId, Shared};
 use shardstage_quic::{Quic, QuicConfig};
 
-use crate::limits::{ASKS_IN_FLIGHT, ECHO_BYTES, PEER_UP, REMOTE_ASKS_IN_FLIGHT as WIDE, VIEWERS, WINDOW, YIELD_EVERY};
+use crate::limits::{
+    ASKS_IN_FLIGHT, ECHO_BYTES, PEER_UP, RECEIVE_BYTES, REMOTE_ASKS_IN_FLIGHT as WIDE, VIEWERS, WINDOW, YIELD_EVERY,
+};
 use crate::ours::{Clock, PARKED, SPINNING};
 use crate::place::{on_core, pin};
 use crate::workload::{Entry, Role, Run, Work};
@@ -377,6 +379,10 @@ fn two_nodes(idle: IdleStrategy) -> ([Engine; 2], VirtualRef<Mirror>, tempfile::
 fn echo_socket(blocking: bool) -> UdpSocket {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has a free port");
     socket.set_nonblocking(!blocking).expect("a socket can be switched");
+    // A small datagram takes over 800 bytes of it: by default a few hundred in flight overrun it, and one that is lost is waited
+    // for without end.
+    rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BYTES)
+        .expect("a buffer's size can be asked for");
     socket
 }
 

@@ -57,11 +57,14 @@ impl Node {
         partner.tell(Ping { from: cx.me(), words: [self.missing, 0] }).expect("every mailbox holds a ping of everyone");
     }
 
+    /// Says so until it is heard: a thousand that end at once overrun the referee.
     fn finish(&mut self, cx: &mut Context<Self>) {
         let referee = self.referee.expect("it was told to play");
-        if referee.tell(Done).is_err() {
-            cx.me().tell(Again).expect("nobody pings more than once at a time");
-        }
+        cx.ask(referee, Done).then(|_, heard, cx| {
+            if heard.is_err() {
+                cx.me().tell(Again).expect("nobody pings more than once at a time");
+            }
+        });
     }
 }
 
@@ -92,7 +95,7 @@ impl Handler<Pong> for Node {
     }
 }
 
-/// The referee had no room for this node's `Done`.
+/// The referee did not take this node's `Done`.
 #[message]
 struct Again;
 
