@@ -119,7 +119,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// What [`Measured::parse`] reads.
+    /// What `Measured::parse` reads.
     #[must_use]
     pub fn text(&self) -> String {
         let tail = self.tail.map_or_else(String::new, |tail| tail.text());

@@ -1,6 +1,6 @@
 //! For tests of programs that use durable actors.
 //!
-//! [`MemoryStore`](crate::MemoryStore) takes the log's place where a test wants no disk, or faults of its choice. The replay
+//! [`MemoryStore`] takes the log's place where a test wants no disk, or faults of its choice. The replay
 //! check tells whether a type's state is the fold of its events:
 //!
 //! ```

@@ -1,6 +1,6 @@
 //! Other stores for events: each with its best settings under which a commit is durable when it returns.
 //!
-//! Invariant: [`Store::commit`] returns after the device has been told to keep every one of its events (fsync, fdatasync or
+//! Invariant: `Store::commit` returns after the device has been told to keep every one of its events (fsync, fdatasync or
 //! `O_DSYNC`, whichever the store uses); the head of each file says which setting that is. Payloads come from a pool of random
 //! bytes, so nobody gains by compressing.
 
