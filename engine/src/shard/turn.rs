@@ -271,17 +271,13 @@ impl Shard {
         if any {
             // What was requested before these were sent comes first: spawns of actors that they speak of.
             self.run_system(cell);
-        }
-        if !any {
-            deferred.into_iter().for_each(|request| request(cell));
-            return false;
-        }
-        for reply in self.replies.drain(..) {
-            (reply.deliver)(cell, reply.address, reply.epoch, reply.value);
-        }
-        cell.deliver_batch();
-        for envelope in self.injected.drain(..) {
-            cell.deliver(envelope);
+            for reply in self.replies.drain(..) {
+                (reply.deliver)(cell, reply.address, reply.epoch, reply.value);
+            }
+            cell.deliver_batch();
+            for envelope in self.injected.drain(..) {
+                cell.deliver(envelope);
+            }
         }
         for request in deferred {
             request(cell);
