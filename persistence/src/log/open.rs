@@ -512,52 +512,29 @@ async fn begin_incarnation(
     manifest.generation += 1;
     manifest.incarnation += 1;
     write_manifest(desk, dir, directory, mode, &manifest).await.map_err(at(dir, "write the manifest"))?;
-    if active_id > last_id {
+    let (active, manifest, ready) = if active_id > last_id {
         let prepared = prepare_segment(desk, dir, directory, mode, plan.segment_blocks, manifest).await;
         let (active, manifest) = prepared.map_err(|error| {
             let (PrepareError::Space(error) | PrepareError::Sync(error) | PrepareError::Manifest(error)) = error;
             OpenError::Io { path: segment_path(dir, active_id), what: "pre-write the first segment", error }
         })?;
-        let ready = VecDeque::new();
-        return Ok(Opened {
-            directory,
-            lock,
-            report,
-            manifest,
-            tail,
-            records,
-            checkpoint,
-            index,
-            active,
-            active_block,
-            ready,
-        });
-    }
-    let mut open = VecDeque::new();
-    for entry in manifest.segments.iter().filter(|entry| entry.id >= active_id) {
-        let path = segment_path(dir, entry.id);
-        let file = desk.open(path.clone(), mode.append()).await.map_err(at(&path, "open"))?;
-        open.push_back(OpenSegment { id: entry.id, file, blocks: entry.blocks });
-    }
-    let active = open.pop_front().ok_or_else(|| {
-        OpenError::Missing(format!("{}: the manifest does not list {}", dir.display(), segment_name(active_id)))
-    })?;
-    if active_block >= active.blocks {
-        let what = "the last frame of the segment does not say that it is the last";
-        let byte = u64::from(active_block) * BLOCK_BYTES as u64;
-        return Err(OpenError::Refused(Refusal::Malformed { segment: active_id, byte, what }));
-    }
-    Ok(Opened {
-        directory,
-        lock,
-        report,
-        manifest,
-        tail,
-        records,
-        checkpoint,
-        index,
-        active,
-        active_block,
-        ready: open,
-    })
+        (active, manifest, VecDeque::new())
+    } else {
+        let mut ready = VecDeque::new();
+        for entry in manifest.segments.iter().filter(|entry| entry.id >= active_id) {
+            let path = segment_path(dir, entry.id);
+            let file = desk.open(path.clone(), mode.append()).await.map_err(at(&path, "open"))?;
+            ready.push_back(OpenSegment { id: entry.id, file, blocks: entry.blocks });
+        }
+        let active = ready.pop_front().ok_or_else(|| {
+            OpenError::Missing(format!("{}: the manifest does not list {}", dir.display(), segment_name(active_id)))
+        })?;
+        if active_block >= active.blocks {
+            let what = "the last frame of the segment does not say that it is the last";
+            let byte = u64::from(active_block) * BLOCK_BYTES as u64;
+            return Err(OpenError::Refused(Refusal::Malformed { segment: active_id, byte, what }));
+        }
+        (active, manifest, ready)
+    };
+    Ok(Opened { directory, lock, report, manifest, tail, records, checkpoint, index, active, active_block, ready })
 }
