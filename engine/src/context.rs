@@ -504,7 +504,8 @@ impl<'a, A: Actor, M: Message> PendingAsk<'a, A, M> {
             incarnation,
         };
         let sent = if crate::route::is_home(shard, &question.target) {
-            crate::route::ask_from_shard(shard, question, slot)
+            let Question { target, vtable, message, ttl } = question;
+            crate::route::ask_from_shard(shard, &target, (vtable, message, ttl), slot)
         } else {
             Err((crate::error::Rejected::Unavailable, slot))
         };
@@ -525,7 +526,7 @@ impl<A, M: Message> std::fmt::Debug for PendingAsk<'_, A, M> {
 }
 
 /// The vtable by which a reply comes to its `then`: its message is the address of the ready slot.
-fn then_vtable<A, R, F>() -> &'static VTable
+pub(crate) fn then_vtable<A, R, F>() -> &'static VTable
 where
     A: Actor,
     R: Send + 'static,
