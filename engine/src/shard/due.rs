@@ -55,8 +55,10 @@ impl ShardCell {
                 next_ns = next_ns.min(now_ns.saturating_add((idle_ns / 4).max(1_000_000)));
                 let idle_ms = u32::try_from(idle_ns >> 20).unwrap_or(u32::MAX);
                 for (index, generation) in core.directory.cells(position) {
+                    // One whose children live is in use.
+                    let is_parent = core.cells.kin.first_child(index).is_some();
                     let cell = core.cells.get(index, generation).expect("directory entries are live");
-                    let is_idle = now_ms.wrapping_sub(cell.extra().active_ms) >= idle_ms.max(1);
+                    let is_idle = !is_parent && now_ms.wrapping_sub(cell.extra().active_ms) >= idle_ms.max(1);
                     if is_idle && !cell.scheduled && !cell.conduct.suspended && cell.len() == 0 && cell.stashed() == 0 {
                         idle.push((index, generation));
                     }
