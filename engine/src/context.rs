@@ -15,7 +15,7 @@ use crate::address::{Address, ResolveError};
 use crate::ask::{Question, Target};
 use crate::envelope::{CellId, Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable, read_payload};
 use crate::erased::Erased;
-use crate::error::{AskError, SpawnError};
+use crate::error::AskError;
 use crate::fan_out::{Audience, FanOut, FanOutTarget};
 use crate::key::Key;
 use crate::limits::ASK_DEADLINE;
@@ -23,7 +23,7 @@ use crate::message::{Message, WireMessage};
 use crate::port::service::Service;
 use crate::receive::{Receive, vtable};
 use crate::reply::{NewSlot, ReplyOps, Then, ThenReply, Waiter};
-use crate::shard::{ActorBox, Again, Life, Once, ShardCell, ShardCore, Spawn, current};
+use crate::shard::{ShardCell, ShardCore, current};
 use crate::timer::{Body, Owner, Period, TimerId};
 use crate::virtual_ref::VirtualRef;
 
@@ -154,61 +154,6 @@ impl<A: Actor> Context<A> {
     /// When the address names another node, no shard of this engine, or an actor of another type.
     pub fn resolve<B: Actor>(&self, address: Address<B>) -> Result<ActorRef<B>, ResolveError> {
         address.resolve(self.shard_cell(), (self.seat.index(), std::any::TypeId::of::<A>()))
-    }
-
-    /// Spawns a child of this actor on this shard and returns at once; it starts in its first turn. The factory is kept for rebuilds
-    /// after a panic. A child stops before its parent does, and before its parent is rebuilt.
-    ///
-    /// # Errors
-    /// [`SpawnError::Exhausted`] when the shard has no slot left, [`SpawnError::Closed`] when this actor stops.
-    pub fn spawn<B, F>(&mut self, factory: F) -> Result<ActorRef<B>, SpawnError>
-    where
-        B: Actor,
-        F: Fn() -> B + 'static,
-    {
-        self.spawn_box(ActorBox::new::<B, _>(Again(factory)))
-    }
-
-    /// Like [`spawn`](Self::spawn), with a factory that works once: a panic stops the actor.
-    ///
-    /// # Errors
-    /// [`SpawnError::Exhausted`] when the shard has no slot left.
-    pub fn spawn_once<B, F>(&mut self, factory: F) -> Result<ActorRef<B>, SpawnError>
-    where
-        B: Actor,
-        F: FnOnce() -> B + 'static,
-    {
-        self.spawn_box(ActorBox::new::<B, _>(Once(Some(factory))))
-    }
-
-    fn spawn_box<B: Actor>(&self, state: ActorBox) -> Result<ActorRef<B>, SpawnError> {
-        let mut core = self.shard_cell().core.borrow_mut();
-        let capacity = core.mailbox_capacity;
-        let parent = self.seat.index();
-        let spawn = Spawn { state, capacity, identity: None, epoch: EpochTag::BY_GENERATION, parent: Some(parent) };
-        let stopping = core.cells.slot(parent).is_some_and(|cell| cell.conduct.life == Life::Stopping);
-        let spawned = if stopping { Err((SpawnError::Closed, spawn)) } else { core.spawn(spawn) };
-        drop(core);
-        spawned
-            .map(|(index, generation)| ActorRef::new(ActorId::new(self.shard_cell().link, index, generation)))
-            .map_err(|(error, _)| error)
-    }
-
-    /// The actor that spawned this one; `None` for one that was spawned through the engine, and for a virtual actor.
-    #[must_use]
-    pub fn parent(&self) -> Option<ActorId> {
-        let mut core = self.shard_cell().core.borrow_mut();
-        let parent = core.cells.kin.parent(self.seat.index())?;
-        let generation = core.cells.slot(parent)?.generation;
-        Some(core.actor_id(parent, generation))
-    }
-
-    /// The live children of this actor, in the order in which it spawned them.
-    #[must_use]
-    pub fn children(&self) -> Vec<ActorId> {
-        let mut core = self.shard_cell().core.borrow_mut();
-        let children = core.cells.children(self.seat.index());
-        children.into_iter().map(|(index, generation)| core.actor_id(index, generation)).collect()
     }
 
     /// Stops this actor after the current message, its children before it; what is queued goes to the dead letters.

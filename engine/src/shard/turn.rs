@@ -133,7 +133,7 @@ impl Shard {
                 driver.charge_messages(handled);
                 busy |= handled > 0;
                 busy |= self.expire(cell, now_ns);
-                self.sweep_asks(cell);
+                cell.sweep_asks(&mut self.expired);
                 let core = cell.core.borrow();
                 if core.draining && core.cells.live() == 0 {
                     self.phase = Phase::Closing;
@@ -307,20 +307,6 @@ impl Shard {
             crate::reply::fail_here(cell, address, AskError::Unknown(Unknown::Deadline));
         }
         any
-    }
-
-    /// Lets go of what actors had asked that are gone now. What a `then` holds is the user's and dropped outside the borrow.
-    fn sweep_asks(&mut self, cell: &ShardCell) {
-        {
-            let mut core = cell.core.borrow_mut();
-            let ShardCore { cells, replies, run_queue, .. } = &mut *core;
-            let lives = |index, generation| cells.peek(index, generation).map(|cell| cell.incarnation);
-            replies.ownerless(run_queue.is_empty(), lives, &mut self.expired);
-        }
-        for address in self.expired.drain(..) {
-            let freed = cell.core.borrow_mut().replies.cancel(address);
-            super::drop_contained(freed);
-        }
     }
 
     /// Room goes to the senders that wait for it, then to those elsewhere that count.
