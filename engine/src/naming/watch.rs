@@ -164,7 +164,7 @@ impl Pending {
         let Some(reply) = self.0.take() else { return };
         let deadline_ns = shard.core.borrow().now_ns.saturating_add(ttl_ns);
         match Arc::clone(&reply).register(shard, deadline_ns, None) {
-            Ok(address) => entry.begin(Reply::new(Some(address), None, shard.link)),
+            Ok(address) => entry.begin(Reply::new(Some(address), None, shard.link, 0)),
             Err(reason) => reply.fail(AskError::Rejected(reason)),
         }
     }
@@ -257,7 +257,7 @@ impl<A: Actor, B: Actor> PendingName<'_, A, B> {
         };
         let address = open_then(self.cx, shard, self.watched.ttl, closure);
         if let Some(address) = address {
-            entry.begin(Reply::new(Some(address), None, shard.link));
+            entry.begin(Reply::new(Some(address), None, shard.link, 0));
         }
     }
 }
