@@ -490,7 +490,7 @@ impl<A, M: Message> std::fmt::Debug for PendingAsk<'_, A, M> {
 }
 
 /// The vtable by which a reply comes to its `then`: its message is the address of the ready slot.
-fn then_vtable<A, R, F>() -> &'static VTable
+pub(crate) fn then_vtable<A, R, F>() -> &'static VTable
 where
     A: Actor,
     R: Send + 'static,
