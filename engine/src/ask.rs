@@ -232,7 +232,7 @@ impl<M: Message> Drop for Ask<M> {
                     _ => link.run(Box::new(move |shard| give_up(shard, address, &target))),
                 });
             }
-            State::Outside(reply, target) => reply.abandon(target),
+            State::Outside(reply, target) => reply.give_up(target),
             State::Unsent(_) | State::Done => {}
         }
     }

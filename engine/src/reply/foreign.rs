@@ -94,11 +94,23 @@ impl<R: Send + 'static> ForeignReply<R> {
         Some(Self::take(&mut state))
     }
 
-    /// Nobody waits any more: frees the slot, if the shard has made it, and tells whoever works on the answer.
-    pub(crate) fn abandon(&self, target: Target) {
+    /// Nobody waits any more: frees the slot, if the shard has made it.
+    pub(crate) fn abandon(&self) {
+        self.end(|shard, address| {
+            let freed = shard.core.borrow_mut().replies.cancel(address);
+            drop_contained(freed);
+        });
+    }
+
+    /// The same, and tells whoever works on the answer.
+    pub(crate) fn give_up(&self, target: Target) {
+        self.end(move |shard, address| give_up(shard, address, &target));
+    }
+
+    fn end(&self, free: impl FnOnce(&ShardCell, ReplyAddress) + Send + 'static) {
         let state = std::mem::replace(&mut *self.lock(), State::Taken);
         if let State::Waiting { slot: Some((link, address)), .. } = state {
-            link.run(Box::new(move |shard| give_up(shard, address, &target)));
+            link.run(Box::new(move |shard| free(shard, address)));
         }
     }
 
