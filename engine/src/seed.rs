@@ -123,6 +123,8 @@ impl ShardSeed {
             draining: false,
             deferred: Vec::new(),
             orphans: Vec::new(),
+            forsaken: crate::asking::cancel::Forsaken::default(),
+            asked_until_ns: 0,
             rigs: Vec::new(),
         };
         let queues = link.open(driver.waker());

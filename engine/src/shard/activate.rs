@@ -14,7 +14,7 @@ use super::{ShardCell, drop_contained};
 use crate::actor::StopReason;
 use crate::context::Seat;
 use crate::context_block::Asker;
-use crate::envelope::{CellId, Class, Delivery, Envelope, Front, Meta, PackedAddress};
+use crate::envelope::{CellId, Class, Delivery, Envelope, Front, GIVEN_UP_NS, Meta, PackedAddress};
 use crate::error::{AskError, Panicked, Rejected};
 use crate::limits::ACTIVATION_BUDGET;
 use crate::reply::{self, ReplyAddress};
@@ -136,7 +136,7 @@ impl ShardCell {
             Meta::None => (None, None, 0),
             Meta::Sender(sender) => (Some(sender), None, 0),
             Meta::Reply(address) => {
-                let own = || core.replies.deadline_ns(address).unwrap_or(0);
+                let own = || core.replies.deadline_ns(address).unwrap_or(GIVEN_UP_NS);
                 (None, Some(address), envelope.deadline_ns().unwrap_or_else(own))
             }
             Meta::Context(context) => {
@@ -147,6 +147,7 @@ impl ShardCell {
                 };
                 let (sender, deadline_ns) = (context.sender, context.deadline_ns);
                 core.link.contexts.recycle(context);
+                core.asked_until_ns = deadline_ns;
                 (sender, reply, deadline_ns)
             }
             Meta::Signal => return Opened::Signal,
@@ -200,9 +201,14 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let core = &mut *core;
             core.counters.handled += u64::from(handled);
-            core.counters.expired += u64::from(matches!(what, Opened::Expired(_)));
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
-            cell.mailbox.pop(&mut core.pool).expect("it is at the front")
+            let envelope = cell.mailbox.pop(&mut core.pool).expect("it is at the front");
+            if let Opened::Expired(reply) = what {
+                let given_up = core.has_given_up(&envelope, reply);
+                core.counters.cancelled += u64::from(given_up);
+                core.counters.expired += u64::from(!given_up);
+            }
+            envelope
         };
         if what == Opened::Signal {
             let (who, why) = crate::signal::into_terminated(envelope);
@@ -243,9 +249,7 @@ impl ShardCell {
     fn look_closer(&self, index: u32) -> bool {
         let Some((mut state, running, life)) = self.begin_rare(index) else { return false };
         if life == Life::New && !self.build(&mut state, running) {
-            drop(state);
-            self.core.borrow_mut().running = None;
-            self.abandon(index);
+            self.put_back(state, running);
             return false;
         }
         self.resume(&mut state, running);
@@ -383,10 +387,13 @@ impl ShardCell {
 
     /// Replaces the state after a panic, keeping the mailbox; stops the actor where that is not possible.
     fn rebuild(&self, state: &mut ActorBox, running: Running, panic: &Panicked) {
+        let timers;
         {
             let mut core = self.core.borrow_mut();
             let core_ref = &mut *core;
             core_ref.counters.panics += 1;
+            core_ref.replies.owner_has_gone();
+            timers = core_ref.timers.remove_owner(running.index, running.generation);
             let cell = core_ref.cells.slot(running.index).expect("a running actor keeps its cell");
             cell.incarnation = cell.incarnation.wrapping_add(1);
             cell.conduct.suspended = false;
@@ -400,6 +407,7 @@ impl ShardCell {
                 drop(catch_unwind(AssertUnwindSafe(|| drop(future))));
             }
         }
+        drop_contained(timers);
         if let Err(error) = state.build(self.seat(running)) {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
@@ -439,14 +447,20 @@ impl ShardCell {
         }
     }
 
-    /// Starts an async handler: polls it at once and keeps it only if it waits.
+    /// Starts an async handler, which answers at `reply`: polls it at once and keeps it only if it waits.
     ///
     /// # Safety
     /// The future borrows the state of the actor at (`index`, `generation`) and nothing shorter-lived.
-    pub(crate) unsafe fn start_future<F: Future<Output = ()>>(&self, index: u32, generation: u32, future: F) {
+    pub(crate) unsafe fn start_future<F: Future<Output = ()>>(
+        &self,
+        (index, generation): (u32, u32),
+        reply: Option<ReplyAddress>,
+        future: F,
+    ) {
         let (mut slot, waker) = {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(index).expect("a running actor keeps its cell");
+            cell.extra().answering.begin(reply);
             let mut slot = std::mem::take(&mut cell.extra().async_slot);
             let waker = slot.waker(|| Waker::from(ActorWaker::of(self.link, index, generation)));
             (slot, waker)

@@ -131,6 +131,7 @@ impl Shard {
                 driver.charge_messages(handled);
                 busy |= handled > 0;
                 busy |= self.expire(cell, now_ns);
+                cell.sweep_asks(&mut self.expired);
                 let core = cell.core.borrow();
                 if core.draining && core.cells.live() == 0 {
                     self.phase = Phase::Closing;
@@ -435,6 +436,7 @@ impl Shard {
             parks,
             panics,
             expired,
+            cancelled,
             ring_sent,
             ring_received,
             frames_sent,
@@ -454,6 +456,7 @@ impl Shard {
             parks,
             panics,
             expired,
+            cancelled,
             ring_sent,
             ring_received,
             frames_sent,
