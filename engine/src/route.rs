@@ -3,12 +3,16 @@
 //! Invariant: a message enters exactly one queue, or comes back with the reason. Virtual targets resolve here: this shard's
 //! directory, another shard's ring, or a frame to the owning node.
 
+mod neighbour;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use shardstage_codec::{AlignedBytes, FrameHeader, FrameKind, NodeId};
 
-use crate::actor_ref::{ActorId, give_back};
+pub(crate) use neighbour::ask_neighbour;
+
+use crate::actor_ref::give_back;
 use crate::ask::{Question, Target};
 use crate::cluster::outbound::{self, EncodedMessage};
 use crate::cluster::placement::shard_of;
@@ -19,8 +23,8 @@ use crate::error::{AskError, Rejected, TellError};
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::port::transport::Lane;
-use crate::reply::{ForeignAsker, ForeignReply, NewSlot, ReplyAddress, Then};
-use crate::shard::{ShardCell, ShardCore, current};
+use crate::reply::{ForeignAsker, ForeignReply, NewSlot, ReplyAddress};
+use crate::shard::{ShardCell, current};
 use crate::signal::RemoteSend;
 use crate::virtual_ref::VirtualId;
 use crate::waiting::Whom;
@@ -331,69 +335,6 @@ pub(crate) fn ask_from_shard<M: Message>(
             }
         }
     }
-}
-
-/// Asks an actor of this engine, with the slot made in place: the hot path of [`PendingAsk::then`]. Everything comes back
-/// when the target is virtual or refuses, and the general path decides.
-///
-/// [`PendingAsk::then`]: crate::PendingAsk::then
-#[inline(always)]
-pub(crate) fn ask_neighbour<M: Message, F: 'static>(
-    shard: &ShardCell,
-    core: &mut ShardCore,
-    question: Question<M>,
-    then: Then<F>,
-) -> Result<(), (Question<M>, Then<F>)> {
-    let Target::Actor(id) = question.target else { return Err((question, then)) };
-    if !std::ptr::eq(id.link(), shard.link) {
-        return ask_across(shard, core, id, question, then);
-    }
-    let refused = core.admit(id.index(), id.generation(), EpochTag::BY_GENERATION).is_err();
-    if refused || !core.replies.has_free() {
-        return Err((question, then));
-    }
-    let then = Then { deadline_ns: deadline_ns(core.now_ns, question.ttl), ..then };
-    let address = core.replies.open_then(then);
-    let Question { vtable, message, .. } = question;
-    core.enqueue_with(id.index(), || {
-        wrap((id.index(), id.generation()), vtable, EpochTag::BY_GENERATION, Meta::Reply(address), message)
-    });
-    Ok(())
-}
-
-/// The same towards another shard, whose messages carry their deadline.
-#[inline(never)]
-fn ask_across<M: Message, F: 'static>(
-    shard: &ShardCell,
-    core: &mut ShardCore,
-    id: ActorId,
-    question: Question<M>,
-    then: Then<F>,
-) -> Result<(), (Question<M>, Then<F>)> {
-    let to = id.link().shard().get();
-    let home = std::ptr::eq(id.link().engine(), shard.link.engine());
-    if !home || !const { has_spare_word::<M>() } || !core.replies.has_free() || !core.mesh.has_room(to) {
-        return Err((question, then));
-    }
-    if !core.mesh.reserve_ask(to) {
-        return Err((question, then));
-    }
-    // Last, so that nothing has to give it back.
-    let Ok(credit) = core.purse.take(id) else {
-        core.mesh.cancel_ask(to);
-        return Err((question, then));
-    };
-    let deadline_ns = deadline_ns(core.now_ns, question.ttl);
-    let address = core.replies.open_then(Then { deadline_ns, ..then });
-    let Question { vtable, message, .. } = question;
-    core.mesh.push_with(to, || {
-        let cell = (id.index(), id.generation());
-        let mut envelope = wrap(cell, vtable, EpochTag::BY_GENERATION, Meta::Reply(address), message);
-        envelope.set_deadline(deadline_ns);
-        envelope.set_credit(credit);
-        envelope
-    });
-    Ok(())
 }
 
 fn ask_here<M: Message>(
