@@ -13,7 +13,7 @@ use shardstage_codec::{AlignedBytes, FrameHeader, FrameKind, NodeId};
 pub(crate) use neighbour::ask_neighbour;
 
 use crate::actor_ref::give_back;
-use crate::ask::{Question, Target};
+use crate::ask::Target;
 use crate::cluster::outbound::{self, EncodedMessage};
 use crate::cluster::placement::shard_of;
 use crate::context_block::{Asker, ContextBlock, VirtualTarget};
