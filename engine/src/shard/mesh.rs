@@ -238,6 +238,11 @@ impl Mesh {
         self.inbound.iter().all(|inbound| inbound.user.is_still_empty() && inbound.control.is_still_empty())
     }
 
+    /// Whether there is no other shard.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.inbound.is_empty()
+    }
+
     /// Whether anything waits in the rings.
     pub(crate) fn has_arrivals(&self) -> bool {
         self.inbound.iter().any(|inbound| !inbound.user.is_empty() || !inbound.control.is_empty())

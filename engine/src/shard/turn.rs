@@ -123,7 +123,8 @@ impl Shard {
                 moved = self.poll_transport(cell, driver);
                 busy |= moved;
                 let mut handled = self.run_actors(cell, 0);
-                if self.lingers {
+                // Frames that wait for the flush are somebody's round trip.
+                if self.lingers && !moved {
                     handled = self.linger(cell, handled);
                 }
                 cell.link.blame.runs_none();
@@ -373,9 +374,9 @@ impl Shard {
         handled
     }
 
-    /// From now on turns linger: for hosts that spin.
+    /// From now on turns linger, where there is anybody to wait for: for hosts that spin.
     pub(crate) fn lingers(&mut self) {
-        self.lingers = true;
+        self.lingers = !self.cell.core.borrow().mesh.is_alone();
     }
 
     fn flush(&mut self, cell: &ShardCell, driver: &mut dyn Driver, now_ns: u64) {
