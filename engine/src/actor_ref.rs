@@ -11,6 +11,7 @@ use shardstage_codec::ShardId;
 
 use crate::actor::{Actor, StopReason};
 use crate::ask::{Ask, Target};
+use crate::carried;
 use crate::credit::CreditKey;
 use crate::envelope::{Envelope, EpochTag, Meta, VTable};
 use crate::error::TellError;
@@ -18,6 +19,7 @@ use crate::latch::{Happening, Latch, LatchGuard};
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::receive::{Receive, vtable};
+use crate::request::{self, Request};
 use crate::sending::Sending;
 use crate::shard::{Life, ShardCell, current, here};
 
@@ -116,6 +118,19 @@ impl<A: Actor> ActorRef<A> {
         K: 'static,
     {
         tell(self.id, vtable::<A, M, K>(), message)
+    }
+
+    /// Like [`tell`](Self::tell), as part of `request`.
+    ///
+    /// # Errors
+    /// As [`tell`](Self::tell).
+    pub fn tell_with<M, K>(self, message: M, request: &Request) -> Result<(), TellError<M>>
+    where
+        A: Receive<M, K>,
+        M: Message,
+        K: 'static,
+    {
+        request.scope(|| self.tell(message))
     }
 
     /// Sends a message and waits for room: `.await` it in async code, where a handler suspends its own actor only, or
@@ -349,10 +364,11 @@ pub(crate) fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M)
 #[inline(never)]
 fn tell_elsewhere<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
     current(|shard| match shard {
-        Some(shard) if std::ptr::eq(shard.link.engine(), id.link.engine()) => {
-            tell_other_shard(shard, id, vtable, message)
-        }
-        _ => tell_from_outside(id, vtable, message),
+        Some(shard) if shard.is_plainly_of(id.link.engine()) => tell_other_shard(shard, id, vtable, message),
+        _ => match request::open() {
+            None => tell_from_outside(id, vtable, message),
+            Some(request) => carried::tell(request, &Target::Actor(id), vtable, message),
+        },
     })
 }
 

@@ -10,6 +10,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use crate::actor_ref::ActorId;
+use crate::carried;
 use crate::engine_link::EngineLink;
 use crate::envelope::VTable;
 use crate::error::{AskError, Rejected, Unknown};
@@ -17,6 +18,7 @@ use crate::limits::{ASK_DEADLINE, SIM_ASK_SLACK};
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::reply::{ForeignReply, NewSlot, ReplyAddress, ReplyOps, Waiter};
+use crate::request::Request;
 use crate::route;
 use crate::shard::{ShardCell, assert_not_on_a_shard, current, drop_contained};
 use crate::until::Until;
@@ -105,7 +107,10 @@ impl<M: Message> Ask<M> {
         }
         let until = Until::after(question.ttl);
         let reply = ForeignReply::<M::Reply>::new(ReplyOps::of::<M>());
-        route::ask_from_outside(question, Arc::clone(&reply));
+        match crate::request::open() {
+            Some(request) => carried::ask_from_outside(request, question, &reply),
+            None => route::ask_from_outside(question, Arc::clone(&reply)),
+        }
         loop {
             if let Some(value) = reply.try_take() {
                 return value;
@@ -134,12 +139,53 @@ impl<M: Message> Ask<M> {
         });
         match on_shard {
             Ok(refused) => refused.map(AskError::Rejected),
-            Err(question) => {
+            Err(question) => match crate::request::open() {
+                Some(request) => self.send_in_request(question, request, cx),
+                None => {
+                    let reply = ForeignReply::<M::Reply>::new(ReplyOps::of::<M>());
+                    route::ask_from_outside(question, Arc::clone(&reply));
+                    self.state = State::Outside(reply);
+                    None
+                }
+            },
+        }
+    }
+
+    #[cold]
+    fn send_in_request(
+        &mut self,
+        question: Question<M>,
+        request: Request,
+        cx: &mut TaskContext<'_>,
+    ) -> Option<AskError> {
+        let engine = question.target.engine();
+        current(|shard| match shard.filter(|shard| std::ptr::eq(shard.link.engine(), engine)) {
+            Some(shard) => match carried::ask_from_shard(shard, request, question, Self::new_slot(cx)) {
+                Ok(address) => {
+                    self.state = State::OnShard(address, shard.link);
+                    None
+                }
+                Err((reason, _slot)) => Some(AskError::Rejected(reason)),
+            },
+            None => {
                 let reply = ForeignReply::<M::Reply>::new(ReplyOps::of::<M>());
-                route::ask_from_outside(question, Arc::clone(&reply));
+                carried::ask_from_outside(request, question, &reply);
                 self.state = State::Outside(reply);
                 None
             }
+        })
+    }
+
+    #[inline(always)]
+    fn new_slot(cx: &TaskContext<'_>) -> NewSlot {
+        NewSlot {
+            deadline_ns: 0,
+            ops: ReplyOps::of::<M>(),
+            waiter: Waiter::Task { waker: Some(cx.waker().clone()) },
+            closure: None,
+            peer: None,
+            group: None,
+            incarnation: 0,
         }
     }
 
@@ -149,16 +195,7 @@ impl<M: Message> Ask<M> {
         question: Question<M>,
         cx: &mut TaskContext<'_>,
     ) -> Option<Rejected> {
-        let slot = NewSlot {
-            deadline_ns: 0,
-            ops: ReplyOps::of::<M>(),
-            waiter: Waiter::Task { waker: Some(cx.waker().clone()) },
-            closure: None,
-            peer: None,
-            group: None,
-            incarnation: 0,
-        };
-        match route::ask_from_shard(shard, question, slot) {
+        match route::ask_from_shard(shard, question, Self::new_slot(cx)) {
             Ok(address) => {
                 self.state = State::OnShard(address, shard.link);
                 None

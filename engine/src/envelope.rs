@@ -195,6 +195,22 @@ impl Front {
         unsafe { read_payload::<T>(payload.cast()) }
     }
 
+    /// The message, still in its slot.
+    ///
+    /// # Safety
+    /// As for [`take`](Self::take), which was not called; the reference ends before it is, and before the mailbox is used.
+    pub(crate) unsafe fn peek<'a, T>(self) -> &'a T {
+        // SAFETY: the caller's contract.
+        let payload = unsafe { self.slot.as_ref() }.payload.as_ptr();
+        if const { is_inline::<T>() } {
+            // SAFETY: the caller's contract.
+            unsafe { &*payload.cast::<T>() }
+        } else {
+            // SAFETY: the caller's contract.
+            unsafe { &*payload.cast::<Box<T>>() }
+        }
+    }
+
     /// The actor's state.
     ///
     /// # Safety

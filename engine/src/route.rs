@@ -16,36 +16,38 @@ use crate::context_block::{Asker, ContextBlock, VirtualTarget};
 use crate::credit::{Credit, CreditKey};
 use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress, VTable, has_spare_word};
 use crate::error::{AskError, Rejected, TellError};
+use crate::key::Key;
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::port::transport::Lane;
 use crate::reply::{ForeignAsker, ForeignReply, NewSlot, ReplyAddress, Then};
+use crate::request::Request;
 use crate::shard::{ShardCell, ShardCore, current};
 use crate::signal::RemoteSend;
 use crate::virtual_ref::VirtualId;
 use crate::waiting::Whom;
 
 /// Where a virtual actor lives now.
-enum Place {
+pub(crate) enum Place {
     Shard(u16),
     Node(NodeId),
 }
 
-fn place(id: &VirtualId) -> Place {
+pub(crate) fn place(id: &VirtualId) -> Place {
     let owner = id.engine.placement.owner(id.slot.group());
     if owner == id.engine.me() { Place::Shard(shard_of(id.slot, id.engine.shard_count())) } else { Place::Node(owner) }
 }
 
-/// Whether the target belongs to the engine of this shard.
+/// Whether the target belongs to the engine of this shard, and no request is open.
 pub(crate) fn is_home(shard: &ShardCell, target: &Target) -> bool {
     let engine = match target {
         Target::Actor(id) => id.link().engine(),
         Target::Virtual(id) => id.engine,
     };
-    std::ptr::eq(shard.link.engine(), engine)
+    shard.is_plainly_of(engine)
 }
 
-fn deadline_ns(now_ns: u64, ttl: Duration) -> u64 {
+pub(crate) fn deadline_ns(now_ns: u64, ttl: Duration) -> u64 {
     now_ns.saturating_add(u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX))
 }
 
@@ -63,7 +65,7 @@ pub(crate) fn wrap<M: Message>(
 }
 
 /// The message of an envelope that was wrapped for an `M` and whose meta word was taken.
-fn unwrap<M: Message>(mut envelope: Envelope) -> M {
+pub(crate) fn unwrap<M: Message>(mut envelope: Envelope) -> M {
     drop_meta(&mut envelope);
     // SAFETY: `wrap::<M>` made it in the same call.
     unsafe { envelope.into_message::<M>() }
@@ -76,7 +78,7 @@ fn drop_meta(envelope: &mut Envelope) {
     }
 }
 
-fn target_of(id: &VirtualId, position: usize) -> VirtualTarget {
+pub(crate) fn target_of(id: &VirtualId, position: usize) -> VirtualTarget {
     VirtualTarget { position, key: id.key.clone(), epoch: id.engine.placement.epoch(id.slot.group()) }
 }
 
@@ -88,10 +90,11 @@ pub(crate) fn tell_virtual<M: Message>(
 ) -> Result<(), TellError<M>> {
     let Some(position) = id.position else { return Err(TellError::NoHandler(message)) };
     current(|shard| match shard {
-        Some(shard) if std::ptr::eq(shard.link.engine(), id.engine) => {
-            tell_virtual_from_shard(shard, id, position, vtable, message)
-        }
-        _ => tell_virtual_from_outside(id, position, vtable, message),
+        Some(shard) if shard.is_plainly_of(id.engine) => tell_virtual_from_shard(shard, id, position, vtable, message),
+        _ => match crate::request::open() {
+            None => tell_virtual_from_outside(id, position, vtable, message),
+            Some(request) => crate::carried::tell(request, &Target::Virtual(id.clone()), vtable, message),
+        },
     })
 }
 
@@ -165,7 +168,7 @@ pub(crate) fn send_with<M: Message>(
         envelope
     };
     current(|shard| match shard {
-        Some(shard) if std::ptr::eq(shard.link, link) => {
+        Some(shard) if shard.is_plainly(link) => {
             let mut core = shard.core.borrow_mut();
             if let Target::Actor(id) = target
                 && core.cells.get(id.index(), id.generation()).is_none_or(|cell| !cell.admits())
@@ -177,7 +180,7 @@ pub(crate) fn send_with<M: Message>(
             shard.deliver(wrap_granted(sender, message));
             Ok(())
         }
-        Some(shard) if std::ptr::eq(shard.link.engine(), link.engine()) => {
+        Some(shard) if shard.is_plainly_of(link.engine()) => {
             let mut core = shard.core.borrow_mut();
             let to = link.shard().get();
             if !core.mesh.has_room(to) {
@@ -187,8 +190,14 @@ pub(crate) fn send_with<M: Message>(
             core.mesh.push(to, wrap_granted(sender, message));
             Ok(())
         }
-        _ => {
-            let sent = link.inject(wrap_granted(None, message));
+        shard => {
+            let sent = match crate::request::open() {
+                None => link.inject(wrap_granted(None, message)),
+                Some(request) => {
+                    let sender = shard.and_then(|shard| shard.core.borrow().running);
+                    crate::carried::granted(request, link, wrap_granted(sender, message))
+                }
+            };
             sent.map_err(|(reason, envelope)| TellError::new(reason, unwrap::<M>(envelope)))
         }
     })
@@ -272,10 +281,16 @@ fn tell_virtual_from_outside<M: Message>(
 }
 
 /// Gives back the token of a message to a virtual actor that was not sent.
-fn give_back_virtual(id: &VirtualId, to: u16, position: usize, credit: Credit) {
-    if credit == Credit::Token && !id.engine.link(to).credit.give_back(id.credit, 1) {
-        let key = id.key.clone();
-        id.engine.link(to).run(Box::new(move |shard| {
+pub(crate) fn give_back_virtual(id: &VirtualId, to: u16, position: usize, credit: Credit) {
+    if credit == Credit::Token {
+        give_back_name(id.engine.link(to), id.credit, position, id.key.clone());
+    }
+}
+
+/// The same, of the actor `key` of the registered type at `position`.
+pub(crate) fn give_back_name(link: &'static ShardLink, credit: CreditKey, position: usize, key: Key) {
+    if !link.credit.give_back(credit, 1) {
+        link.run(Box::new(move |shard| {
             let mut core = shard.core.borrow_mut();
             if let Some((index, generation)) = core.directory.get(position, &key) {
                 core.redeem(index, generation, 1);
@@ -345,7 +360,7 @@ pub(crate) fn ask_neighbour<M: Message, F: 'static>(
     then: Then<F>,
 ) -> Result<(), (Question<M>, Then<F>)> {
     let Target::Actor(id) = question.target else { return Err((question, then)) };
-    let here = std::ptr::eq(id.link(), shard.link);
+    let here = shard.is_plainly(id.link());
     if !here || core.admit(id.index(), id.generation(), EpochTag::BY_GENERATION).is_err() || !core.replies.has_free() {
         return Err((question, then));
     }
@@ -476,7 +491,7 @@ fn encode<M: Message>(
     Ok(())
 }
 
-fn lane_of(id: &VirtualId) -> Lane {
+pub(crate) fn lane_of(id: &VirtualId) -> Lane {
     id.position.map_or(Lane::User, |position| id.engine.registry.types[position].lane)
 }
 
@@ -494,6 +509,30 @@ fn encode_outside<M: Message>(
     let shard = shard_of(id.slot, id.engine.shard_count());
     let mut frame = AlignedBytes::new();
     encode(&mut frame, id, kind, 0, ttl, shard, message)?;
+    Ok(RemoteSend { peer, lane: lane_of(id), frame, asker: None, ttl_ns: 0, group: id.slot.group() })
+}
+
+/// A message with a request as bytes, before a shard puts it on its lane.
+pub(crate) fn encode_carried<M: Message>(
+    id: &VirtualId,
+    peer: NodeId,
+    kind: FrameKind,
+    request: &Request,
+    ttl: Duration,
+    message: &M,
+) -> Result<RemoteSend, Rejected> {
+    let ops = const { M::WIRE };
+    let ops = ops.as_ref().ok_or(Rejected::NoHandler)?;
+    let position = id.position.ok_or(Rejected::NoHandler)?;
+    if outbound::has_no_room(id.engine, peer, id.engine.registry.types[position].id, &id.key) {
+        return Err(Rejected::Full);
+    }
+    let shard = shard_of(id.slot, id.engine.shard_count());
+    let header = header::<M>(id, kind, 0, ttl, shard)?;
+    let mut frame = AlignedBytes::new();
+    outbound::append_carried(&mut frame, header.frame(), &id.key, &request.block(None), |out| {
+        (ops.encode)(message, out)
+    })?;
     Ok(RemoteSend { peer, lane: lane_of(id), frame, asker: None, ttl_ns: 0, group: id.slot.group() })
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: an activation takes at most what was queued when it began, and at most its budget; the cell of a running actor
 //! says `scheduled`, so nothing can run it a second time. One of the few files with `unsafe`.
 
+mod in_request;
 pub(super) mod rigged;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -39,6 +40,8 @@ enum Opened {
     Expired(Option<ReplyAddress>),
     /// Not for a handler.
     Signal,
+    /// Part of a request; its meta word is where it was.
+    InRequest,
 }
 
 /// Who runs: the cell, and what its handlers need of it.
@@ -143,7 +146,13 @@ impl ShardCell {
                 let reply = match context.asker {
                     Asker::None => None,
                     Asker::Slot(address) => Some(address),
-                    Asker::Foreign(_) => unreachable!("foreign askers got a slot on delivery"),
+                    Asker::InRequest(..) => {
+                        envelope.set_meta(Meta::Context(context));
+                        return Opened::InRequest;
+                    }
+                    Asker::Foreign(_) | Asker::ForeignInRequest(_) => {
+                        unreachable!("foreign askers got a slot on delivery")
+                    }
                 };
                 let (sender, deadline_ns) = (context.sender, context.deadline_ns);
                 core.link.contexts.recycle(context);
@@ -195,6 +204,9 @@ impl ShardCell {
     #[cold]
     #[inline(never)]
     fn run_rare(&self, index: u32, what: Opened, handled: u32) -> u32 {
+        if what == Opened::InRequest {
+            return self.run_in_request(index, handled);
+        }
         let (mut state, running) = self.take_out(index);
         let envelope = {
             let mut core = self.core.borrow_mut();

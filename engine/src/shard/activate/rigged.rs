@@ -118,6 +118,7 @@ impl ShardCell {
         let reply = match self.open(&mut envelope) {
             Opened::Ready(_, reply) | Opened::Expired(reply) => reply,
             Opened::Signal => None,
+            Opened::InRequest => super::in_request::take(&mut envelope).reply,
         };
         drop_contained(envelope);
         if fault == Fault::Panic {
