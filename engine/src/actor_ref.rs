@@ -311,6 +311,14 @@ impl<M: Message> Recipient<M> {
         tell(self.id, self.vtable, message)
     }
 
+    /// Like [`ActorRef::tell_with`].
+    ///
+    /// # Errors
+    /// As [`tell`](Self::tell).
+    pub fn tell_with(self, message: M, request: &Request) -> Result<(), TellError<M>> {
+        request.scope(|| self.tell(message))
+    }
+
     /// Like [`ActorRef::send`].
     pub fn send(self, message: M) -> Sending<M> {
         Sending::new(Target::Actor(self.id), self.vtable, message)

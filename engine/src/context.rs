@@ -467,7 +467,12 @@ pub struct PendingAsk<'a, A, M: Message> {
     cx: &'a mut Context<A>,
 }
 
-impl<A: Actor, M: Message> PendingAsk<'_, A, M> {
+impl<'a, A: Actor, M: Message> PendingAsk<'a, A, M> {
+    /// What is asked, and by whom.
+    pub(crate) fn into_parts(self) -> (Question<M>, &'a mut Context<A>) {
+        (self.question, self.cx)
+    }
+
     /// Waits at most `ttl`; 5 s unless said.
     pub fn deadline(mut self, ttl: Duration) -> Self {
         self.question.ttl = ttl;

@@ -11,6 +11,7 @@ mod actor;
 mod actor_ref;
 mod address;
 mod ask;
+mod asking;
 mod behaviour;
 mod blame;
 mod builder;

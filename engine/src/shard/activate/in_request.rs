@@ -48,8 +48,11 @@ impl ShardCell {
                 return self.run_rare(index, Opened::Expired(carried.reply), handled);
             }
             cell.mailbox.advance();
+            let ready = cell.ready(index);
+            let generation = cell.generation;
             let state = cell.state.as_ref().expect("a running actor's state is in its cell").state_ptr();
-            (cell.ready(index), cell.generation, state, slot, carried)
+            core.asked_until_ns = carried.deadline_ns;
+            (ready, generation, state, slot, carried)
         };
         let Carried { request, reply, sender, .. } = carried;
         // SAFETY: cells never move, and a running actor keeps its own.
