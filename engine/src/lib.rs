@@ -28,6 +28,7 @@ mod engine_link;
 mod envelope;
 mod erased;
 mod error;
+mod family;
 mod fan_out;
 mod gate;
 #[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]
@@ -39,6 +40,7 @@ mod link;
 #[cfg(all(test, loom))]
 mod loom_models;
 mod message;
+mod naming;
 mod parked;
 mod peers;
 pub mod port;
@@ -88,6 +90,7 @@ pub use fan_out::{Audience, AudienceMember, FanOut, FanOutTarget, Shared};
 pub use key::Key;
 pub use latch::Happening;
 pub use message::{Message, WireMessage, WireOps};
+pub use naming::{GetOrSpawnError, LookupError, NameWaitError, Named, PendingName, RegisterError, WhenNamed};
 pub use peers::PeerState;
 pub use receive::{Receive, kind};
 pub use reply::Reply;
