@@ -157,7 +157,12 @@ pub(crate) fn ask_from_shard<M: Message>(
 
 /// Asks for an actor's `then`; the slot's waiter is one that runs in the request. A refusal comes as a turn of its own too.
 #[cold]
-pub(crate) fn ask_then<M: Message>(shard: &ShardCell, request: Request, question: Question<M>, slot: NewSlot) {
+pub(crate) fn ask_then<M: Message>(
+    shard: &ShardCell,
+    request: Request,
+    question: Question<M>,
+    slot: NewSlot,
+) -> Option<ReplyAddress> {
     let kept = Erased::new(request.clone());
     let home = std::ptr::eq(question.target.engine(), shard.link.engine());
     let sent = if home { ask_from_shard(shard, request, question, slot) } else { Err((Rejected::Unavailable, slot)) };
@@ -165,7 +170,7 @@ pub(crate) fn ask_then<M: Message>(shard: &ShardCell, request: Request, question
         Ok(address) => (address, None),
         Err((reason, slot)) => {
             let inserted = shard.core.borrow_mut().replies.insert(NewSlot { deadline_ns: u64::MAX, ..slot });
-            let Ok(address) = inserted else { return };
+            let address = inserted.map_err(|(_, slot)| crate::shard::drop_contained(slot)).ok()?;
             (address, Some(reason))
         }
     };
@@ -175,6 +180,7 @@ pub(crate) fn ask_then<M: Message>(shard: &ShardCell, request: Request, question
     if let Some(reason) = refused {
         crate::reply::fail_here(shard, address, AskError::Rejected(reason));
     }
+    Some(address)
 }
 
 /// Asks from a thread or task outside the shards of the target's engine; every refusal arrives as the answer.

@@ -477,11 +477,13 @@ impl<'a, A: Actor, M: Message> PendingAsk<'a, A, M> {
             incarnation,
         };
         let sent = if crate::route::is_home(shard, &question.target) {
-            crate::route::ask_from_shard(shard, question, slot)
+            let Question { target, vtable, message, ttl } = question;
+            crate::route::ask_from_shard(shard, &target, (vtable, message, ttl), slot)
         } else if let Some(request) = shard.request() {
             let deliver = then_in_request_vtable::<A, M::Reply, F>();
             let slot = NewSlot { waiter: Waiter::Then { deliver, index, generation }, ..slot };
-            return crate::carried::ask_then(shard, request, question, slot);
+            crate::carried::ask_then(shard, request, question, slot);
+            return;
         } else {
             Err((crate::error::Rejected::Unavailable, slot))
         };
@@ -527,7 +529,7 @@ where
 }
 
 /// The same for an ask that is part of a request, which is the slot's value.
-fn then_in_request_vtable<A, R, F>() -> &'static VTable
+pub(crate) fn then_in_request_vtable<A, R, F>() -> &'static VTable
 where
     A: Actor,
     R: Send + 'static,

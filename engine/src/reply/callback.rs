@@ -39,7 +39,10 @@ where
     F: FnOnce(&ShardCell, Result<M::Reply, AskError>) + 'static,
 {
     if route::is_home(shard, &question.target) {
-        return calling(shard, ReplyOps::of::<M>(), f, |slot| route::ask_from_shard(shard, question, slot));
+        let Question { target, vtable, message, ttl } = question;
+        return calling(shard, ReplyOps::of::<M>(), f, |slot| {
+            route::ask_from_shard(shard, &target, (vtable, message, ttl), slot)
+        });
     }
     if let Some(request) = shard.request()
         && std::ptr::eq(question.target.engine(), shard.link.engine())

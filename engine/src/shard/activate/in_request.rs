@@ -25,6 +25,14 @@ pub(super) struct Carried {
     deadline_ns: u64,
 }
 
+/// Puts the block of such a message back, for `run_in_request` to take.
+#[cold]
+#[inline(never)]
+pub(super) fn leave(envelope: &mut Envelope, context: Box<ContextBlock>) -> Opened {
+    envelope.set_meta(Meta::Context(context));
+    Opened::InRequest
+}
+
 /// Takes the meta word of a message that is part of a request.
 pub(super) fn take(envelope: &mut Envelope) -> Carried {
     let Meta::Context(context) = envelope.take_meta() else { unreachable!("`open` has put the block back") };
@@ -37,21 +45,25 @@ impl ShardCell {
     /// Handles the message at the front of the mailbox, or drops it if it came too late.
     pub(super) fn run_in_request(&self, index: u32, handled: u32) -> u32 {
         let (ready, generation, state, slot, carried) = {
-            let mut core = self.core.borrow_mut();
+            let mut lent = self.core.borrow_mut();
+            let core = &mut *lent;
             let now_ns = core.now_ns;
             let cell = core.cells.slot(index).expect("a running actor keeps its cell");
             let mut slot = cell.mailbox.front().expect("it is at the front");
             // SAFETY: the slot at the front is initialised, and nobody else has a reference to it.
             let carried = take(unsafe { slot.as_mut() });
-            if carried.deadline_ns != 0 && carried.deadline_ns <= now_ns {
-                drop(core);
+            // One without a deadline was put aside, and is handled whoever still waits.
+            let own = carried.reply.filter(|address| carried.deadline_ns != 0 && address.0.shard() == core.shard.get());
+            let given_up = own.is_some_and(|address| core.replies.waiting(address).is_none());
+            core.asked_until_ns = carried.deadline_ns;
+            if given_up || (carried.deadline_ns != 0 && carried.deadline_ns <= now_ns) {
+                drop(lent);
                 return self.run_rare(index, Opened::Expired(carried.reply), handled);
             }
             cell.mailbox.advance();
             let ready = cell.ready(index);
             let generation = cell.generation;
             let state = cell.state.as_ref().expect("a running actor's state is in its cell").state_ptr();
-            core.asked_until_ns = carried.deadline_ns;
             (ready, generation, state, slot, carried)
         };
         let Carried { request, reply, sender, .. } = carried;
