@@ -57,6 +57,8 @@ pub(crate) struct CellExtra {
     stop_reason: Option<StopReason>,
     /// Messages that the actor has put aside; `None` when there are none.
     pub(crate) stash: Option<Box<Stash>>,
+    /// A virtual actor that stops before its next message.
+    pub(crate) must_leave: bool,
     /// By which names it is found.
     pub(crate) names: Vec<Key>,
 }
@@ -319,6 +321,11 @@ impl Cell {
             extra.credit_out -= tokens;
             self.mailbox.capacity += tokens;
         }
+    }
+
+    /// A virtual actor's type, as its position in the registry.
+    pub(crate) fn position(&self) -> Option<usize> {
+        self.extra.as_ref()?.identity.as_ref().map(|(position, _)| *position)
     }
 
     /// Messages put aside.

@@ -96,6 +96,11 @@ impl ShardCell {
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
             let generation = cell.generation;
             cell.unstash(&mut core.pool);
+            let passivated = cell.epoch().is_some() && cell.stop_reason() == Some(StopReason::Passivated);
+            let mut carried = Vec::new();
+            if passivated {
+                carried.extend(std::iter::from_fn(|| cell.mailbox.pop(&mut core.pool)));
+            }
             while let Some(envelope) = cell.mailbox.pop(&mut core.pool) {
                 core.graveyard.push(super::DeadLetterDraft { envelope, reason: Reason::Closed });
             }
@@ -108,6 +113,9 @@ impl ShardCell {
             let give_out = core.cells.release(index);
             if let Some((actor_type, key)) = extra.as_ref().and_then(|extra| extra.identity.as_ref()) {
                 core.directory.remove(*actor_type, key, index, generation);
+            }
+            if passivated {
+                core.end_passivation(extra.as_ref().and_then(|extra| extra.identity.as_ref()), carried);
             }
             (extra.map(|extra| (extra, reason)), core.actor_id(index, generation), give_out)
         };
