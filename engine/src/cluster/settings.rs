@@ -54,8 +54,7 @@ impl VirtualSettings {
         self
     }
 
-    /// An actor with timers to come is not idle; unless said, its timers end when it leaves. Costs a look at every timer of the
-    /// shard where somebody else would be idle.
+    /// An actor with timers to come is not idle; unless said, its timers end when it leaves.
     #[must_use]
     pub fn stays_for_timers(mut self) -> Self {
         self.stays_for_timers = true;

@@ -1,8 +1,9 @@
-//! What is due: a timer's message.
+//! What is due: a timer's message, and the end of asks that nobody waits for.
 //!
 //! Invariant: what a timer holds is the user's, and is made and dropped outside the core's borrow. Shard thread only.
 
-use super::ShardCell;
+use super::{ShardCell, ShardCore};
+use crate::reply::ReplyAddress;
 use crate::timer::{Body, Due};
 
 impl ShardCell {
@@ -38,5 +39,19 @@ impl ShardCell {
         let mut core = self.core.borrow_mut();
         core.counters.missed_ticks += missed;
         core.timers.again(id, next_ns, owner, Body::Every(period));
+    }
+
+    /// Lets go of what actors had asked that are gone now. What a `then` holds is the user's and dropped outside the borrow.
+    pub(super) fn sweep_asks(&self, found: &mut Vec<ReplyAddress>) {
+        {
+            let mut core = self.core.borrow_mut();
+            let ShardCore { cells, replies, run_queue, .. } = &mut *core;
+            let lives = |index, generation| cells.peek(index, generation).map(|cell| cell.incarnation);
+            replies.ownerless(run_queue.is_empty(), lives, found);
+        }
+        for address in found.drain(..) {
+            let freed = self.core.borrow_mut().replies.cancel(address);
+            super::drop_contained(freed);
+        }
     }
 }

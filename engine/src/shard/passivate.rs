@@ -25,12 +25,8 @@ struct Candidate {
     pressed: bool,
 }
 
-/// Who waits for an answer or a timer, sorted; looked up only once somebody could leave.
-#[derive(Default)]
-struct Waiting {
-    answers: Option<Vec<(u32, u32)>>,
-    timers: Option<Vec<(u32, u32)>>,
-}
+/// Who waits for an answer, sorted; looked up only once somebody could leave.
+type Waiting = Option<Vec<(u32, u32)>>;
 
 fn sorted(owners: impl Iterator<Item = (u32, u32)>) -> Vec<(u32, u32)> {
     let mut owners: Vec<_> = owners.collect();
@@ -70,22 +66,23 @@ impl ShardCore {
         self.now_ns.saturating_add(nanos(idle).max(PASSIVATION_RETRY_NS))
     }
 
-    /// Whether answers or, where its type says so, timers are on their way to the actor.
+    /// Whether the actor has children, or answers or, where its type says so, timers are on their way to it.
     fn is_awaited(&self, cell: (u32, u32), registered: &RegisteredType, waiting: &mut Waiting) -> bool {
-        let answers = waiting.answers.get_or_insert_with(|| sorted(self.replies.owners()));
+        // One whose children live is in use.
+        if self.cells.kin.first_child(cell.0).is_some() {
+            return true;
+        }
+        let answers = waiting.get_or_insert_with(|| sorted(self.replies.owners()));
         if answers.binary_search(&cell).is_ok() {
             return true;
         }
-        registered.settings.stays_for_timers && {
-            let owners = || sorted(self.timers.owners().map(|owner| (owner.index, owner.generation)));
-            waiting.timers.get_or_insert_with(owners).binary_search(&cell).is_ok()
-        }
+        registered.settings.stays_for_timers && self.timers.has_owner(cell.0, cell.1)
     }
 
     /// Takes out who is idle, and who is least recently used where there are too many; at most [`PASSIVATION_LOOKS`] a time.
     fn pick_idle(&mut self, types: &[RegisteredType]) -> Vec<Candidate> {
         let now_ms = self.now_ns >> 20;
-        let mut waiting = Waiting::default();
+        let mut waiting = None;
         let (mut looks, mut candidates, mut busy) = (PASSIVATION_LOOKS, Vec::new(), Vec::new());
         let mut look = |core: &mut Self, actor_type, pressed| {
             if let Some((candidate, free)) = core.look_at_oldest(actor_type, &types[actor_type], &mut waiting) {
@@ -235,12 +232,18 @@ impl ShardCell {
             let types = &self.link.engine().registry.types;
             let Some(cell) = core.cells.peek(index, generation) else { continue };
             let position = cell.position().expect("virtual actors only are told to leave");
-            let free =
-                is_free(cell) && !core.is_awaited((index, generation), &types[position], &mut Waiting::default());
+            let free = is_free(cell) && !core.is_awaited((index, generation), &types[position], &mut None);
             let overdue = until_ns <= core.now_ns;
             core.directory.leaving.push(leaving);
             if overdue {
-                core.make_leave(index, generation);
+                let children = core.cells.children(index);
+                if children.is_empty() {
+                    core.make_leave(index, generation);
+                }
+                drop(core);
+                for (child, generation) in children.into_iter().rev() {
+                    self.request_stop(child, generation, StopReason::ParentStopped);
+                }
             } else if free {
                 drop(core);
                 self.ask_to_leave(index, generation);
