@@ -114,6 +114,10 @@ pub const RANDOM_POOL_BYTES: usize = 512;
 
 const _: () = assert!(URING_FILE_OPERATIONS <= URING_ENTRIES as usize);
 const _: () = assert!(RANDOM_POOL_BYTES.is_multiple_of(8));
+/// Asks from other shards that a shard remembers as given up, asks, until their deadlines: for the handlers that hold their
+/// replies. One that is forgotten is worked on as if it were wanted. A few dozen bytes each.
+pub const FORSAKEN_KEPT: usize = 1024;
+
 /// Messages that one actor handles before the next one runs, messages: an activation longer than this gained nothing
 /// (4.6 ns a message at 256, 4.9 at 32).
 pub const ACTIVATION_BUDGET: u32 = 64;
@@ -148,6 +152,11 @@ pub const INJECTOR_SLOTS: usize = 4096;
 /// Messages that one turn takes from one other shard, messages: as many as a turn handles. More would fill mailboxes with what
 /// a busy shard cannot handle yet, instead of leaving it in the ring, where its sender sees that there is no room.
 pub const RING_BATCH: usize = TURN_BUDGET as usize;
+
+/// Messages and replies to one other shard that wait to be published while a turn goes on, messages: a receiver that spins begins
+/// with them. Small, so that two shards with 64 asks between them work at the same time; not so small that the line by which
+/// they are published moves with each message.
+pub const PUBLISH_EVERY: usize = 16;
 
 /// Slots of a new backlog, messages: 512 bytes; it doubles as needed.
 pub const BACKLOG_FIRST_SLOTS: u32 = 8;

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
+use crate::asking::cancel::Answering;
 use crate::credit::Room;
 use crate::envelope::{Envelope, EpochTag, GENERATION_MAX, INDEX_BITS};
 use crate::error::Rejected;
@@ -50,6 +51,8 @@ pub(crate) struct CellExtra {
     pub(crate) watchers: Vec<ActorId>,
     /// The room of a suspended async handler.
     pub(crate) async_slot: AsyncSlot,
+    /// Whom the async handler that runs answers.
+    pub(crate) answering: Answering,
     /// A suspension without a future, begun by `Context::suspend`.
     pub(crate) suspensions: u32,
     /// Room taken out of `capacity` for tokens that senders elsewhere hold or have spent on messages under way.
