@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use shardstage_codec::{FrameKind, NodeId};
+use shardstage_codec::{AlignedBytes, FrameKind, NodeId};
 
 use crate::ask::{Ask, Question, Target};
 use crate::cluster::outbound;
@@ -27,6 +27,7 @@ use crate::reply::{ForeignAsker, ForeignReply, NewSlot, ReplyAddress};
 use crate::request::{Deadline, Request, RequestError};
 use crate::route::{self, Place, place};
 use crate::shard::{ShardCell, current};
+use crate::signal::RemoteSend;
 use crate::virtual_ref::VirtualId;
 
 /// The way to a target in this process.
@@ -328,11 +329,35 @@ fn send_from_outside<M: Message>(
     asker: Option<Arc<dyn ForeignAsker>>,
 ) -> Result<(), Rejected> {
     let id = virtual_id(target);
-    let mut send = route::encode_carried(id, peer, kind, request, ttl, message)?;
+    let mut send = encode_carried(id, peer, kind, request, ttl, message)?;
     send.asker = asker;
     send.ttl_ns = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
     let link = id.engine.link(shard_of(id.slot, id.engine.shard_count()));
     link.inject(send.into_envelope()).map_err(|(reason, _dropped)| reason)
+}
+
+/// A message with a request as bytes, before a shard puts it on its lane.
+fn encode_carried<M: Message>(
+    id: &VirtualId,
+    peer: NodeId,
+    kind: FrameKind,
+    request: &Request,
+    ttl: Duration,
+    message: &M,
+) -> Result<RemoteSend, Rejected> {
+    let ops = const { M::WIRE };
+    let ops = ops.as_ref().ok_or(Rejected::NoHandler)?;
+    let position = id.position.ok_or(Rejected::NoHandler)?;
+    if outbound::has_no_room(id.engine, peer, id.engine.registry.types[position].id, &id.key) {
+        return Err(Rejected::Full);
+    }
+    let shard = shard_of(id.slot, id.engine.shard_count());
+    let header = route::header::<M>(id, kind, 0, ttl, shard)?;
+    let mut frame = AlignedBytes::new();
+    outbound::append_carried(&mut frame, header.frame(), &id.key, &request.block(None), |out| {
+        (ops.encode)(message, out)
+    })?;
+    Ok(RemoteSend { peer, lane: route::lane_of(id), frame, asker: None, ttl_ns: 0, group: id.slot.group() })
 }
 
 /// An [`Ask`] that is part of a request, and not of the one that its sender is part of; see [`Ask::with_header`].

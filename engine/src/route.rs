@@ -3,13 +3,17 @@
 //! Invariant: a message enters exactly one queue, or comes back with the reason. Virtual targets resolve here: this shard's
 //! directory, another shard's ring, or a frame to the owning node.
 
+mod neighbour;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use shardstage_codec::{AlignedBytes, FrameHeader, FrameKind, NodeId};
 
+pub(crate) use neighbour::ask_neighbour;
+
 use crate::actor_ref::give_back;
-use crate::ask::{Question, Target};
+use crate::ask::Target;
 use crate::cluster::outbound::{self, EncodedMessage};
 use crate::cluster::placement::shard_of;
 use crate::context_block::{Asker, ContextBlock, VirtualTarget};
@@ -20,9 +24,8 @@ use crate::key::Key;
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::port::transport::Lane;
-use crate::reply::{ForeignAsker, ForeignReply, NewSlot, ReplyAddress, Then};
-use crate::request::Request;
-use crate::shard::{ShardCell, ShardCore, current};
+use crate::reply::{ForeignAsker, ForeignReply, NewSlot, ReplyAddress};
+use crate::shard::{ShardCell, current};
 use crate::signal::RemoteSend;
 use crate::virtual_ref::VirtualId;
 use crate::waiting::Whom;
@@ -36,6 +39,14 @@ pub(crate) enum Place {
 pub(crate) fn place(id: &VirtualId) -> Place {
     let owner = id.engine.placement.owner(id.slot.group());
     if owner == id.engine.me() { Place::Shard(shard_of(id.slot, id.engine.shard_count())) } else { Place::Node(owner) }
+}
+
+/// The place in the registry and the shard of a virtual actor that this node hosts.
+pub(crate) fn home_of(id: &VirtualId) -> Option<(usize, &'static ShardLink)> {
+    match (place(id), id.position) {
+        (Place::Shard(shard), Some(position)) => Some((position, id.engine.link(shard))),
+        _ => None,
+    }
 }
 
 /// Whether the target belongs to the engine of this shard, and no request is open.
@@ -348,31 +359,6 @@ pub(crate) fn ask_from_shard<M: Message>(
     }
 }
 
-/// Asks an actor of this very shard, with the slot made in place: the hot path of [`PendingAsk::then`]. Everything comes back
-/// when the target is elsewhere or refuses, and the general path decides.
-///
-/// [`PendingAsk::then`]: crate::PendingAsk::then
-#[inline(always)]
-pub(crate) fn ask_neighbour<M: Message, F: 'static>(
-    shard: &ShardCell,
-    core: &mut ShardCore,
-    question: Question<M>,
-    then: Then<F>,
-) -> Result<(), (Question<M>, Then<F>)> {
-    let Target::Actor(id) = question.target else { return Err((question, then)) };
-    let here = shard.is_plainly(id.link());
-    if !here || core.admit(id.index(), id.generation(), EpochTag::BY_GENERATION).is_err() || !core.replies.has_free() {
-        return Err((question, then));
-    }
-    let then = Then { deadline_ns: deadline_ns(core.now_ns, question.ttl), ..then };
-    let address = core.replies.open_then(then);
-    let Question { vtable, message, .. } = question;
-    core.enqueue_with(id.index(), || {
-        wrap((id.index(), id.generation()), vtable, EpochTag::BY_GENERATION, Meta::Reply(address), message)
-    });
-    Ok(())
-}
-
 fn ask_here<M: Message>(
     shard: &ShardCell,
     cell: (u32, u32),
@@ -452,7 +438,7 @@ fn ask_node<M: Message>(
     }
 }
 
-fn header<M: Message>(
+pub(crate) fn header<M: Message>(
     id: &VirtualId,
     kind: FrameKind,
     correlation: u64,
@@ -509,30 +495,6 @@ fn encode_outside<M: Message>(
     let shard = shard_of(id.slot, id.engine.shard_count());
     let mut frame = AlignedBytes::new();
     encode(&mut frame, id, kind, 0, ttl, shard, message)?;
-    Ok(RemoteSend { peer, lane: lane_of(id), frame, asker: None, ttl_ns: 0, group: id.slot.group() })
-}
-
-/// A message with a request as bytes, before a shard puts it on its lane.
-pub(crate) fn encode_carried<M: Message>(
-    id: &VirtualId,
-    peer: NodeId,
-    kind: FrameKind,
-    request: &Request,
-    ttl: Duration,
-    message: &M,
-) -> Result<RemoteSend, Rejected> {
-    let ops = const { M::WIRE };
-    let ops = ops.as_ref().ok_or(Rejected::NoHandler)?;
-    let position = id.position.ok_or(Rejected::NoHandler)?;
-    if outbound::has_no_room(id.engine, peer, id.engine.registry.types[position].id, &id.key) {
-        return Err(Rejected::Full);
-    }
-    let shard = shard_of(id.slot, id.engine.shard_count());
-    let header = header::<M>(id, kind, 0, ttl, shard)?;
-    let mut frame = AlignedBytes::new();
-    outbound::append_carried(&mut frame, header.frame(), &id.key, &request.block(None), |out| {
-        (ops.encode)(message, out)
-    })?;
     Ok(RemoteSend { peer, lane: lane_of(id), frame, asker: None, ttl_ns: 0, group: id.slot.group() })
 }
 
