@@ -251,7 +251,7 @@ impl AsyncHandler<Work> for Slow {
         self.probe.tell_with(Worked(hops, left), &Request::new()).unwrap();
         let sleeper = cx.spawn(|| Sleeper(None)).unwrap();
         let _ = Request::new().attach(sleeper.ask(For(self.works))).await;
-        let _ = sleeper.stop();
+        drop(sleeper.stop());
         let Some(next) = self.next else { return hops };
         next.ask(Work(hops + 1)).deadline(LONG).await.unwrap_or(hops)
     }
