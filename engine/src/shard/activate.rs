@@ -400,6 +400,7 @@ impl ShardCell {
                 drop(catch_unwind(AssertUnwindSafe(|| drop(future))));
             }
         }
+        self.end_timers(running.index, false);
         if let Err(error) = state.build(self.seat(running)) {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");

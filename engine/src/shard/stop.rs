@@ -90,6 +90,7 @@ impl ShardCell {
 
     /// Frees the cell of an actor whose state is gone, and tells whoever waits or watches.
     pub(super) fn abandon(&self, index: u32) {
+        self.end_timers(index, true);
         let (told, id, give_out) = {
             let mut core = self.core.borrow_mut();
             let core = &mut *core;
