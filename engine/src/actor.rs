@@ -28,6 +28,8 @@ pub enum StopReason {
     Panicked(String),
     /// The engine shut down.
     Shutdown,
+    /// It was [killed](crate::ActorRef::kill): no hook of it ran.
+    Killed,
 }
 
 /// State that handles messages, one at a time, on one shard. It need not be `Send`.

@@ -173,8 +173,9 @@ impl Parcel {
 ///
 /// # Panics
 /// When the envelope is none.
-pub(crate) fn into_terminated(envelope: Envelope) -> (ActorId, StopReason) {
-    assert!(std::ptr::eq(envelope.vtable(), &TERMINATED), "the caller has checked");
+pub(crate) fn into_terminated(mut envelope: Envelope) -> (ActorId, StopReason) {
+    assert!(std::ptr::eq(envelope.vtable(), &TERMINATED), "notices are nothing else");
+    envelope.take_meta();
     // SAFETY: only `terminated` makes envelopes with this vtable.
     unsafe { envelope.into_message::<Terminated>() }
 }

@@ -397,3 +397,83 @@ fn stop_after_bounds_the_life_across_rebuilds_and_no_other_timer_outlives_its_st
     assert_eq!(timers(), 0, "nothing is left of it");
     kit.finish();
 }
+
+/// Notes when it was idle; its own ticks do not count.
+struct Quiet {
+    idle: Log<u64>,
+    began_ns: u64,
+}
+
+#[derive(Clone)]
+#[message]
+struct Idle;
+#[message(reply = bool)]
+struct Clear;
+
+impl Actor for Quiet {
+    fn started(&mut self, cx: &mut Context<Self>) -> Result<(), shardstage::BoxError> {
+        self.began_ns = cx.now_ns();
+        cx.set_idle_timeout(Duration::from_secs(5), Done);
+        cx.set_idle_timeout(100 * MS, Idle);
+        cx.every(7 * MS, SlowTick);
+        Ok(())
+    }
+}
+
+impl Handler<Idle> for Quiet {
+    fn handle(&mut self, _: Idle, cx: &mut Context<Self>) {
+        self.idle.push((cx.now_ns() - self.began_ns) / 1_000_000);
+    }
+}
+
+impl Handler<Done> for Quiet {
+    fn handle(&mut self, _: Done, _cx: &mut Context<Self>) {
+        unreachable!("it was replaced");
+    }
+}
+
+impl Handler<SlowTick> for Quiet {
+    fn handle(&mut self, _: SlowTick, _cx: &mut Context<Self>) {}
+}
+
+impl Handler<Clear> for Quiet {
+    fn handle(&mut self, _: Clear, cx: &mut Context<Self>) -> bool {
+        cx.clear_idle_timeout()
+    }
+}
+
+impl Handler<Panic> for Quiet {
+    fn handle(&mut self, _: Panic, _cx: &mut Context<Self>) {
+        panic!("planted");
+    }
+}
+
+#[test]
+fn an_idle_timeout_counts_from_the_last_message_of_somebody_else() {
+    let kit = TestKit::new();
+    kit.allow_panics();
+    let idle = Log::new();
+    let log = idle.clone();
+    let quiet = kit.spawn(move || Quiet { idle: log.clone(), began_ns: 0 }).unwrap();
+    kit.run_until_idle();
+    // Spoken to every 60 ms: never idle.
+    for _ in 0..5 {
+        kit.advance(60 * MS);
+        quiet.tell(SlowTick).unwrap();
+    }
+    kit.run_until_idle();
+    assert_eq!(idle.len(), 0, "{:?}", idle.all());
+    kit.advance(250 * MS);
+    let seen = idle.all();
+    assert!(seen.len() == 2 && (400..402).contains(&seen[0]) && (500..502).contains(&seen[1]), "{seen:?}");
+    // A rebuild begins anew, with the timeout that the new state sets.
+    quiet.tell(Panic).unwrap();
+    kit.advance(95 * MS);
+    assert_eq!(idle.len(), 2);
+    kit.advance(10 * MS);
+    assert_eq!(idle.len(), 3);
+    assert!(quiet.ask(Clear).wait().unwrap());
+    assert!(!quiet.ask(Clear).wait().unwrap(), "there is none any more");
+    kit.advance(1000 * MS);
+    assert_eq!(idle.len(), 3);
+}

@@ -5,7 +5,7 @@
 use super::ShardCell;
 use crate::actor::StopReason;
 use crate::envelope::{CellId, Envelope};
-use crate::timer::{Body, Due, Other, Repeating, TimerId};
+use crate::timer::{Body, Due, Other, Owner, Repeating, TimerId};
 
 impl ShardCell {
     /// Fires all timers that are due; returns whether there were any.
@@ -59,8 +59,32 @@ impl ShardCell {
                 self.core.borrow_mut().timers.end(id);
                 self.request_stop(owner.index, owner.generation, StopReason::Stopped);
             }
+            Body::Other(Other::Kill) => {
+                self.core.borrow_mut().timers.end(id);
+                self.request_stop(owner.index, owner.generation, StopReason::Killed);
+            }
+            Body::Other(Other::Idle(mut tick)) => {
+                let quiet_ns = self.quiet_since(owner).map(|spoken_ns| spoken_ns.saturating_add(tick.period_ns));
+                let mut next_ns = quiet_ns.filter(|at_ns| *at_ns > now_ns);
+                if quiet_ns.is_some() && next_ns.is_none() {
+                    let Some(envelope) = self.make_tick(&mut tick) else { return self.end_timer(id, tick) };
+                    self.core.borrow_mut().push_reserved(envelope);
+                }
+                let next_ns = *next_ns.get_or_insert(now_ns.saturating_add(tick.period_ns));
+                self.next_tick(id, tick, 0, Some(next_ns), Other::Idle);
+            }
             Body::Other(Other::Gone) => unreachable!("a timer fires once per due time"),
         }
+    }
+
+    /// When somebody last spoke to an actor with an idle timeout; `None` while messages wait for it or it waits itself.
+    fn quiet_since(&self, owner: Owner) -> Option<u64> {
+        let mut core = self.core.borrow_mut();
+        let cell = core.cells.get(owner.index, owner.generation)?;
+        if cell.len() > 0 || cell.conduct.suspended {
+            return None;
+        }
+        cell.extra.as_ref()?.attended.as_ref()?.idle.as_ref().map(|idle| idle.spoken_ns)
     }
 
     /// The next message of a repeating timer; `None` when the user's copy panicked.

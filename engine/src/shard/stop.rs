@@ -11,13 +11,16 @@ use crate::dead_letter::Reason;
 use crate::envelope::CellId;
 
 impl ShardCell {
-    /// Asks the actor to stop before its next message, for `reason`. Nothing happens if it is gone.
+    /// Asks the actor to stop before its next message, for `reason`. Nothing happens if it is gone. One that stops already but
+    /// waits for the end of an async handler waits no more, unless that is what `reason` says.
     pub(crate) fn request_stop(&self, index: u32, generation: u32, reason: StopReason) {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         let Some(cell) = core.cells.get(index, generation) else { return };
         if cell.conduct.life != Life::Stopping {
             cell.conduct.begin(Life::Stopping);
+            cell.set_stop_reason(Some(reason));
+        } else if cell.finishes_first() && reason != StopReason::Stopped {
             cell.set_stop_reason(Some(reason));
         }
         if !cell.scheduled {
@@ -136,7 +139,7 @@ impl ShardCell {
     pub(crate) fn tell_terminated(&self, watcher: ActorId, who: ActorId, reason: StopReason) {
         let deliver = move |shard: &Self| {
             let envelope = crate::signal::terminated(watcher, who, reason);
-            shard.core.borrow_mut().push_reserved(envelope);
+            shard.core.borrow_mut().notify(envelope);
         };
         if std::ptr::eq(watcher.link(), self.link) {
             deliver(self);

@@ -43,8 +43,12 @@ pub(crate) enum Other {
     Rate(Repeating),
     /// Sends messages, each so long after the last one was handled.
     Delay(Repeating),
+    /// Sends messages when nobody has spoken to the actor for a period.
+    Idle(Repeating),
     /// Stops its actor.
     Stop,
+    /// Kills its actor.
+    Kill,
     /// Nothing: the node is free, or the timer fires just now.
     Gone,
 }
@@ -54,7 +58,7 @@ impl Body {
 
     /// Whether it says when its actor ends, whatever happens to the actor's state meanwhile.
     fn is_end(&self) -> bool {
-        matches!(self, Self::Other(Other::Stop))
+        matches!(self, Self::Other(Other::Stop | Other::Kill))
     }
 }
 
