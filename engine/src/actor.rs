@@ -30,6 +30,15 @@ pub enum StopReason {
     Shutdown,
     /// It was [killed](crate::ActorRef::kill): no hook of it ran.
     Killed,
+    /// Its parent in the spawn tree stopped or was rebuilt, or ended this child for good.
+    ParentStopped,
+}
+
+impl StopReason {
+    /// Whether it ended by a failure of its own or was killed, after which no hook of it runs.
+    pub(crate) fn is_failure(&self) -> bool {
+        matches!(self, Self::StartFailed(_) | Self::Panicked(_) | Self::Killed)
+    }
 }
 
 /// State that handles messages, one at a time, on one shard. It need not be `Send`.
@@ -45,10 +54,15 @@ pub trait Actor: Sized + 'static {
         Ok(())
     }
 
-    /// Runs once when the actor stops, before its state is dropped. Not after a panic.
+    /// Runs once when the actor begins to stop: it takes no more messages, its children still live. Not after a panic. A stopping
+    /// actor spawns nothing.
+    fn stopping(&mut self, _reason: &StopReason, _cx: &mut Context<Self>) {}
+
+    /// Runs once when the actor stops, after its children have gone and before its state is dropped. Not after a panic.
     fn stopped(&mut self, _reason: &StopReason, _cx: &mut Context<Self>) {}
 
-    /// An actor that this one watches has stopped.
+    /// An actor that this one watches has stopped. Runs ahead of all messages that users have sent, also of what the other actor
+    /// had sent before its end, and in the order of the ends; a suspended actor hears of them when it goes on.
     fn terminated(&mut self, _who: crate::actor_ref::ActorId, _reason: &StopReason, _cx: &mut Context<Self>) {}
 
     /// Runs when a suspension that [`Context::suspend`] began has ended, before the next message.

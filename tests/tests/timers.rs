@@ -325,7 +325,12 @@ impl Handler<SlowTick> for Mayfly {
 
 impl Handler<After> for Mayfly {
     fn handle(&mut self, after: After, cx: &mut Context<Self>) {
-        cx.stop_after(MS * after.0[0].0);
+        let (delay, kind) = after.0[0];
+        if kind == 0 {
+            cx.stop_after(MS * delay)
+        } else {
+            cx.kill_after(MS * delay)
+        };
     }
 }
 
@@ -395,6 +400,11 @@ fn stop_after_bounds_the_life_across_rebuilds_and_no_other_timer_outlives_its_st
     kit.advance(10 * MS);
     assert_eq!(kit.engine().stats()[0].actors, 0, "it has ended");
     assert_eq!(timers(), 0, "nothing is left of it");
+    let mayfly = kit.spawn(|| Mayfly { tick: None }).unwrap();
+    let stopped = mayfly.stopped();
+    mayfly.tell(After(vec![(20, 1)])).unwrap();
+    kit.advance(21 * MS);
+    assert_eq!(stopped.wait(), StopReason::Killed);
     kit.finish();
 }
 

@@ -242,9 +242,7 @@ impl ShardCell {
     fn look_closer(&self, index: u32) -> bool {
         let Some((mut state, running, life)) = self.begin_rare(index) else { return false };
         if life == Life::New && !self.build(&mut state, running) {
-            drop(state);
-            self.core.borrow_mut().running = None;
-            self.abandon(index);
+            self.put_back(state, running);
             return false;
         }
         self.resume(&mut state, running);
@@ -405,6 +403,7 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let core_ref = &mut *core;
             core_ref.counters.panics += 1;
+            core_ref.replies.owner_has_gone();
             let cell = core_ref.cells.slot(running.index).expect("a running actor keeps its cell");
             cell.incarnation = cell.incarnation.wrapping_add(1);
             cell.conduct.suspended = false;
