@@ -35,11 +35,11 @@ pub const SPARE_SEGMENTS: usize = 2;
 /// One write of zeros into a spare, bytes: larger background writes delay commits behind them.
 pub const ZERO_CHUNK_BYTES: usize = 256 * 1024;
 
-/// One read while scanning at start, bytes, and how many are in flight: together the device's sequential rate.
+/// One read while scanning at start, bytes: with [`SCAN_DEPTH`] of them the device reads at its sequential rate.
 pub const SCAN_CHUNK_BYTES: usize = 1024 * 1024;
 
-/// Reads in flight while scanning at start.
-pub const SCAN_DEPTH: usize = 4;
+/// Reads in flight while scanning at start: twice what keeps the device busy, since one chunk is checked meanwhile.
+pub const SCAN_DEPTH: usize = 8;
 
 /// Bytes of frames after which a checkpoint is written, by default: a restart reads at most about as much again, in less than
 /// a second from a disk that reads 1 GB/s.

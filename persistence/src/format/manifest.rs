@@ -12,6 +12,7 @@
 //! slot alone, whichever is damaged, tells everything that the log relies on. A segment is listed before it may hold a frame.
 
 use super::{put, u32_at, u64_at};
+use crate::format::checksum::crc32c;
 use crate::limits::{BLOCK_BYTES, SEGMENTS};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SSMANIF1");
@@ -86,7 +87,7 @@ impl Manifest {
             put(bytes, at + 24, &entry.blocks.to_le_bytes());
             put(bytes, at + 28, &(entry.state as u32).to_le_bytes());
         }
-        let crc = crc32c::crc32c(&bytes[12..]);
+        let crc = crc32c(&bytes[12..]);
         put(bytes, 8, &crc.to_le_bytes());
     }
 
@@ -102,7 +103,7 @@ impl Manifest {
         if count > SEGMENTS || len != FIXED_BYTES + ENTRY_BYTES * count {
             return None;
         }
-        if crc32c::crc32c(&bytes[12..]) != u32_at(bytes, 8) || u32_at(bytes, 44) != 0 {
+        if crc32c(&bytes[12..]) != u32_at(bytes, 8) || u32_at(bytes, 44) != 0 {
             return None;
         }
         let mut segments = Vec::with_capacity(count);

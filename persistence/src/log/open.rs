@@ -10,6 +10,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::format::checksum::crc32c;
 use shardstage::port::buffer::IoBuffer;
 use shardstage::port::driver::{FileId, OpenOptions};
 use shardstage::port::service::ServiceSeat;
@@ -355,6 +356,7 @@ async fn scan_from(
             let block = u32::try_from(piece.offset / BLOCK_BYTES as u64).expect("a segment has fewer than 2^32 blocks");
             scan.begin_segment_at(piece.segment.id, piece.segment.blocks, block);
         }
+        desk.next_turn().await;
         let path = || segment_path(plan.dir.as_path(), piece.segment.id);
         let chunk = read.done().await.map_err(|error| OpenError::Io { path: path(), what: "read", error })?;
         scan.push(&chunk, &mut sink);
@@ -383,7 +385,7 @@ async fn read_end_again(desk: &Desk, plan: &OpenPlan, mode: WriteMode, tail: &Ta
     let again = desk.read(file, offset, IoBuffer::zeroed(len)).done().await;
     desk.close(file).await;
     let again = again.map_err(at(&path, "read"))?;
-    if crc32c::crc32c(&again[..len]) == crc {
+    if crc32c(&again[..len]) == crc {
         return Ok(());
     }
     let why = format!("two reads of byte {offset} gave different bytes; the device cannot be trusted");

@@ -74,7 +74,7 @@ impl Service for LogShard {
         let frame = self.log.as_ref().and_then(|log| log.in_flight.as_ref());
         let age = frame.map(|frame| frame.since_ns + if frame.slow { DEAD_COMMIT_NS } else { SLOW_COMMIT_NS });
         let retry = self.spare_error.as_ref().filter(|_| self.preparing.is_none()).map(|_| self.spare_retry_ns);
-        let behind = self.shared.is_behind().then_some(0);
+        let behind = (self.shared.is_behind() || self.desk.wants_turn()).then_some(0);
         // A heartbeat that has no place yet waits for the segment, not for the clock.
         let has_place = self.log.as_ref().is_some_and(|log| !log.active_ended || !log.ready.is_empty());
         let heartbeat = self.heartbeat_due_ns.filter(|_| has_place && frame.is_none());

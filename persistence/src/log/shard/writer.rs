@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
+use crate::format::checksum::crc32c;
 use shardstage::port::buffer::IoBuffer;
 use shardstage::port::driver::{FileId, FileOp};
 use shardstage::port::service::ServiceContext;
@@ -96,7 +97,7 @@ impl Log {
         let flags = if blocks == self.free_blocks() { flags | FLAG_SEGMENT_END } else { flags };
         buffer[len..stored_bytes].fill(0);
         let header = FrameHeader {
-            frame_crc: crc32c::crc32c(&buffer[FRAME_HEADER_BYTES..len]),
+            frame_crc: crc32c(&buffer[FRAME_HEADER_BYTES..len]),
             len: u32::try_from(len).expect("a frame is smaller than 4 GiB"),
             incarnation: self.incarnation,
             first_lsn: self.next_lsn,
