@@ -118,7 +118,8 @@ impl Engine {
         let capacity = self.mailbox_capacity;
         let id = ActorId::new(link, index, generation);
         on_shard_of(id, move |shard| {
-            let spawn = Spawn { state: state(), capacity, identity: None, epoch: EpochTag::BY_GENERATION };
+            let spawn =
+                Spawn { state: state(), capacity, identity: None, epoch: EpochTag::BY_GENERATION, parent: None };
             let refused = shard.core.borrow_mut().spawn_at(index, generation, spawn);
             drop(refused);
         });
@@ -239,6 +240,7 @@ impl Engine {
         for link in self.link.links() {
             link.refuse();
         }
+        self.link.names.close();
         let mut last_handled = None;
         let mut pause = Duration::from_micros(50);
         loop {
@@ -288,6 +290,7 @@ impl Engine {
 
     /// Asks every shard to stop its actors and finish.
     fn stop(&self) {
+        self.link.names.close();
         for link in self.link.links() {
             link.refuse();
             link.run(Box::new(crate::shard::ShardCell::stop_all));

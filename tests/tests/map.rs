@@ -1,12 +1,14 @@
-//! The maps do not lie: every file and every test that `ARCHITECTURE.md` and `docs/guarantees.md` name exists, the README's
-//! quickstart is the example, and the list of files with unsafe code is whole.
+//! The maps do not lie: every file and every test that `ARCHITECTURE.md`, `docs/guarantees.md` and `docs/parity.md` name
+//! exists, every row of parity names a test, the README's quickstart is the example, and the list of files with unsafe code
+//! is whole.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const MAPS: [&str; 2] = ["ARCHITECTURE.md", "docs/guarantees.md"];
+const PARITY: &str = "docs/parity.md";
+const MAPS: [&str; 3] = ["ARCHITECTURE.md", "docs/guarantees.md", PARITY];
 
 /// Before the list of the engine's files with unsafe code, which ends with its paragraph.
 const UNSAFE_LIST: &str = "`unsafe` stands in:";
@@ -122,6 +124,57 @@ fn a_planted_lie_is_found() {
             "m:3: tests/tests/map.rs has no test gone",
             "m:3: tests/tests/map.rs has no test root",
             "m:4: there is no map.rs"
+        ]
+    );
+}
+
+/// The rows of a page's tables, by line: a table's first two lines are its head.
+fn rows(page: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut in_table = 0;
+    (1..).zip(page.lines()).filter(move |(_, line)| {
+        in_table = if line.starts_with('|') { in_table + 1 } else { 0 };
+        in_table > 2
+    })
+}
+
+/// What is wrong with the rows of parity: one of any table but the last says three things, whose peers know the capability in
+/// parentheses first, and a test last.
+fn unproven(parity: &str) -> Vec<String> {
+    let proven = parity.rsplit_once("\n## ").map_or("", |(proven, _)| proven);
+    let mut wrong = Vec::new();
+    for (line, row) in rows(proven) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [capability, meaning, test] = cells[..] else {
+            wrong.push(format!("{PARITY}:{line}: {} cells", cells.len()));
+            continue;
+        };
+        if !capability.ends_with(')') || meaning.is_empty() {
+            wrong.push(format!("{PARITY}:{line}: no labels, or no meaning"));
+        }
+        if !spans(test).filter_map(parse).any(|(_, test)| test.is_some()) {
+            wrong.push(format!("{PARITY}:{line}: no test"));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn every_row_of_parity_names_a_test() {
+    let page = read(PARITY);
+    let found = unproven(&page);
+    assert!(found.is_empty(), "{} rows:\n{}", found.len(), found.join("\n"));
+    assert!(rows(&page).count() >= 20, "only {} rows: are they still read?", rows(&page).count());
+    let head = "## A\n\n| capability | meaning | test |\n|---|---|---|\n";
+    let planted = format!(
+        "{head}| a (A1) | b | `x/y.rs::z` |\n| a | b | `x.rs::z` |\n| a (A1) | b | `x.rs` |\n| a (A1) | b |\n\n\
+         ## Left out\n\n| a | b |\n|---|---|\n| c | d |\n"
+    );
+    assert_eq!(
+        unproven(&planted),
+        [
+            format!("{PARITY}:6: no labels, or no meaning"),
+            format!("{PARITY}:7: no test"),
+            format!("{PARITY}:8: 2 cells")
         ]
     );
 }

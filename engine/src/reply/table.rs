@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use shardstage_codec::{GroupId, NodeId};
 
-use super::{ReplyAddress, ReplyOps};
+use super::{Callback, ReplyAddress, ReplyOps};
 use crate::envelope::{GENERATION_MAX, PackedAddress, VTable};
 use crate::erased::Erased;
 use crate::error::Rejected;
@@ -24,6 +24,8 @@ pub(crate) enum Waiter {
     Foreign,
     /// Another node; its `RemoteAsker<R>` is the slot's closure.
     Remote,
+    /// A function of the engine's, called with the slot's closure and the answer.
+    Call { call: Callback },
 }
 
 /// One outstanding ask. What an ask within a shard touches stands first.
@@ -104,13 +106,15 @@ pub(crate) struct ReplyTable {
     slots: Vec<ReplySlot>,
     free: u32,
     live: u32,
+    /// Actors that have gone or were rebuilt since the table was last swept.
+    gone: u32,
     /// The earliest deadline of a waiting slot, or later; `u64::MAX` when none waits.
     next_deadline_ns: u64,
 }
 
 impl ReplyTable {
     pub(crate) fn new(shard: u16) -> Self {
-        Self { shard, slots: Vec::new(), free: NONE, live: 0, next_deadline_ns: u64::MAX }
+        Self { shard, slots: Vec::new(), free: NONE, live: 0, gone: 0, next_deadline_ns: u64::MAX }
     }
 
     pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
@@ -298,6 +302,35 @@ impl ReplyTable {
             }
         }
         self.next_deadline_ns = next;
+    }
+
+    /// An actor has gone or was rebuilt: nobody waits for what it asked.
+    #[inline]
+    pub(crate) fn owner_has_gone(&mut self) {
+        self.gone += u32::from(self.live > 0);
+    }
+
+    /// Collects the `then`s of actors that have gone or were rebuilt, given who lives in which incarnation. Looks at every slot,
+    /// so it does so when the shard has nothing better to do, or when so many have gone that each pays for a few slots.
+    pub(crate) fn ownerless(
+        &mut self,
+        idle: bool,
+        mut lives: impl FnMut(u32, u32) -> Option<u16>,
+        out: &mut Vec<ReplyAddress>,
+    ) {
+        if self.gone == 0 || !(idle || self.gone as usize >= self.slots.len() / 4) {
+            return;
+        }
+        self.gone = 0;
+        for (number, slot) in (0_u32..).zip(&self.slots) {
+            if let Waiter::Then { index, generation, .. } = slot.waiter
+                && slot.live
+                && !slot.ready
+                && lives(index, generation) != Some(slot.incarnation)
+            {
+                out.push(ReplyAddress(PackedAddress::new(self.shard, number, slot.generation)));
+            }
+        }
     }
 
     /// Collects the waiting slots that the given peer should answer.
