@@ -32,6 +32,10 @@ pub const SEGMENTS: usize = 65_536;
 /// the last one is the reserve.
 pub const SPARE_SEGMENTS: usize = 2;
 
+/// Share of a segment that may be written before the manifest says that the one before it is sealed: an eighth. So a start reads
+/// only that much of a segment of which the manifest says nothing; the manifest is written within a few commits' time.
+pub const UNSEALED_SHARE: u32 = 8;
+
 /// One write of zeros into a spare, bytes: larger background writes delay commits behind them.
 pub const ZERO_CHUNK_BYTES: usize = 256 * 1024;
 

@@ -283,6 +283,12 @@ impl Scan {
         self.carry.clear();
     }
 
+    /// Whether the next bytes must be the next frame: the log has not ended so far.
+    #[must_use]
+    pub fn accepts(&self) -> bool {
+        self.mode == Mode::Accepting
+    }
+
     /// The verdict. `sealed_lsn` is the end of the last sealed segment in the manifest, 0 for none.
     ///
     /// # Errors
