@@ -71,10 +71,13 @@ pub use actor::{Actor, ArchivedHandler, AsyncHandler, BoxError, DeferredHandler,
 pub use actor_ref::{ActorId, ActorRef, Recipient};
 pub use address::{Address, ResolveError};
 pub use ask::Ask;
+pub use asking::cancel::{AskHandle, Cancelled};
 pub use behaviour::{Behaviours, StateTimeout};
 pub use blame::{Culprit, LongTurn, LongTurns};
 pub use builder::EngineBuilder;
+pub use cluster::activity::Activity;
 pub use cluster::registry::TypeBuilder;
+pub use cluster::settings::VirtualSettings;
 pub use config::{Config, IdleStrategy};
 pub use context::{AskTarget, Context, PendingAsk, Resume};
 pub use dead_letter::{DeadLetter, DeadLetters, MessageName, Reason};

@@ -58,6 +58,9 @@ counters! {
     panics,
     /// Messages dropped before work because their deadline had passed.
     expired,
+    /// Messages dropped before work because nobody waited for their answer any more: the asker had dropped its ask, or had been
+    /// told that its deadline was over.
+    cancelled,
     /// Messages sent to other shards of this engine.
     ring_sent,
     /// Messages received from other shards of this engine.
@@ -74,6 +77,10 @@ counters! {
     fenced,
     /// Ticks of repeating timers that were left out because the shard was late.
     missed_ticks,
+    /// Virtual actors that were activated.
+    activated,
+    /// Virtual actors that left because they were idle, too many, or told to.
+    passivated,
     /// Actors that live on the shard.
     actors,
     /// Asks whose reply has not come yet.

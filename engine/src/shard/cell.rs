@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
+use crate::asking::cancel::Answering;
 use crate::credit::Room;
 use crate::envelope::{Envelope, EpochTag, GENERATION_MAX, INDEX_BITS};
 use crate::error::Rejected;
@@ -50,6 +51,8 @@ pub(crate) struct CellExtra {
     pub(crate) watchers: Vec<ActorId>,
     /// The room of a suspended async handler.
     pub(crate) async_slot: AsyncSlot,
+    /// Whom the async handler that runs answers.
+    pub(crate) answering: Answering,
     /// A suspension without a future, begun by `Context::suspend`.
     pub(crate) suspensions: u32,
     /// Room taken out of `capacity` for tokens that senders elsewhere hold or have spent on messages under way.
@@ -60,6 +63,8 @@ pub(crate) struct CellExtra {
     pub(crate) closing: bool,
     /// Messages that the actor has put aside; `None` when there are none.
     pub(crate) stash: Option<Box<Stash>>,
+    /// A virtual actor that stops before its next message.
+    pub(crate) must_leave: bool,
     /// By which names it is found.
     pub(crate) names: Vec<Key>,
 }
@@ -325,6 +330,16 @@ impl Cell {
             extra.credit_out -= tokens;
             self.mailbox.capacity += tokens;
         }
+    }
+
+    /// Whether it waits for the end of its children before its own.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.closing)
+    }
+
+    /// A virtual actor's type, as its position in the registry.
+    pub(crate) fn position(&self) -> Option<usize> {
+        self.extra.as_ref()?.identity.as_ref().map(|(position, _)| *position)
     }
 
     /// Messages put aside.

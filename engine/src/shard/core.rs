@@ -49,6 +49,7 @@ pub(crate) struct Counters {
     pub(crate) parks: u64,
     pub(crate) panics: u64,
     pub(crate) expired: u64,
+    pub(crate) cancelled: u64,
     pub(crate) ring_sent: u64,
     pub(crate) ring_received: u64,
     pub(crate) frames_sent: u64,
@@ -57,6 +58,8 @@ pub(crate) struct Counters {
     pub(crate) fan_out_shared: u64,
     pub(crate) fenced: u64,
     pub(crate) missed_ticks: u64,
+    pub(crate) activated: u64,
+    pub(crate) passivated: u64,
 }
 
 /// See the module's head.
@@ -96,6 +99,8 @@ pub(crate) struct ShardCore {
     pub(crate) deferred: Vec<SystemOp>,
     /// Asks whose `Reply` was dropped by a panic that is still on its way up.
     pub(crate) orphans: Vec<ReplyAddress>,
+    /// Asks from other shards whose asker has given up.
+    pub(crate) forsaken: crate::asking::cancel::Forsaken,
     /// When the asker of the last message with a context block gives up; for its handler's `Reply`.
     pub(crate) asked_until_ns: u64,
     /// Faults that a test has planted; looked at for actors that do something else than to handle messages.
@@ -321,10 +326,11 @@ impl ShardCore {
             let cell = self.cells.get(index, generation).expect("directory entries are live");
             let passivating = cell.stop_reason() == Some(crate::actor::StopReason::Passivated);
             let closing = cell.extra.as_ref().is_some_and(|extra| extra.closing);
-            if cell.conduct.life == Life::Stopping && passivating && !closing {
+            if cell.conduct.life == Life::Stopping && passivating && !cell.is_closing() && !closing {
                 // A message was faster than the passivation: the actor stays.
                 cell.conduct.begin(Life::Live);
                 cell.set_stop_reason(None);
+                self.directory.stays(position, (index, generation), self.now_ns, self.idle_at_ns(position));
             }
             return Ok((index, generation));
         }
@@ -334,13 +340,14 @@ impl ShardCore {
         let registered = &self.link.engine().registry.types[position];
         let spawn = Spawn {
             state: (registered.activate)(key.clone()),
-            capacity: registered.mailbox_capacity.unwrap_or(self.mailbox_capacity),
+            capacity: registered.settings.mailbox_capacity.unwrap_or(self.mailbox_capacity),
             identity: Some((position, key.clone())),
             epoch,
             parent: None,
         };
         let cell = self.spawn(spawn).map_err(|_| Rejected::Full)?;
-        self.directory.insert(position, key.clone(), cell);
+        self.directory.insert(position, key.clone(), cell, self.now_ns, self.idle_at_ns(position));
+        self.counters.activated += 1;
         Ok(cell)
     }
 

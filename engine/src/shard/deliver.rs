@@ -11,6 +11,17 @@ use crate::reply;
 use crate::signal::{Parcel, RemoteSend};
 
 impl ShardCell {
+    /// Delivers the `count` replies of the batch that was begun on the rings.
+    pub(super) fn deliver_replies(&self, count: usize) {
+        for _ in 0..count {
+            let reply = self.core.borrow_mut().mesh.next_reply().expect("the batch has as many");
+            (reply.deliver)(self, reply.address, reply.epoch, reply.value);
+        }
+        if count > 0 {
+            self.core.borrow_mut().mesh.end_replies();
+        }
+    }
+
     /// Delivers the messages of the batch that was begun on the rings. Most go straight from their ring slot into their mailbox.
     pub(super) fn deliver_batch(&self) {
         loop {
@@ -43,7 +54,14 @@ impl ShardCell {
         if envelope.has_context() {
             let Meta::Context(mut context) = envelope.take_meta() else { unreachable!("checked just now") };
             let prepared = self.prepare(&mut envelope, &mut context);
-            envelope.set_meta(Meta::Context(context));
+            match context.asker {
+                // The slot, which is on this shard, knows the rest; and it is gone when nobody waits any more.
+                Asker::Slot(address) if address.0.shard() == self.link.shard().get() => {
+                    self.link.contexts.recycle(context);
+                    envelope.set_meta(Meta::Reply(address));
+                }
+                _ => envelope.set_meta(Meta::Context(context)),
+            }
             if let Err(reason) = prepared {
                 self.core.borrow_mut().bury(envelope, reason);
                 return;
