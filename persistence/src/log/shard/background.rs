@@ -9,14 +9,14 @@ use shardstage::port::buffer::IoBuffer;
 use shardstage::port::driver::FileOp;
 use shardstage::port::service::ServiceContext;
 
-use crate::format::manifest::{Manifest, SegmentState};
+use crate::format::manifest::SegmentState;
 use crate::limits::{BLOCK_BYTES, DEAD_COMMIT_NS, SLOW_COMMIT_NS, SPARE_RETRY_NS, SPARE_SEGMENTS};
-use crate::log::files::{OpenSegment, PrepareError, Unlisted, list_segment, prepare_segment};
+use crate::log::files::{PrepareError, Unlisted, list_segment, prepare_segment};
 use crate::log::open::seal_entries;
 use crate::log::token::{Token, TokenKind};
 use crate::store::LoadError;
 
-use super::{LogShard, State, Task};
+use super::{Listed, LogShard, State, Task};
 
 impl LogShard {
     pub(super) fn keep_spares(&mut self, cx: &mut ServiceContext<'_>) {
@@ -88,7 +88,7 @@ impl LogShard {
         }
     }
 
-    fn listed(&mut self, listed: Result<(Option<OpenSegment>, Manifest), PrepareError>, cx: &mut ServiceContext<'_>) {
+    fn listed(&mut self, listed: Listed, cx: &mut ServiceContext<'_>) {
         let Some(log) = self.log.as_mut() else { return };
         match listed {
             Ok((segment, manifest)) => {

@@ -46,6 +46,9 @@ const NAME: &str = "event-log";
 
 type Task<T> = Pin<Box<dyn Future<Output = T>>>;
 
+/// A manifest that is on the disk now, and the segment that it lists besides.
+type Listed = Result<(Option<OpenSegment>, Manifest), PrepareError>;
+
 enum State {
     Created,
     Opening(Task<Result<Opened, OpenError>>),
@@ -90,7 +93,7 @@ pub struct LogShard {
     preparing: Option<Task<Result<Unlisted, PrepareError>>>,
     /// A spare that was prepared and the manifest does not list yet.
     unlisted: Option<Unlisted>,
-    listing: Option<Task<Result<(Option<OpenSegment>, Manifest), PrepareError>>>,
+    listing: Option<Task<Listed>>,
     spare_error: Option<String>,
     spare_retry_ns: u64,
     index: EntityIndex,
