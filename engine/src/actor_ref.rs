@@ -171,8 +171,16 @@ impl<A: Actor> ActorRef<A> {
         Recipient { id: self.id, vtable: vtable::<A, M, K>(), _message: PhantomData }
     }
 
-    /// Stops the actor before its next message; what is queued goes to the dead letters. The result tells when its state has
+    /// Ends the actor before anything that is queued: an async handler's future is dropped where it waits, no hook runs, what is
+    /// queued goes to the dead letters. A handler that computes is not interrupted. The result tells when the actor's state has
     /// been dropped, and why it stopped, if something else was faster.
+    pub fn kill(self) -> Happening<StopReason> {
+        self.end("ActorRef::kill().wait()", |shard, id| shard.request_stop(id.index, id.generation, StopReason::Killed))
+    }
+
+    /// Stops the actor before its next message; what is queued goes to the dead letters. An async handler that has begun
+    /// comes to its end before; [`kill`](Self::kill) ends that too. The result tells when the actor's state has been dropped, and
+    /// why it stopped, if something else was faster.
     pub fn stop(self) -> Happening<StopReason> {
         self.end("ActorRef::stop().wait()", |shard, id| {
             shard.request_stop(id.index, id.generation, StopReason::Stopped)

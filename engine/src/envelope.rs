@@ -118,6 +118,8 @@ pub(crate) enum Class {
     Plain,
     /// A user's message whose handler holds its `Reply`, which answers when it is dropped.
     OwnsReply,
+    /// A user's message that one of the receiver's own timers sends: nobody else spoke to it.
+    Own,
     /// The engine's own: a reply. Nobody misses it, so it is never a dead letter.
     System,
 }
@@ -141,6 +143,15 @@ impl CellId {
     #[inline(always)]
     pub(crate) fn generation(self) -> u32 {
         (self.0 >> 32) as u32
+    }
+
+    /// A message for this actor.
+    ///
+    /// # Safety
+    /// As for [`Envelope::new`]; the actor takes messages of this vtable.
+    pub(crate) unsafe fn envelope<T: Send>(self, vtable: &'static VTable, meta: Meta, message: T) -> Envelope {
+        // SAFETY: the caller's contract.
+        unsafe { Envelope::new(self.index(), self.generation(), vtable, EpochTag::BY_GENERATION, meta, message) }
     }
 }
 

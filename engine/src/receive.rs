@@ -110,6 +110,26 @@ where
     Made::<A, M, K>::VTABLE
 }
 
+/// The vtable of (`A`, `M`, `K`) for messages of the actor's own timers.
+pub(crate) fn own_vtable<A, M, K>() -> &'static VTable
+where
+    A: Receive<M, K>,
+    M: Message,
+    K: 'static,
+{
+    struct Made<A, M, K>(PhantomData<(A, M, K)>);
+    impl<A: Receive<M, K>, M: Message, K: 'static> Made<A, M, K> {
+        const VTABLE: &'static VTable = &VTable {
+            run: <A as sealed::Sealed<M, K>>::run,
+            drop_message: drop_message::<M>,
+            message_name: std::any::type_name::<M>,
+            actor_name: std::any::type_name::<A>,
+            class: Class::Own,
+        };
+    }
+    Made::<A, M, K>::VTABLE
+}
+
 #[inline(always)]
 fn context<A: Actor>(delivery: &Delivery<'_>) -> Context<A> {
     Context::new(Seat::new(delivery.shard, delivery.id, delivery.sender))

@@ -10,11 +10,12 @@ use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
 use crate::dead_letter::Reason;
 use crate::engine_link::EngineLink;
-use crate::envelope::{Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable, drop_message};
+use crate::envelope::{CellId, Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable, drop_message};
 use crate::error::{AskError, Rejected};
 use crate::fan_out::{Members, Source};
 use crate::port::transport::Lane;
 use crate::reply::ForeignAsker;
+use crate::timer::TimerId;
 
 type Terminated = (ActorId, StopReason);
 
@@ -45,6 +46,31 @@ pub(crate) fn terminated(watcher: ActorId, who: ActorId, reason: StopReason) -> 
             (who, reason),
         )
     }
+}
+
+/// Says that the message of a timer was handled, which went before it.
+static TICK_HANDLED: VTable = VTable {
+    run: run_tick_handled,
+    drop_message: drop_message::<TimerId>,
+    message_name: || "TickHandled",
+    actor_name: || "",
+    class: Class::System,
+};
+
+/// Follows a timer's message into the mailbox of `owner`, so that the timer hears when it was handled.
+pub(crate) fn tick_handled(owner: CellId, timer: TimerId) -> Envelope {
+    // SAFETY: the vtable takes and drops a `TimerId`, and looks at no state.
+    unsafe { owner.envelope(&TICK_HANDLED, Meta::None, timer) }
+}
+
+/// `VTable::run` of [`TICK_HANDLED`].
+///
+/// # Safety
+/// The envelope holds a `TimerId`.
+unsafe fn run_tick_handled(delivery: &Delivery<'_>, front: Front) {
+    // SAFETY: the caller's contract.
+    let timer = unsafe { front.take::<TimerId>() };
+    delivery.shard.core.borrow_mut().timers.handled(timer);
 }
 
 /// A frame that a thread outside the shards has encoded, on its way to the shard that sends it.
@@ -147,8 +173,9 @@ impl Parcel {
 ///
 /// # Panics
 /// When the envelope is none.
-pub(crate) fn into_terminated(envelope: Envelope) -> (ActorId, StopReason) {
-    assert!(std::ptr::eq(envelope.vtable(), &TERMINATED), "the caller has checked");
+pub(crate) fn into_terminated(mut envelope: Envelope) -> (ActorId, StopReason) {
+    assert!(std::ptr::eq(envelope.vtable(), &TERMINATED), "notices are nothing else");
+    envelope.take_meta();
     // SAFETY: only `terminated` makes envelopes with this vtable.
     unsafe { envelope.into_message::<Terminated>() }
 }

@@ -7,6 +7,7 @@
 //! Invariant: a cell's generation rises when its actor is gone; one whose generation would wrap is
 //! retired.
 
+use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,6 +23,7 @@ use crate::latch::LatchGuard;
 use crate::limits::CELLS_SKIPPED;
 use crate::run_queue::{Ready, RunQueue};
 
+use super::activate::attend::Attended;
 use super::actor_box::ActorBox;
 use super::async_slot::AsyncSlot;
 use super::kin::Kin;
@@ -51,6 +53,10 @@ pub(crate) struct CellExtra {
     pub(crate) watchers: Vec<ActorId>,
     /// The room of a suspended async handler.
     pub(crate) async_slot: AsyncSlot,
+    /// Notices of ends, which are handled before all messages of users.
+    pub(crate) notices: VecDeque<Envelope>,
+    /// What is looked at before each message; `None` for most.
+    pub(crate) attended: Option<Box<Attended>>,
     /// Whom the async handler that runs answers.
     pub(crate) answering: Answering,
     /// A suspension without a future, begun by `Context::suspend`.
@@ -138,6 +144,7 @@ enum Why {
     Drained,
     Passivated,
     Shutdown,
+    Killed,
     ParentStopped,
     /// [`CellExtra`] has the words.
     InWords,
@@ -214,6 +221,7 @@ impl Cell {
             Some(StopReason::Drained) => Why::Drained,
             Some(StopReason::Passivated) => Why::Passivated,
             Some(StopReason::Shutdown) => Why::Shutdown,
+            Some(StopReason::Killed) => Why::Killed,
             Some(StopReason::ParentStopped) => Why::ParentStopped,
             Some(StopReason::StartFailed(_) | StopReason::Panicked(_)) => {
                 self.extra().stop_reason = reason;
@@ -230,6 +238,7 @@ impl Cell {
             Why::Drained => Some(StopReason::Drained),
             Why::Passivated => Some(StopReason::Passivated),
             Why::Shutdown => Some(StopReason::Shutdown),
+            Why::Killed => Some(StopReason::Killed),
             Why::ParentStopped => Some(StopReason::ParentStopped),
             Why::InWords => self.extra.as_ref().and_then(|extra| extra.stop_reason.clone()),
         }
@@ -315,6 +324,12 @@ impl Cell {
     /// Whether a future or a suspension keeps the actor from its messages.
     pub(crate) fn waits(&self) -> bool {
         self.extra.as_ref().is_some_and(|extra| extra.suspensions > 0 || extra.async_slot.is_live())
+    }
+
+    /// Whether an actor that stops handles its current message to the end before: an async handler waits, and the stop is one
+    /// that lets it.
+    pub(crate) fn finishes_first(&self) -> bool {
+        self.why == Why::Stopped && self.extra.as_ref().is_some_and(|extra| extra.async_slot.is_live())
     }
 
     /// What a grant of credit depends on.

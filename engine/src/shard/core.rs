@@ -157,6 +157,24 @@ impl ShardCore {
         }
     }
 
+    /// Puts a notice into its actor's lane, which comes before all messages of users. Nothing happens if the actor is gone.
+    pub(crate) fn notify(&mut self, notice: Envelope) {
+        let index = notice.index;
+        let Some(cell) = self.cells.get(index, notice.generation) else { return };
+        if cell.conduct.life == Life::Stopping {
+            return;
+        }
+        cell.extra().notices.push_back(notice);
+        if cell.conduct.suspended {
+            return;
+        }
+        cell.conduct.woken = true;
+        if !cell.scheduled {
+            cell.scheduled = true;
+            self.run_queue.push(cell.ready(index));
+        }
+    }
+
     /// Delivers a message that came from another shard, thread or node: never waits; an overrun bounces.
     pub(crate) fn deliver(&mut self, envelope: Envelope) {
         let (index, generation) = (envelope.index, envelope.generation);
