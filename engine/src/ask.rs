@@ -14,10 +14,11 @@ use crate::asking::cancel::give_up;
 use crate::carried;
 use crate::engine_link::EngineLink;
 use crate::envelope::VTable;
-use crate::error::{AskError, Rejected, Unknown};
+use crate::error::{AskError, Unknown};
 use crate::limits::{ASK_DEADLINE, SIM_ASK_SLACK};
 use crate::link::ShardLink;
 use crate::message::Message;
+use crate::reentrancy;
 use crate::reply::{ForeignReply, NewSlot, ReplyAddress, ReplyOps, Waiter};
 use crate::request::Request;
 use crate::route;
@@ -145,7 +146,7 @@ impl<M: Message> Ask<M> {
             _ => Err(question),
         });
         match on_shard {
-            Ok(refused) => refused.map(AskError::Rejected),
+            Ok(refused) => refused,
             Err(question) => match crate::request::open() {
                 Some(request) => self.send_in_request(question, request, cx),
                 None => {
@@ -169,12 +170,18 @@ impl<M: Message> Ask<M> {
         let target = question.target.clone();
         let engine = target.engine();
         current(|shard| match shard.filter(|shard| std::ptr::eq(shard.link.engine(), engine)) {
-            Some(shard) => match carried::ask_from_shard(shard, request, question, Self::new_slot(cx)) {
+            Some(shard) => match reentrancy::cycle(shard, &target).map_or_else(
+                || {
+                    let sent = carried::ask_from_shard(shard, request, question, Self::new_slot(shard, cx));
+                    sent.map_err(|(reason, _slot)| AskError::Rejected(reason))
+                },
+                |cycle| Err(AskError::Deadlock(cycle)),
+            ) {
                 Ok(address) => {
                     self.state = State::OnShard(address, shard.link, target);
                     None
                 }
-                Err((reason, _slot)) => Some(AskError::Rejected(reason)),
+                Err(error) => Some(error),
             },
             None => {
                 let reply = ForeignReply::<M::Reply>::new(ReplyOps::of::<M>());
@@ -186,11 +193,11 @@ impl<M: Message> Ask<M> {
     }
 
     #[inline(always)]
-    fn new_slot(cx: &TaskContext<'_>) -> NewSlot {
+    fn new_slot(shard: &ShardCell, cx: &TaskContext<'_>) -> NewSlot {
         NewSlot {
             deadline_ns: 0,
             ops: ReplyOps::of::<M>(),
-            waiter: Waiter::Task { waker: Some(cx.waker().clone()) },
+            waiter: Waiter::Task { waker: Some(cx.waker().clone()), owner: shard.core.borrow().running },
             closure: None,
             peer: None,
             group: None,
@@ -203,14 +210,17 @@ impl<M: Message> Ask<M> {
         shard: &ShardCell,
         question: Question<M>,
         cx: &mut TaskContext<'_>,
-    ) -> Option<Rejected> {
+    ) -> Option<AskError> {
+        if let Some(cycle) = reentrancy::cycle(shard, &question.target) {
+            return Some(AskError::Deadlock(cycle));
+        }
         let Question { target, vtable, message, ttl } = question;
-        match route::ask_from_shard(shard, &target, (vtable, message, ttl), Self::new_slot(cx)) {
+        match route::ask_from_shard(shard, &target, (vtable, message, ttl), Self::new_slot(shard, cx)) {
             Ok(address) => {
                 self.state = State::OnShard(address, shard.link, target);
                 None
             }
-            Err((reason, _slot)) => Some(reason),
+            Err((reason, _slot)) => Some(AskError::Rejected(reason)),
         }
     }
 

@@ -46,6 +46,7 @@ mod peers;
 pub mod port;
 mod random;
 mod receive;
+mod reentrancy;
 mod reply;
 mod request;
 mod ring;
@@ -87,7 +88,7 @@ pub use dead_letter::{DeadLetter, DeadLetters, MessageName, Reason};
 pub use driver::DriverChoice;
 pub use engine::Engine;
 pub use error::{
-    AskError, Error, Panicked, Rejected, Result, ShutdownError, SpawnError, StartError, TellError, Unknown,
+    AskError, Deadlock, Error, Panicked, Rejected, Result, ShutdownError, SpawnError, StartError, TellError, Unknown,
 };
 pub use fan_out::{Audience, AudienceMember, FanOut, FanOutTarget, Shared};
 pub use key::Key;

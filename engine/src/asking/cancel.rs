@@ -131,6 +131,11 @@ pub(crate) struct Answering {
 }
 
 impl Answering {
+    /// Whom the async handler that waits, or runs, answers.
+    pub(crate) fn whom(&self) -> Option<ReplyAddress> {
+        self.address
+    }
+
     /// Another message begins.
     #[inline]
     pub(crate) fn begin(&mut self, address: Option<ReplyAddress>) {

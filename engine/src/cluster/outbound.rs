@@ -406,7 +406,7 @@ fn status_of(error: &AskError) -> ReplyStatus {
         AskError::Rejected(Rejected::Expired) => ReplyStatus::Expired,
         AskError::Rejected(Rejected::NoHandler) => ReplyStatus::NoHandler,
         AskError::Rejected(Rejected::Unavailable | Rejected::TooLarge) => ReplyStatus::Unavailable,
-        AskError::Failed(_) => ReplyStatus::Failed,
+        AskError::Failed(_) | AskError::Deadlock(_) => ReplyStatus::Failed,
         AskError::Unknown(Unknown::Deadline) => ReplyStatus::Deadline,
         AskError::Unknown(Unknown::PeerLost) => ReplyStatus::PeerLost,
         AskError::Unknown(Unknown::Fenced) => ReplyStatus::Fenced,

@@ -3,8 +3,8 @@
 //! Invariant: an activation takes at most what was queued when it began, and at most its budget; the cell of a running actor
 //! says `scheduled`, so nothing can run it a second time. One of the few files with `unsafe`.
 
-mod in_request;
 pub(super) mod attend;
+mod in_request;
 pub(super) mod rigged;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
