@@ -21,6 +21,7 @@ use crate::credit::{Credit, CreditKey};
 use crate::envelope::{Envelope, EpochTag, Meta, VTable};
 use crate::erased::Erased;
 use crate::error::{AskError, Rejected, TellError};
+use crate::intercept::observe;
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::reply::{ForeignAsker, ForeignReply, NewSlot, ReplyAddress};
@@ -95,6 +96,7 @@ pub(crate) fn tell<M: Message>(
         Ok(Where::Node(peer)) => {
             let sent = at_home(target, |shard| match shard {
                 Some(shard) => {
+                    observe(shard, target, vtable, false);
                     let ask = (FrameKind::TellWith, 0, Duration::ZERO);
                     outbound::send_carried(shard, virtual_id(target), peer, ask, &request, &message)
                 }
@@ -106,8 +108,11 @@ pub(crate) fn tell<M: Message>(
     };
     let envelope = route::wrap(way.cell, vtable, way.epoch, Meta::None, message);
     let sent = at_home(target, |shard| match shard {
-        Some(shard) => push(shard, way, request, None, 0, envelope),
-        None => inject(way, Asker::InRequest(request, None), 0, envelope),
+        Some(shard) => {
+            observe(shard, target, vtable, false);
+            push(shard, way, request, None, 0, envelope)
+        }
+        None => inject(way, asker_of(request, None), 0, envelope),
     });
     sent.map_err(|(reason, envelope)| TellError::new(reason, route::unwrap::<M>(envelope)))
 }
@@ -123,6 +128,7 @@ pub(crate) fn ask_from_shard<M: Message>(
     let now_ns = shard.core.borrow().now_ns;
     let request = request.begun_at(now_ns);
     let Question { target, vtable, message, ttl } = question;
+    observe(shard, &target, vtable, true);
     slot.deadline_ns = route::deadline_ns(now_ns, ttl);
     if let Deadline::At(at) = request.deadline() {
         slot.deadline_ns = slot.deadline_ns.min(at);
@@ -206,12 +212,23 @@ pub(crate) fn ask_from_outside<M: Message>(
         }
         Ok(Where::Process(way)) => {
             let envelope = route::wrap(way.cell, vtable, way.epoch, Meta::None, message);
-            let asker = Asker::ForeignInRequest(Box::new((asker, request)));
+            let asker = match request.real() {
+                Some(request) => Asker::ForeignInRequest(Box::new((asker, request))),
+                None => Asker::Foreign(asker),
+            };
             if let Err((reason, envelope)) = inject(way, asker, ttl_ns, envelope) {
                 refuse(reason);
                 drop(route::unwrap::<M>(envelope));
             }
         }
+    }
+}
+
+/// Who waits for the answer to a message of this request, which may be nobody's.
+fn asker_of(request: Request, reply: Option<ReplyAddress>) -> Asker {
+    match request.real() {
+        Some(request) => Asker::InRequest(request, reply),
+        None => reply.map_or(Asker::None, Asker::Slot),
     }
 }
 
@@ -231,7 +248,7 @@ fn push(
     let mut context = ContextBlock {
         deadline_ns,
         sender: core.running.filter(|_| reply.is_none()),
-        asker: Asker::InRequest(request, reply),
+        asker: asker_of(request, reply),
         ..ContextBlock::new()
     };
     if std::ptr::eq(link, shard.link) {
@@ -301,7 +318,7 @@ pub(crate) fn granted(
             _ => ContextBlock::new(),
         };
         let deadline_ns = request.deadline_ns();
-        let context = ContextBlock { asker: Asker::InRequest(request, None), deadline_ns, ..context };
+        let context = ContextBlock { asker: asker_of(request, None), deadline_ns, ..context };
         envelope.set_meta(Meta::Context(link.contexts.make(context)));
         match shard {
             Some(shard) if std::ptr::eq(shard.link, link) => shard.deliver(envelope),

@@ -99,7 +99,7 @@ impl<A: Actor> Context<A> {
     /// each `.await` too, in a `then` it is that of the asking message.
     #[must_use]
     pub fn request(&self) -> Option<Request> {
-        self.shard_cell().request()
+        self.shard_cell().request()?.real()
     }
 
     /// The shard that this actor lives on.

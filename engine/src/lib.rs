@@ -33,6 +33,7 @@ mod fan_out;
 mod gate;
 #[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]
 pub mod host;
+mod intercept;
 mod key;
 mod latch;
 pub mod limits;
@@ -91,6 +92,7 @@ pub use error::{
     AskError, Deadlock, Error, Panicked, Rejected, Result, ShutdownError, SpawnError, StartError, TellError, Unknown,
 };
 pub use fan_out::{Audience, AudienceMember, FanOut, FanOutTarget, Shared};
+pub use intercept::{Interceptor, Outcome, Received, Sent, Verdict};
 pub use key::Key;
 pub use latch::Happening;
 pub use message::{Message, WireMessage, WireOps};

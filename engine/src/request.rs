@@ -36,6 +36,8 @@ struct Content {
     headers: Vec<(Box<str>, Box<str>)>,
     deadline: Deadline,
     trace: Option<TraceParent>,
+    /// Nobody's: only its sends are looked at.
+    hollow: bool,
 }
 
 /// Headers, deadline and trace parent that travel with a message and with whatever its handling sends: tells and asks, on the
@@ -63,13 +65,23 @@ impl Request {
     /// A request with nothing in it.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(Content { headers: Vec::new(), deadline: Deadline::None, trace: None }))
+        Self(Arc::new(Content { headers: Vec::new(), deadline: Deadline::None, trace: None, hollow: false }))
+    }
+
+    /// What is open while an actor's sends are looked at that are part of no request.
+    pub(crate) fn hollow() -> Self {
+        Self(Arc::new(Content { headers: Vec::new(), deadline: Deadline::None, trace: None, hollow: true }))
+    }
+
+    /// The same, unless it is nobody's.
+    pub(crate) fn real(self) -> Option<Self> {
+        Some(self).filter(|request| !request.0.hollow)
     }
 
     /// The request that the running handler, or the scope of this thread, is part of.
     #[must_use]
     pub fn current() -> Option<Self> {
-        open()
+        open()?.real()
     }
 
     /// The same with a header more, or with another value of it.

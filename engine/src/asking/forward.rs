@@ -17,6 +17,7 @@ use crate::error::{AskError, TellError};
 use crate::limits::ASK_DEADLINE;
 use crate::message::Message;
 use crate::reply::{Reply, ReplyAddress, ask_calling};
+use crate::request::Request;
 use crate::route;
 use crate::shard::{ShardCell, current, drop_contained};
 
@@ -96,7 +97,7 @@ fn forward_here<M: Message>(
     // The answer's place is the message's from here on.
     let _ = reply.into_address();
     let own = address.0.shard() == shard.link.shard().get();
-    let request = shard.request();
+    let request = shard.request().and_then(Request::real);
     let in_message = request.is_none() && (own || (until_ns != 0 && const { has_spare_word::<M>() }));
     let meta = if in_message {
         Meta::Reply(address)

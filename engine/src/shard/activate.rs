@@ -5,6 +5,7 @@
 
 pub(super) mod attend;
 mod in_request;
+mod intercepted;
 pub(super) mod rigged;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

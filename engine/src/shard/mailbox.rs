@@ -225,6 +225,13 @@ impl Mailbox {
         false
     }
 
+    /// The oldest message, to be changed where it is.
+    pub(crate) fn peek_mut(&mut self) -> Option<&mut Envelope> {
+        let mut front = self.front()?;
+        // SAFETY: the slot at the front is initialised, and the reference borrows the mailbox.
+        Some(unsafe { front.as_mut() })
+    }
+
     /// Puts a message in front of all others.
     pub(crate) fn push_front(&mut self, envelope: Envelope, pool: &mut BacklogPool) {
         if self.head >= FIRST {

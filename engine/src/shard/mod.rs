@@ -33,6 +33,7 @@ pub(crate) use self::mesh::{Inbound, Mesh, Outbound, link_shards};
 pub(crate) use self::passivate::passivate;
 pub(crate) use self::turn::Shard;
 use crate::engine_link::EngineLink;
+use crate::intercept::Observers;
 use crate::link::ShardLink;
 use crate::port::service::Service;
 use crate::port::transport::Transport;
@@ -54,6 +55,7 @@ struct Ways {
     link: StdCell<*const ShardLink>,
     engine: StdCell<*const EngineLink>,
     request: RefCell<Option<Request>>,
+    observers: RefCell<Option<Observers>>,
 }
 
 impl ShardCell {
@@ -63,7 +65,12 @@ impl ShardCell {
         services: Vec<RefCell<Box<dyn Service>>>,
         transport: RefCell<Option<Box<dyn Transport>>>,
     ) -> Self {
-        let ways = Ways { link: StdCell::new(link), engine: StdCell::new(link.engine()), request: RefCell::new(None) };
+        let ways = Ways {
+            link: StdCell::new(link),
+            engine: StdCell::new(link.engine()),
+            request: RefCell::new(None),
+            observers: RefCell::new(None),
+        };
         Self { link, ways, core, services, transport }
     }
 
@@ -82,6 +89,16 @@ impl ShardCell {
     /// The request that is open.
     pub(crate) fn request(&self) -> Option<Request> {
         self.ways.request.borrow().clone()
+    }
+
+    /// Who looks at what is sent.
+    pub(crate) fn observers(&self) -> Option<Observers> {
+        self.ways.observers.borrow().clone()
+    }
+
+    /// Says who looks at what is sent; returns who did.
+    pub(crate) fn set_observers(&self, observers: Option<Observers>) -> Option<Observers> {
+        self.ways.observers.replace(observers)
     }
 
     /// Opens or closes a request; returns the one that was open.

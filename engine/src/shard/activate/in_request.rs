@@ -13,6 +13,7 @@ use std::task::{Context as TaskContext, Poll};
 use super::{Opened, ShardCell};
 use crate::context_block::{Asker, ContextBlock};
 use crate::envelope::{CellId, Class, Delivery, Envelope, Front, Meta, PackedAddress};
+use crate::intercept::{Observers, Watch};
 use crate::reply::ReplyAddress;
 use crate::request::{Request, Scope};
 use crate::shard::async_slot::AsyncSlot;
@@ -82,20 +83,23 @@ impl ShardCell {
             let reply = reply.filter(|_| vtable.class == Class::Plain);
             return self.end_with_panic(index, reply, &*panic, handled);
         }
-        self.keep_request(index, &request);
+        self.keep_request(index, &request, None);
         self.end(ready, handled);
         handled
     }
 
-    /// Has the future that the handler left behind, if any, polled as part of the request.
-    fn keep_request(&self, index: u32, request: &Request) {
+    /// Has the future that the handler left behind, if any, polled as part of the request. Whether it has left one.
+    pub(super) fn keep_request(&self, index: u32, request: &Request, observers: Option<&Observers>) -> bool {
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(index).expect("a running actor keeps its cell");
-        let Some(extra) = cell.extra.as_mut().filter(|extra| extra.async_slot.is_live()) else { return };
+        let Some(extra) = cell.extra.as_mut().filter(|extra| extra.async_slot.is_live()) else { return false };
         let slot = std::mem::take(&mut extra.async_slot);
         let shard = NonNull::from(self);
         // SAFETY: what the inner future borrows is the actor's state, which outlives whatever is in the actor's slot.
-        unsafe { extra.async_slot.put(InRequest { shard, slot, request: request.clone() }) };
+        unsafe {
+            extra.async_slot.put(InRequest { shard, slot, request: request.clone(), observers: observers.cloned() });
+        }
+        true
     }
 }
 
@@ -105,6 +109,7 @@ struct InRequest {
     shard: NonNull<ShardCell>,
     slot: AsyncSlot,
     request: Request,
+    observers: Option<Observers>,
 }
 
 impl Future for InRequest {
@@ -113,7 +118,9 @@ impl Future for InRequest {
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let this = &mut *self;
         // SAFETY: the future belongs to an actor of this shard and is polled in its turn.
-        let _scope = Scope::on(unsafe { this.shard.as_ref() }, this.request.clone());
+        let shard = unsafe { this.shard.as_ref() };
+        let _scope = Scope::on(shard, this.request.clone());
+        let _watch = this.observers.clone().map(|observers| Watch::on(shard, observers));
         this.slot.poll(cx)
     }
 }
