@@ -31,6 +31,9 @@ use crate::until::Until;
 /// What came of asking many: `None` for those that were given up because enough had answered.
 type Outcomes<R> = Vec<Option<Result<R, AskError>>>;
 
+/// The same, or why there are none.
+type Ended<R> = Result<Outcomes<R>, AskError>;
+
 /// Stands for the question whose answer is all answers.
 pub(crate) struct Gathered<M>(PhantomData<fn() -> M>);
 
@@ -197,7 +200,7 @@ fn finish<M: Message>(shard: &ShardCell, gather: &Shared<M>) {
 }
 
 /// The outcomes of all; who has none, because the engine stopped or the shard was out of slots, has that as outcome.
-fn of_all<R>(outcomes: Result<Outcomes<R>, AskError>, count: usize) -> Vec<Result<R, AskError>> {
+fn of_all<R>(outcomes: Ended<R>, count: usize) -> Vec<Result<R, AskError>> {
     let missing = || Err(AskError::Unknown(Unknown::Deadline));
     match outcomes {
         Ok(outcomes) => outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect(),
@@ -205,7 +208,7 @@ fn of_all<R>(outcomes: Result<Outcomes<R>, AskError>, count: usize) -> Vec<Resul
     }
 }
 
-fn of_first<R>(outcomes: Result<Outcomes<R>, AskError>, count: usize) -> Outcomes<R> {
+fn of_first<R>(outcomes: Ended<R>, count: usize) -> Outcomes<R> {
     outcomes.unwrap_or_else(|error| std::iter::repeat_with(|| Some(Err(error.clone()))).take(count).collect())
 }
 
@@ -258,7 +261,7 @@ impl<'a, A: Actor, M: Message + Clone> PendingAskAll<'a, A, M> {
 
     fn start<F>(self, f: F)
     where
-        F: FnOnce(&mut A, Result<Outcomes<M::Reply>, AskError>, &mut Context<A>) + 'static,
+        F: FnOnce(&mut A, Ended<M::Reply>, &mut Context<A>) + 'static,
     {
         let Self { questions, cx } = self;
         let shard = cx.shard_cell();
@@ -278,9 +281,9 @@ fn collecting<A, M, F>(rest: Rest<M>, (index, generation): (u32, u32), incarnati
 where
     A: Actor,
     M: Message,
-    F: FnOnce(&mut A, Result<Outcomes<M::Reply>, AskError>, &mut Context<A>) + 'static,
+    F: FnOnce(&mut A, Ended<M::Reply>, &mut Context<A>) + 'static,
 {
-    let f = move |this: &mut A, outcomes: Result<Outcomes<M::Reply>, AskError>, cx: &mut Context<A>| {
+    let f = move |this: &mut A, outcomes: Ended<M::Reply>, cx: &mut Context<A>| {
         drop(rest);
         f(this, outcomes, cx);
     };
@@ -293,7 +296,7 @@ fn then_of<A, M, F>(_: &F) -> &'static VTable
 where
     A: Actor,
     M: Message,
-    F: FnOnce(&mut A, Result<Outcomes<M::Reply>, AskError>, &mut Context<A>) + 'static,
+    F: FnOnce(&mut A, Ended<M::Reply>, &mut Context<A>) + 'static,
 {
     then_vtable::<A, Outcomes<M::Reply>, F>()
 }
@@ -380,7 +383,7 @@ impl<M: Message + Clone> AskAll<M> {
         of_all(self.block("AskAll::wait()"), count)
     }
 
-    fn block(mut self, what: &str) -> Result<Outcomes<M::Reply>, AskError> {
+    fn block(mut self, what: &str) -> Ended<M::Reply> {
         assert_not_on_a_shard(what);
         let Some(ttl) = self.unsent.as_ref().map(|questions| questions.ttl) else { return self.late() };
         let engine = self.unsent.as_ref().and_then(|questions| Some(questions.asked.first()?.target.engine()));
@@ -403,11 +406,11 @@ impl<M: Message + Clone> AskAll<M> {
         }
     }
 
-    fn late(&self) -> Result<Outcomes<M::Reply>, AskError> {
+    fn late(&self) -> Ended<M::Reply> {
         Err(AskError::Unknown(Unknown::Deadline))
     }
 
-    fn poll_all(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Outcomes<M::Reply>, AskError>> {
+    fn poll_all(&mut self, cx: &mut TaskContext<'_>) -> Poll<Ended<M::Reply>> {
         if let Some(questions) = self.unsent.take() {
             match send(questions, cx) {
                 Ok(sent) => self.sent = Some(sent),
@@ -423,7 +426,7 @@ impl<M: Message + Clone> AskAll<M> {
 fn send<M: Message + Clone>(
     questions: Questions<M>,
     cx: &TaskContext<'_>,
-) -> Result<Ask<Gathered<M>>, Result<Outcomes<M::Reply>, AskError>> {
+) -> Result<Ask<Gathered<M>>, Ended<M::Reply>> {
     let Some(first) = questions.asked.first() else { return Err(Ok(Vec::new())) };
     let engine = first.target.engine();
     let (link, ..) = crate::route::line_of(&first.target);
@@ -453,7 +456,7 @@ fn send<M: Message + Clone>(
 fn start_for<M: Message + Clone>(shard: &ShardCell, questions: Questions<M>, seat: ForeignSeat<Outcomes<M::Reply>>) {
     let reply = seat.reply();
     let slot = |rest: Rest<M>| {
-        let f = move |_: &ShardCell, outcomes: Result<Outcomes<M::Reply>, AskError>| {
+        let f = move |_: &ShardCell, outcomes: Ended<M::Reply>| {
             drop(rest);
             seat.complete(outcomes);
         };
