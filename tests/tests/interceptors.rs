@@ -141,7 +141,7 @@ fn intercepted(logs: &[Log]) -> TestKit {
 #[test]
 fn an_intercepted_type_is_seen_whole_and_others_are_not() {
     let log = Log::default();
-    let kit = intercepted(&[log.clone()]);
+    let kit = intercepted(std::slice::from_ref(&log));
     let (front, back) = pair(&kit);
     assert_eq!(log.take(), ["spawned Front"]);
     assert_eq!(front.ask(Both).wait(), Ok(3));
@@ -160,7 +160,7 @@ fn an_intercepted_type_is_seen_whole_and_others_are_not() {
 #[test]
 fn what_is_rejected_is_counted_and_its_asker_told() {
     let log = Log { rejects: Some("Both"), ..Log::default() };
-    let kit = intercepted(&[log.clone()]);
+    let kit = intercepted(std::slice::from_ref(&log));
     let (front, back) = pair(&kit);
     assert_eq!(front.ask(Both).wait(), Err(AskError::Rejected(Rejected::NoHandler)));
     front.tell(Both).unwrap();
@@ -178,7 +178,7 @@ fn what_is_rejected_is_counted_and_its_asker_told() {
 #[test]
 fn a_panic_is_an_outcome_and_the_next_message_is_seen_too() {
     let log = Log::default();
-    let kit = intercepted(&[log.clone()]);
+    let kit = intercepted(std::slice::from_ref(&log));
     kit.allow_panics();
     let (front, _) = pair(&kit);
     for _ in 0..2 {
