@@ -22,7 +22,7 @@ use std::ptr::{self, NonNull};
 
 use shardstage_codec::{Epoch, NodeId};
 
-use crate::context_block::ContextBlock;
+use crate::context_block::{Asker, ContextBlock};
 use crate::credit::Credit;
 use crate::error::{AskError, Rejected};
 use crate::reply::ReplyAddress;
@@ -484,6 +484,24 @@ impl Envelope {
     pub(crate) fn is_light(&self) -> bool {
         let head = self.head.addr().get();
         head & META_MASK != META_CONTEXT && head & FLAG_PATIENT == 0
+    }
+
+    /// Where its answer goes, if a reply slot waits for one. The meta word stays.
+    pub(crate) fn asker(&self) -> Option<ReplyAddress> {
+        let kind = self.head.addr().get() & META_MASK;
+        if kind == META_REPLY {
+            return PackedAddress::from_word(self.meta).map(ReplyAddress);
+        }
+        if kind != META_CONTEXT {
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "an address")]
+        let context = ptr::with_exposed_provenance::<ContextBlock>(self.meta as usize);
+        // SAFETY: the kind says that the word is a box's raw pointer, which this envelope owns.
+        match unsafe { &(*context).asker } {
+            Asker::Slot(address) => Some(*address),
+            Asker::None | Asker::Foreign(_) => None,
+        }
     }
 
     #[inline]

@@ -30,6 +30,7 @@ mod fan_out;
 mod gate;
 #[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]
 pub mod host;
+pub mod introspect;
 mod key;
 mod latch;
 pub mod limits;
@@ -69,7 +70,7 @@ pub use actor_ref::{ActorId, ActorRef, Recipient};
 pub use address::{Address, ResolveError};
 pub use ask::Ask;
 pub use behaviour::{Behaviours, StateTimeout};
-pub use blame::{Culprit, LongTurn, LongTurns};
+pub use blame::{Blamed, Culprit, LongTurn, LongTurns};
 pub use builder::EngineBuilder;
 pub use cluster::registry::TypeBuilder;
 pub use config::{Config, IdleStrategy};
@@ -81,6 +82,7 @@ pub use error::{
     AskError, Error, Panicked, Rejected, Result, ShutdownError, SpawnError, StartError, TellError, Unknown,
 };
 pub use fan_out::{Audience, AudienceMember, FanOut, FanOutTarget, Shared};
+pub use introspect::{Introspect, Snapshot};
 pub use key::Key;
 pub use latch::Happening;
 pub use message::{Message, WireMessage, WireOps};

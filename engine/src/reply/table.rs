@@ -300,6 +300,18 @@ impl ReplyTable {
         self.next_deadline_ns = next;
     }
 
+    /// How many slots there are, used or not.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The slot at this place, if it waits: its address, who waits, and who will answer if that is another node.
+    pub(crate) fn waiting_at(&self, index: usize) -> Option<(ReplyAddress, &Waiter, Option<NodeId>)> {
+        let slot = self.slots.get(index).filter(|slot| slot.live && !slot.ready)?;
+        let index = u32::try_from(index).expect("bounded by `insert`");
+        Some((ReplyAddress(PackedAddress::new(self.shard, index, slot.generation)), &slot.waiter, slot.peer))
+    }
+
     /// Collects the waiting slots that the given peer should answer.
     pub(crate) fn of_peer(&self, peer: NodeId, out: &mut Vec<ReplyAddress>) {
         for (index, slot) in (0_u32..).zip(&self.slots) {

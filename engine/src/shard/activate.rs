@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::{Context as TaskContext, Poll, Waker};
 
 use super::actor_box::{ActorBox, BuildError};
-use super::cell::Life;
+use super::cell::{Life, Midway};
 use super::{ShardCell, drop_contained};
 use crate::actor::StopReason;
 use crate::context::Seat;
@@ -442,8 +442,14 @@ impl ShardCell {
     /// Starts an async handler: polls it at once and keeps it only if it waits.
     ///
     /// # Safety
-    /// The future borrows the state of the actor at (`index`, `generation`) and nothing shorter-lived.
-    pub(crate) unsafe fn start_future<F: Future<Output = ()>>(&self, index: u32, generation: u32, future: F) {
+    /// The future borrows the state of the delivery's actor and nothing shorter-lived.
+    pub(crate) unsafe fn start_future<F: Future<Output = ()>>(
+        &self,
+        delivery: &Delivery<'_>,
+        message: fn() -> &'static str,
+        future: F,
+    ) {
+        let (index, generation) = (delivery.id.index(), delivery.id.generation());
         let (mut slot, waker) = {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(index).expect("a running actor keeps its cell");
@@ -458,7 +464,11 @@ impl ShardCell {
             resume_unwind(panic);
         }
         let mut core = self.core.borrow_mut();
+        let since_ns = core.now_ns;
         let cell = core.cells.slot(index).expect("a running actor keeps its cell");
+        if slot.is_live() {
+            cell.extra().midway = Midway { since_ns, message: Some(message), reply: delivery.reply };
+        }
         cell.extra().async_slot = slot;
         cell.conduct.suspended = cell.waits() || cell.conduct.resumed;
     }

@@ -19,6 +19,7 @@ use crate::error::Rejected;
 use crate::key::Key;
 use crate::latch::LatchGuard;
 use crate::limits::CELLS_SKIPPED;
+use crate::reply::ReplyAddress;
 use crate::run_queue::{Ready, RunQueue};
 
 use super::actor_box::ActorBox;
@@ -51,12 +52,25 @@ pub(crate) struct CellExtra {
     pub(crate) async_slot: AsyncSlot,
     /// A suspension without a future, begun by `Context::suspend`.
     pub(crate) suspensions: u32,
+    /// What a suspended actor is in the middle of; says nothing of others.
+    pub(crate) midway: Midway,
     /// Room taken out of `capacity` for tokens that senders elsewhere hold or have spent on messages under way.
     pub(crate) credit_out: u32,
     /// Why the actor is stopping, where that takes words.
     stop_reason: Option<StopReason>,
     /// Messages that the actor has put aside; `None` when there are none.
     pub(crate) stash: Option<Box<Stash>>,
+}
+
+/// What a suspended actor is in the middle of.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Midway {
+    /// When it was suspended, on the driver's clock.
+    pub(crate) since_ns: u64,
+    /// The type of the message that it handles; `None` where `Context::suspend` suspended it.
+    pub(crate) message: Option<fn() -> &'static str>,
+    /// Who waits for the answer.
+    pub(crate) reply: Option<ReplyAddress>,
 }
 
 /// Messages that an actor has put aside, oldest first.
@@ -427,6 +441,12 @@ impl CellTable {
         // SAFETY: the slot was just claimed, and the two are different memory.
         unsafe { slot.copy_from_nonoverlapping(arrival, 1) };
         true
+    }
+
+    /// One above the highest index that was ever used.
+    #[expect(clippy::cast_possible_truncation, reason = "an index has 27 bits")]
+    pub(crate) fn end(&self) -> u32 {
+        (self.chunks.len() * CHUNK_INDICES) as u32
     }
 
     /// How many actors live here.

@@ -211,6 +211,22 @@ impl Mailbox {
         Some(unsafe { front.as_ref() })
     }
 
+    /// Looks at up to `limit` messages, oldest first.
+    pub(crate) fn for_each(&self, limit: u32, mut look: impl FnMut(&Envelope)) {
+        let mut left = limit.min(self.len);
+        if left > 0 && self.head >= FIRST {
+            // SAFETY: the bit says that `first` holds a message.
+            look(unsafe { self.first.assume_init_ref() });
+            left -= 1;
+        }
+        let Some(slots) = self.backlog() else { return };
+        for offset in 0..left.min(self.backlog_len()) {
+            let slot = slots.at(self.head.wrapping_add(offset));
+            // SAFETY: the slots from `head` over the backlog's length are initialised.
+            look(unsafe { slot.as_ref() });
+        }
+    }
+
     /// Puts a message in front of all others.
     pub(crate) fn push_front(&mut self, envelope: Envelope, pool: &mut BacklogPool) {
         if self.head >= FIRST {
