@@ -464,7 +464,12 @@ pub struct PendingAsk<'a, A, M: Message> {
     cx: &'a mut Context<A>,
 }
 
-impl<A: Actor, M: Message> PendingAsk<'_, A, M> {
+impl<'a, A: Actor, M: Message> PendingAsk<'a, A, M> {
+    /// What is asked, and by whom.
+    pub(crate) fn into_parts(self) -> (Question<M>, &'a mut Context<A>) {
+        (self.question, self.cx)
+    }
+
     /// Waits at most `ttl`; 5 s unless said.
     pub fn deadline(mut self, ttl: Duration) -> Self {
         self.question.ttl = ttl;
@@ -525,7 +530,7 @@ impl<A, M: Message> std::fmt::Debug for PendingAsk<'_, A, M> {
 }
 
 /// The vtable by which a reply comes to its `then`: its message is the address of the ready slot.
-fn then_vtable<A, R, F>() -> &'static VTable
+pub(crate) fn then_vtable<A, R, F>() -> &'static VTable
 where
     A: Actor,
     R: Send + 'static,

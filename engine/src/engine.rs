@@ -252,6 +252,7 @@ impl Engine {
         for link in self.link.links() {
             link.refuse();
         }
+        self.link.names.close();
         let mut last_handled = None;
         let mut pause = Duration::from_micros(50);
         loop {
@@ -301,6 +302,7 @@ impl Engine {
 
     /// Asks every shard to stop its actors and finish.
     fn stop(&self) {
+        self.link.names.close();
         for link in self.link.links() {
             link.refuse();
             link.run(Box::new(crate::shard::ShardCell::stop_all));

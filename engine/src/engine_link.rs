@@ -14,6 +14,7 @@ use crate::cluster::placement::Placement;
 use crate::cluster::registry::Registry;
 use crate::dead_letter::DeadLetterOffice;
 use crate::link::ShardLink;
+use crate::naming::NameTable;
 use crate::peers::Peers;
 
 /// See the module's head.
@@ -26,6 +27,7 @@ pub(crate) struct EngineLink {
     pub(crate) dead_letters: DeadLetterOffice,
     pub(crate) long_turns: LongTurnOffice,
     pub(crate) peers: Peers,
+    pub(crate) names: NameTable,
     /// Receivers without room, by node.
     no_room: Box<[NoRoom]>,
 }
@@ -49,6 +51,7 @@ impl EngineLink {
             dead_letters: DeadLetterOffice::new(),
             long_turns: LongTurnOffice::new(),
             peers: Peers::default(),
+            names: NameTable::default(),
             no_room: (0..node_count).map(|_| NoRoom::new()).collect(),
         }));
         for shard in &link.shards {

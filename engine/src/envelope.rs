@@ -195,6 +195,16 @@ impl Front {
         unsafe { read_payload::<T>(payload.cast()) }
     }
 
+    /// The deadline that travelled with the message itself, if one did.
+    ///
+    /// # Safety
+    /// As for [`take`](Self::take), before it.
+    #[cold]
+    pub(crate) unsafe fn deadline_ns(self) -> Option<u64> {
+        // SAFETY: the caller's contract.
+        unsafe { self.slot.as_ref() }.deadline_ns()
+    }
+
     /// The actor's state.
     ///
     /// # Safety

@@ -102,6 +102,17 @@ impl<M> TellError<M> {
         }
     }
 
+    /// The reason alone.
+    pub(crate) fn rejected(&self) -> Rejected {
+        match self {
+            Self::Full(_) | Self::TooManyWaiters(_) => Rejected::Full,
+            Self::Closed(_) => Rejected::Closed,
+            Self::Unavailable(_) => Rejected::Unavailable,
+            Self::NoHandler(_) => Rejected::NoHandler,
+            Self::TooLarge { .. } => Rejected::TooLarge,
+        }
+    }
+
     pub(crate) fn new(reason: Rejected, message: M) -> Self {
         match reason {
             Rejected::Full => Self::Full(message),

@@ -122,6 +122,7 @@ impl ShardLink {
         while let Some(op) = queues.system.pop() {
             drop_contained(op);
         }
+        self.engine().names.forget_shard(self.engine().link(self.shard.get()));
         self.contexts.clear();
         self.wakes.close();
         self.waiting.close();

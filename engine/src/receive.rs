@@ -115,6 +115,21 @@ fn context<A: Actor>(delivery: &Delivery<'_>) -> Context<A> {
     Context::new(Seat::new(delivery.shard, delivery.id, delivery.sender))
 }
 
+/// Until when an asker on another shard waits; 0 when the asker is on this one, whose table says it, and when nobody asks.
+///
+/// # Safety
+/// The message of `front` was not taken yet.
+#[inline]
+unsafe fn until_ns(delivery: &Delivery<'_>, front: Front) -> u64 {
+    match delivery.reply {
+        Some(address) if address.0.shard() != delivery.shard.link.shard().get() => {
+            // SAFETY: the caller's contract.
+            unsafe { front.deadline_ns() }.unwrap_or_else(|| delivery.shard.core.borrow().asked_until_ns)
+        }
+        _ => 0,
+    }
+}
+
 impl<A: Handler<M>, M: Message> Receive<M, kind::Sync> for A {}
 
 impl<A: Handler<M>, M: Message> sealed::Sealed<M, kind::Sync> for A {
@@ -149,11 +164,13 @@ impl<A: DeferredHandler<M>, M: Message> sealed::Sealed<M, kind::Deferred> for A 
     const OWNS_REPLY: bool = true;
 
     unsafe fn run(delivery: &Delivery<'_>, front: Front) {
+        // SAFETY: the message is taken below.
+        let until_ns = unsafe { until_ns(delivery, front) };
         // SAFETY: the caller's contract.
         let message = unsafe { front.take::<M>() };
         // SAFETY: the caller's contract.
         let actor = unsafe { front.actor::<A>() };
-        let reply = Reply::new(delivery.reply, delivery.epoch(), delivery.shard.link);
+        let reply = Reply::new(delivery.reply, delivery.epoch(), delivery.shard.link, until_ns);
         actor.handle(message, reply, &mut context(delivery));
     }
 }
@@ -164,12 +181,14 @@ impl<A: AsyncHandler<M>, M: Message> sealed::Sealed<M, kind::Async> for A {
     const OWNS_REPLY: bool = true;
 
     unsafe fn run(delivery: &Delivery<'_>, front: Front) {
+        // SAFETY: the message is taken below.
+        let until_ns = unsafe { until_ns(delivery, front) };
         // SAFETY: the caller's contract.
         let message = unsafe { front.take::<M>() };
         // SAFETY: the caller's contract; the future is dropped before the state (see `AsyncSlot`), and while it lives no hook
         // or handler of this actor runs.
         let actor = unsafe { front.actor::<A>() };
-        let reply = Reply::new(delivery.reply, delivery.epoch(), delivery.shard.link);
+        let reply = Reply::new(delivery.reply, delivery.epoch(), delivery.shard.link, until_ns);
         let mut cx = context::<A>(delivery);
         let future = async move {
             let value = actor.handle(message, &mut cx).await;

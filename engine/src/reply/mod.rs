@@ -4,21 +4,24 @@
 //! whatever arrives later finds another generation and is dropped. Answers to other shards travel in room that the ask
 //! reserved, so they are never refused.
 
+mod callback;
 mod foreign;
+mod place;
 mod table;
 
-use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 
 use shardstage_codec::{AlignedBytes, EncodeError, NodeId};
 
+pub(crate) use callback::{Callback, ask_calling};
 use foreign::ForeignSeat;
 pub(crate) use foreign::{ForeignAsker, ForeignReply};
+pub use place::Reply;
 pub(crate) use table::{NewSlot, ReplyTable, Then, Waiter};
 
 use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress};
 use crate::erased::Erased;
 use crate::error::{AskError, Panicked, Unknown};
-use crate::link::ShardLink;
 use crate::shard::{ShardCell, current, drop_contained};
 
 /// A reply slot somewhere in this process.
@@ -155,6 +158,13 @@ pub(crate) fn complete<R: Send + 'static>(
             let asker = unsafe { slot.into_closure().take::<RemoteAsker<R>>() };
             crate::cluster::outbound::send_reply(shard, &asker, value);
         }
+        Waiter::Call { call } => {
+            let call = *call;
+            let slot = core.replies.free(address);
+            drop(core);
+            // SAFETY: a `Call` slot's function was made for the ask's own reply type and for the closure beside it.
+            unsafe { call(shard, slot.into_closure(), (&raw mut *ManuallyDrop::new(value)).cast()) };
+        }
     }
     drop_contained(fenced);
 }
@@ -228,84 +238,5 @@ pub(crate) fn answer_failure(shard: &ShardCell, address: ReplyAddress, error: As
     } else {
         let reply = CrossReply { address, epoch: None, deliver: deliver_failure, value: Erased::new(error) };
         shard.core.borrow_mut().mesh.push_reply(reply);
-    }
-}
-
-/// The place of one answer. A [`DeferredHandler`](crate::DeferredHandler) gets it and may answer later, from any thread.
-///
-/// Dropping it unanswered ends the ask as `Failed`. For a tell nobody waits and the answer is dropped.
-#[must_use = "dropping a reply unanswered fails the ask"]
-pub struct Reply<R: Send + 'static> {
-    address: Option<ReplyAddress>,
-    epoch: Option<EpochTag>,
-    /// The shard that was asked: the answer's room is reserved in its ring to the asker.
-    home: &'static ShardLink,
-    _reply: PhantomData<fn(R)>,
-}
-
-impl<R: Send + 'static> Reply<R> {
-    pub(crate) fn new(address: Option<ReplyAddress>, epoch: Option<EpochTag>, home: &'static ShardLink) -> Self {
-        Self { address, epoch, home, _reply: PhantomData }
-    }
-
-    /// Whether somebody waits for the answer.
-    #[must_use]
-    pub fn is_expected(&self) -> bool {
-        self.address.is_some()
-    }
-
-    /// Answers. An asker that has given up meanwhile is not told.
-    pub fn send(mut self, reply: R) {
-        self.finish(Ok(reply));
-    }
-
-    /// Ends the ask with an error instead of an answer.
-    pub fn fail(mut self, error: AskError) {
-        self.finish(Err(error));
-    }
-
-    /// Gives the answer's place to a message that is put aside; whoever handles it gets another `Reply`.
-    pub(crate) fn into_address(mut self) -> Option<ReplyAddress> {
-        self.address.take()
-    }
-
-    fn finish(&mut self, value: Result<R, AskError>) {
-        let Some(address) = self.address.take() else { return };
-        let (epoch, home) = (self.epoch, self.home);
-        current(|shard| match shard {
-            Some(shard) if std::ptr::eq(shard.link, home) => answer(shard, address, epoch, value),
-            _ => home.run(Box::new(move |shard| answer(shard, address, epoch, value))),
-        });
-    }
-}
-
-impl<R: Send + 'static> Drop for Reply<R> {
-    fn drop(&mut self) {
-        if self.address.is_some() {
-            if !std::thread::panicking() {
-                return self.finish(Err(AskError::Failed(Panicked("the handler dropped its reply unanswered".into()))));
-            }
-            let home = self.home;
-            let left = current(|shard| {
-                let shard = shard.filter(|shard| std::ptr::eq(shard.link, home))?;
-                // Whoever catches the panic knows its text and answers.
-                shard.core.borrow_mut().orphans.push(self.address.take()?);
-                Some(())
-            });
-            if left.is_none() {
-                self.finish(Err(AskError::Failed(Panicked("the handler panicked".into()))));
-            }
-        }
-    }
-}
-
-impl<R: Send + 'static> std::fmt::Debug for Reply<R> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Reply<{}>({})",
-            std::any::type_name::<R>(),
-            if self.address.is_some() { "expected" } else { "not expected" }
-        )
     }
 }

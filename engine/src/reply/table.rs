@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use shardstage_codec::{GroupId, NodeId};
 
-use super::{ReplyAddress, ReplyOps};
+use super::{Callback, ReplyAddress, ReplyOps};
 use crate::envelope::{GENERATION_MAX, PackedAddress, VTable};
 use crate::erased::Erased;
 use crate::error::Rejected;
@@ -24,6 +24,8 @@ pub(crate) enum Waiter {
     Foreign,
     /// Another node; its `RemoteAsker<R>` is the slot's closure.
     Remote,
+    /// A function of the engine's, called with the slot's closure and the answer.
+    Call { call: Callback },
 }
 
 /// One outstanding ask. What an ask within a shard touches stands first.

@@ -147,6 +147,7 @@ impl ShardCell {
                 };
                 let (sender, deadline_ns) = (context.sender, context.deadline_ns);
                 core.link.contexts.recycle(context);
+                core.asked_until_ns = deadline_ns;
                 (sender, reply, deadline_ns)
             }
             Meta::Signal => return Opened::Signal,

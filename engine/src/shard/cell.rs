@@ -60,6 +60,8 @@ pub(crate) struct CellExtra {
     stop_reason: Option<StopReason>,
     /// Messages that the actor has put aside; `None` when there are none.
     pub(crate) stash: Option<Box<Stash>>,
+    /// By which names it is found.
+    pub(crate) names: Vec<Key>,
 }
 
 /// What a suspended actor is in the middle of.

@@ -94,6 +94,8 @@ pub(crate) struct ShardCore {
     pub(crate) deferred: Vec<SystemOp>,
     /// Asks whose `Reply` was dropped by a panic that is still on its way up.
     pub(crate) orphans: Vec<ReplyAddress>,
+    /// When the asker of the last message with a context block gives up; for its handler's `Reply`.
+    pub(crate) asked_until_ns: u64,
     /// Faults that a test has planted; looked at for actors that do something else than to handle messages.
     pub(crate) rigs: Vec<super::Rig>,
 }

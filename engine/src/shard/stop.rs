@@ -115,6 +115,9 @@ impl ShardCell {
             self.link.give_back_index(slot);
         }
         if let Some((extra, reason)) = told {
+            if !extra.names.is_empty() {
+                crate::naming::release_all(self.link.engine(), &extra.names, id);
+            }
             let reason = reason.unwrap_or(StopReason::Drained);
             for latch in extra.start_latches {
                 latch.set(Err(reason.clone()));

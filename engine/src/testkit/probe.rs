@@ -70,7 +70,7 @@ impl<M: Message + Debug> DeferredHandler<M> for ProbeActor<M> {
         let mut reply = reply;
         if let Some(answer) = &mut answer {
             let value = answer(&message);
-            let open = std::mem::replace(&mut reply, Reply::new(None, None, cx.me().id().link()));
+            let open = std::mem::replace(&mut reply, Reply::new(None, None, cx.me().id().link(), 0));
             open.send(value);
         }
         let receipt = Receipt { number, at, sender: cx.sender() };

@@ -1,0 +1,63 @@
+//! Asks whose answer calls a function on the asking shard, outside any actor's turn: what forwarding, piping and asking many
+//! are made of.
+//!
+//! Invariant: the function is called exactly once, with the answer or the reason why there is none, while nothing is borrowed;
+//! or it is dropped with its shard. It is the engine's own and does not panic. Shard thread only. One of the few files with
+//! `unsafe`: it takes closure and answer out of rooms that do not know their types.
+
+use super::{NewSlot, ReplyAddress, ReplyOps, Waiter};
+use crate::ask::Question;
+use crate::erased::Erased;
+use crate::error::{AskError, Rejected};
+use crate::message::Message;
+use crate::route;
+use crate::shard::ShardCell;
+
+/// Calls the closure in the room with the answer at the address, which is moved out.
+pub(crate) type Callback = unsafe fn(&ShardCell, Erased, *mut u8);
+
+/// # Safety
+/// `closure` was made of an `F`, and `value` points to a `Result<R, AskError>` that nobody uses or drops afterwards.
+unsafe fn call<R, F>(shard: &ShardCell, closure: Erased, value: *mut u8)
+where
+    F: FnOnce(&ShardCell, Result<R, AskError>) + 'static,
+{
+    // SAFETY: the caller's contract.
+    let f = unsafe { closure.take::<F>() };
+    // SAFETY: the caller's contract.
+    let value = unsafe { value.cast::<Result<R, AskError>>().read() };
+    f(shard, value);
+}
+
+/// Sends the question; `f` is called with its outcome, at once if it was refused. Returns the slot that waits, if one does.
+///
+/// Costs no allocation beside the ask's own while `f` fits 32 bytes.
+pub(crate) fn ask_calling<M, F>(shard: &ShardCell, question: Question<M>, f: F) -> Option<ReplyAddress>
+where
+    M: Message,
+    F: FnOnce(&ShardCell, Result<M::Reply, AskError>) + 'static,
+{
+    if !route::is_home(shard, &question.target) {
+        f(shard, Err(AskError::Rejected(Rejected::Unavailable)));
+        return None;
+    }
+    let slot = NewSlot {
+        deadline_ns: 0,
+        ops: ReplyOps::of::<M>(),
+        waiter: Waiter::Call { call: call::<M::Reply, F> },
+        closure: Some(Erased::new(f)),
+        peer: None,
+        group: None,
+        incarnation: 0,
+    };
+    match route::ask_from_shard(shard, question, slot) {
+        Ok(address) => Some(address),
+        Err((reason, slot)) => {
+            let closure = slot.closure.expect("it came back as it was given");
+            // SAFETY: made of an `F` just above.
+            let f = unsafe { closure.take::<F>() };
+            f(shard, Err(AskError::Rejected(reason)));
+            None
+        }
+    }
+}
