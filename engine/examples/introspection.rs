@@ -35,7 +35,7 @@ fn main() -> shardstage::Result<()> {
     let engine = Engine::builder().introspection(0).start()?; // on a free port of the loopback address
     let table = (0..3).map(|_| engine.spawn(|| Philosopher { neighbour: None })).collect::<Result<Vec<_>, _>>()?;
     for (seat, philosopher) in table.iter().enumerate() {
-        philosopher.tell(Sit(table[(seat + 1) % 3]))?;
+        philosopher.ask(Sit(table[(seat + 1) % 3])).wait()?;
     }
     table[0].tell(Fork)?;
 

@@ -41,7 +41,8 @@ fn main() -> shardstage::Result<()> {
 
     // An actor that was made of what can be used once stops instead.
     let once = engine.spawn_once(|| Divider { done: 0 })?;
+    let end = once.stopped();
     assert!(once.ask(Divide(1, 0)).wait().is_err());
-    assert!(matches!(once.stopped().wait(), StopReason::Panicked(_)));
+    assert!(matches!(end.wait(), StopReason::Panicked(_)));
     engine.shutdown()
 }

@@ -170,6 +170,9 @@ mod tests {
             let mut random = Random::new(seed);
             let mut bytes = GOOD.as_bytes().to_vec();
             for _ in 0..random.next_u64() % 6 {
+                if bytes.is_empty() {
+                    break;
+                }
                 let at = usize::try_from(random.next_u64()).unwrap_or(0) % bytes.len();
                 let byte = random.next_u64().to_le_bytes()[0];
                 match random.next_u64() % 4 {

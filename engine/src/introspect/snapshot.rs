@@ -129,7 +129,8 @@ pub struct ShardInfo {
 pub enum Asker {
     /// An actor of this engine.
     Actor(ActorId),
-    /// A thread or task outside the shards, or a future that does not wake its actor directly.
+    /// Nobody that can be named: a thread or task outside the shards, a future that does not wake its actor directly, an answer
+    /// that will be passed on.
     Outside,
     /// An actor of another node.
     OtherNode,

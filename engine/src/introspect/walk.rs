@@ -185,7 +185,7 @@ impl Walk {
                     (known.map(|(id, name)| (*id, Some(*name))), true)
                 }
                 Waiter::Foreign => (None, true),
-                Waiter::Remote => (None, false),
+                Waiter::Remote | Waiter::Call { .. } => (None, false),
             };
             let (asker, asker_type) = match (asker, waiter) {
                 (Some((id, name)), _) => (Asker::Actor(id), name),
