@@ -28,6 +28,15 @@ pub enum StopReason {
     Panicked(String),
     /// The engine shut down.
     Shutdown,
+    /// Its parent in the spawn tree stopped or was rebuilt, or ended this child for good.
+    ParentStopped,
+}
+
+impl StopReason {
+    /// Whether it ended by a failure of its own, after which no hook of it runs.
+    pub(crate) fn is_failure(&self) -> bool {
+        matches!(self, Self::StartFailed(_) | Self::Panicked(_))
+    }
 }
 
 /// State that handles messages, one at a time, on one shard. It need not be `Send`.
@@ -43,7 +52,11 @@ pub trait Actor: Sized + 'static {
         Ok(())
     }
 
-    /// Runs once when the actor stops, before its state is dropped. Not after a panic.
+    /// Runs once when the actor begins to stop: it takes no more messages, its children still live. Not after a panic. A stopping
+    /// actor spawns nothing.
+    fn stopping(&mut self, _reason: &StopReason, _cx: &mut Context<Self>) {}
+
+    /// Runs once when the actor stops, after its children have gone and before its state is dropped. Not after a panic.
     fn stopped(&mut self, _reason: &StopReason, _cx: &mut Context<Self>) {}
 
     /// An actor that this one watches has stopped.

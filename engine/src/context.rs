@@ -15,7 +15,7 @@ use crate::address::{Address, ResolveError};
 use crate::ask::{Question, Target};
 use crate::envelope::{CellId, Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable, read_payload};
 use crate::erased::Erased;
-use crate::error::{AskError, SpawnError};
+use crate::error::AskError;
 use crate::fan_out::{Audience, FanOut, FanOutTarget};
 use crate::key::Key;
 use crate::limits::ASK_DEADLINE;
@@ -23,7 +23,7 @@ use crate::message::{Message, WireMessage};
 use crate::port::service::Service;
 use crate::receive::{Receive, vtable};
 use crate::reply::{NewSlot, ReplyOps, Then, ThenReply, Waiter};
-use crate::shard::{ActorBox, Again, Midway, Once, ShardCell, ShardCore, Spawn, current};
+use crate::shard::{Midway, ShardCell, ShardCore, current};
 use crate::timer::{Body, Owner, Period, TimerId};
 use crate::virtual_ref::VirtualRef;
 
@@ -156,42 +156,7 @@ impl<A: Actor> Context<A> {
         address.resolve(self.shard_cell(), (self.seat.index(), std::any::TypeId::of::<A>()))
     }
 
-    /// Spawns an actor on this shard and returns at once; it starts in its first turn. The factory is kept for rebuilds after a
-    /// panic.
-    ///
-    /// # Errors
-    /// [`SpawnError::Exhausted`] when the shard has no slot left.
-    pub fn spawn<B, F>(&mut self, factory: F) -> Result<ActorRef<B>, SpawnError>
-    where
-        B: Actor,
-        F: Fn() -> B + 'static,
-    {
-        self.spawn_box(ActorBox::new::<B, _>(Again(factory)))
-    }
-
-    /// Like [`spawn`](Self::spawn), with a factory that works once: a panic stops the actor.
-    ///
-    /// # Errors
-    /// [`SpawnError::Exhausted`] when the shard has no slot left.
-    pub fn spawn_once<B, F>(&mut self, factory: F) -> Result<ActorRef<B>, SpawnError>
-    where
-        B: Actor,
-        F: FnOnce() -> B + 'static,
-    {
-        self.spawn_box(ActorBox::new::<B, _>(Once(Some(factory))))
-    }
-
-    fn spawn_box<B: Actor>(&self, state: ActorBox) -> Result<ActorRef<B>, SpawnError> {
-        let mut core = self.shard_cell().core.borrow_mut();
-        let capacity = core.mailbox_capacity;
-        let spawned = core.spawn(Spawn { state, capacity, identity: None, epoch: EpochTag::BY_GENERATION });
-        drop(core);
-        spawned
-            .map(|(index, generation)| ActorRef::new(ActorId::new(self.shard_cell().link, index, generation)))
-            .map_err(|(error, _)| error)
-    }
-
-    /// Stops this actor after the current message; what is queued goes to the dead letters.
+    /// Stops this actor after the current message, its children before it; what is queued goes to the dead letters.
     pub fn stop(&mut self) {
         self.shard_cell().request_stop(self.seat.index(), self.seat.generation(), StopReason::Stopped);
     }

@@ -122,7 +122,8 @@ impl Engine {
         let capacity = self.mailbox_capacity;
         let id = ActorId::new(link, index, generation);
         on_shard_of(id, move |shard| {
-            let spawn = Spawn { state: state(), capacity, identity: None, epoch: EpochTag::BY_GENERATION };
+            let spawn =
+                Spawn { state: state(), capacity, identity: None, epoch: EpochTag::BY_GENERATION, parent: None };
             let refused = shard.core.borrow_mut().spawn_at(index, generation, spawn);
             drop(refused);
         });

@@ -27,6 +27,7 @@ mod engine_link;
 mod envelope;
 mod erased;
 mod error;
+mod family;
 mod fan_out;
 mod gate;
 #[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]

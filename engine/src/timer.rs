@@ -42,16 +42,27 @@ pub(crate) struct Due {
     pub(crate) body: Body,
 }
 
+/// A timer in the table, in line with the others of its owner.
+struct Entry {
+    owner: Owner,
+    body: Body,
+    previous: Option<u64>,
+    next: Option<u64>,
+}
+
 /// All timers of a shard: a heap of due times over a table of bodies, so that a cancel costs one look-up.
 pub(crate) struct Timers {
     heap: BinaryHeap<Reverse<(u64, u64)>>,
-    bodies: HashMap<u64, (Owner, Body), FixedState>,
+    bodies: HashMap<u64, Entry, FixedState>,
+    /// The latest timer of each actor that has some.
+    latest: HashMap<(u32, u32), u64, FixedState>,
     next: u64,
 }
 
 impl Timers {
     pub(crate) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), bodies: HashMap::with_hasher(FixedState::default()), next: 0 }
+        let (bodies, latest) = (HashMap::default(), HashMap::default());
+        Self { heap: BinaryHeap::new(), bodies, latest, next: 0 }
     }
 
     pub(crate) fn insert(&mut self, at_ns: u64, owner: Owner, body: Body) -> TimerId {
@@ -64,12 +75,40 @@ impl Timers {
     /// Puts a repeating timer back under its id.
     pub(crate) fn again(&mut self, id: TimerId, at_ns: u64, owner: Owner, body: Body) {
         self.heap.push(Reverse((at_ns, id.0)));
-        self.bodies.insert(id.0, (owner, body));
+        let previous = self.latest.insert((owner.index, owner.generation), id.0);
+        if let Some(previous) = previous {
+            self.bodies.get_mut(&previous).expect("in line").next = Some(id.0);
+        }
+        self.bodies.insert(id.0, Entry { owner, body, previous, next: None });
+    }
+
+    /// Takes a timer out of the table and out of its owner's line.
+    fn take(&mut self, id: u64) -> Option<(Owner, Body)> {
+        let Entry { owner, body, previous, next } = self.bodies.remove(&id)?;
+        if let Some(previous) = previous {
+            self.bodies.get_mut(&previous).expect("in line").next = next;
+        }
+        match (next, previous) {
+            (Some(next), _) => self.bodies.get_mut(&next).expect("in line").previous = previous,
+            (None, Some(previous)) => drop(self.latest.insert((owner.index, owner.generation), previous)),
+            (None, None) => drop(self.latest.remove(&(owner.index, owner.generation))),
+        }
+        Some((owner, body))
+    }
+
+    /// Takes out all timers of an actor that is gone or rebuilt, at the cost of these; the caller drops them outside the shard's
+    /// borrow.
+    pub(crate) fn remove_owner(&mut self, index: u32, generation: u32) -> Vec<Body> {
+        let mut removed = Vec::new();
+        while let Some(id) = self.latest.get(&(index, generation)) {
+            removed.extend(self.cancel(TimerId(*id)));
+        }
+        removed
     }
 
     /// Takes a timer out; the caller drops its message outside the shard's borrow.
     pub(crate) fn cancel(&mut self, id: TimerId) -> Option<Body> {
-        let (_, body) = self.bodies.remove(&id.0)?;
+        let (_, body) = self.take(id.0)?;
         // Due times of cancelled timers never outnumber the others by much.
         if self.heap.len() > CANCELLED_TIMERS_KEPT + 2 * self.bodies.len() {
             let bodies = &self.bodies;
@@ -86,7 +125,7 @@ impl Timers {
                 return None;
             }
             self.heap.pop();
-            if let Some((owner, body)) = self.bodies.remove(&id) {
+            if let Some((owner, body)) = self.take(id) {
                 return Some(Due { id: TimerId(id), at_ns, owner, body });
             }
         }
@@ -99,7 +138,7 @@ impl Timers {
 
     /// Whose they are, in no order.
     pub(crate) fn owners(&self) -> impl Iterator<Item = Owner> {
-        self.bodies.values().map(|(owner, _)| *owner)
+        self.bodies.values().map(|entry| entry.owner)
     }
 
     /// When the next timer may be due.
@@ -136,6 +175,27 @@ mod tests {
             let earliest = (0..self.0.len()).min_by_key(|at| (self.0[*at].0, self.0[*at].1.0))?;
             (self.0[earliest].0 <= now_ns).then(|| self.0.remove(earliest))
         }
+    }
+
+    #[test]
+    fn an_owner_leaves_with_its_timers_and_no_others() {
+        let other = Owner { index: 7, ..OWNER };
+        let mut timers = Timers::new();
+        for step in 0..100 {
+            let owner = if step % 3 == 0 { other } else { OWNER };
+            let id = timers.insert(step, owner, body(step));
+            if step % 5 == 0 {
+                timers.cancel(id);
+            }
+        }
+        assert!(timers.pop_due(1).is_some_and(|due| due.owner.index == OWNER.index));
+        let removed = timers.remove_owner(OWNER.index, OWNER.generation);
+        assert_eq!(removed.len(), (2..100).filter(|step| step % 3 != 0 && step % 5 != 0).count());
+        assert!(removed.iter().all(|body| !number(body).is_multiple_of(3)));
+        assert!(timers.remove_owner(OWNER.index, OWNER.generation).is_empty());
+        assert!(timers.owners().all(|owner| owner.index == other.index));
+        assert_eq!(timers.len(), (0..100).filter(|step| step % 3 == 0 && step % 5 != 0).count());
+        assert!(timers.latest.len() == 1);
     }
 
     #[test]

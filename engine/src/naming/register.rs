@@ -94,7 +94,7 @@ impl Engine {
         let note = Note::new(name, id);
         on_shard_of(id, move |shard| {
             let state = ActorBox::new::<A, _>(Again(factory));
-            let spawn = Spawn { state, capacity, identity: None, epoch: EpochTag::BY_GENERATION };
+            let spawn = Spawn { state, capacity, identity: None, epoch: EpochTag::BY_GENERATION, parent: None };
             let refused = shard.core.borrow_mut().spawn_at(id.index(), id.generation(), spawn);
             note.write(shard);
             drop(refused);
@@ -162,7 +162,7 @@ impl<A: Actor> Context<A> {
             let state = state.take().expect("claimed once");
             let mut core = shard.core.borrow_mut();
             let capacity = core.mailbox_capacity;
-            let spawn = Spawn { state, capacity, identity: None, epoch: EpochTag::BY_GENERATION };
+            let spawn = Spawn { state, capacity, identity: None, epoch: EpochTag::BY_GENERATION, parent: None };
             let (index, generation) = core.spawn(spawn)?;
             let cell = core.cells.get(index, generation).expect("just spawned");
             cell.extra().names.push(name.clone());

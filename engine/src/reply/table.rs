@@ -106,13 +106,15 @@ pub(crate) struct ReplyTable {
     slots: Vec<ReplySlot>,
     free: u32,
     live: u32,
+    /// Actors that have gone or were rebuilt since the table was last swept.
+    gone: u32,
     /// The earliest deadline of a waiting slot, or later; `u64::MAX` when none waits.
     next_deadline_ns: u64,
 }
 
 impl ReplyTable {
     pub(crate) fn new(shard: u16) -> Self {
-        Self { shard, slots: Vec::new(), free: NONE, live: 0, next_deadline_ns: u64::MAX }
+        Self { shard, slots: Vec::new(), free: NONE, live: 0, gone: 0, next_deadline_ns: u64::MAX }
     }
 
     pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
@@ -312,6 +314,35 @@ impl ReplyTable {
         let slot = self.slots.get(index).filter(|slot| slot.live && !slot.ready)?;
         let index = u32::try_from(index).expect("bounded by `insert`");
         Some((ReplyAddress(PackedAddress::new(self.shard, index, slot.generation)), &slot.waiter, slot.peer))
+    }
+
+    /// An actor has gone or was rebuilt: nobody waits for what it asked.
+    #[inline]
+    pub(crate) fn owner_has_gone(&mut self) {
+        self.gone += u32::from(self.live > 0);
+    }
+
+    /// Collects the `then`s of actors that have gone or were rebuilt, given who lives in which incarnation. Looks at every slot,
+    /// so it does so when the shard has nothing better to do, or when so many have gone that each pays for a few slots.
+    pub(crate) fn ownerless(
+        &mut self,
+        idle: bool,
+        mut lives: impl FnMut(u32, u32) -> Option<u16>,
+        out: &mut Vec<ReplyAddress>,
+    ) {
+        if self.gone == 0 || !(idle || self.gone as usize >= self.slots.len() / 4) {
+            return;
+        }
+        self.gone = 0;
+        for (number, slot) in (0_u32..).zip(&self.slots) {
+            if let Waiter::Then { index, generation, .. } = slot.waiter
+                && slot.live
+                && !slot.ready
+                && lives(index, generation) != Some(slot.incarnation)
+            {
+                out.push(ReplyAddress(PackedAddress::new(self.shard, number, slot.generation)));
+            }
+        }
     }
 
     /// Collects the waiting slots that the given peer should answer.

@@ -244,9 +244,7 @@ impl ShardCell {
     fn look_closer(&self, index: u32) -> bool {
         let Some((mut state, running, life)) = self.begin_rare(index) else { return false };
         if life == Life::New && !self.build(&mut state, running) {
-            drop(state);
-            self.core.borrow_mut().running = None;
-            self.abandon(index);
+            self.put_back(state, running);
             return false;
         }
         self.resume(&mut state, running);
@@ -384,10 +382,13 @@ impl ShardCell {
 
     /// Replaces the state after a panic, keeping the mailbox; stops the actor where that is not possible.
     fn rebuild(&self, state: &mut ActorBox, running: Running, panic: &Panicked) {
+        let timers;
         {
             let mut core = self.core.borrow_mut();
             let core_ref = &mut *core;
             core_ref.counters.panics += 1;
+            core_ref.replies.owner_has_gone();
+            timers = core_ref.timers.remove_owner(running.index, running.generation);
             let cell = core_ref.cells.slot(running.index).expect("a running actor keeps its cell");
             cell.incarnation = cell.incarnation.wrapping_add(1);
             cell.conduct.suspended = false;
@@ -401,6 +402,7 @@ impl ShardCell {
                 drop(catch_unwind(AssertUnwindSafe(|| drop(future))));
             }
         }
+        drop_contained(timers);
         if let Err(error) = state.build(self.seat(running)) {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");

@@ -48,6 +48,7 @@ pub(crate) enum BuildError {
 /// What the shard does with an actor whose type it does not know.
 trait AnyActor {
     fn build(&mut self, seat: Seat) -> Result<(), BuildError>;
+    fn stopping(&mut self, reason: &StopReason, seat: Seat);
     fn stopped(&mut self, reason: &StopReason, seat: Seat);
     fn terminated(&mut self, who: ActorId, reason: &StopReason, seat: Seat);
     fn resumed(&mut self, seat: Seat);
@@ -108,6 +109,14 @@ impl<A: Actor, F: Factory<A>> AnyActor for ActorState<A, F> {
         }
     }
 
+    fn stopping(&mut self, reason: &StopReason, seat: Seat) {
+        if self.built {
+            let actor = self.actor();
+            let mut cx = Context::new(seat);
+            drop(catch_unwind(AssertUnwindSafe(|| actor.stopping(reason, &mut cx))));
+        }
+    }
+
     fn stopped(&mut self, reason: &StopReason, seat: Seat) {
         if self.built {
             let actor = self.actor();
@@ -164,6 +173,10 @@ impl ActorBox {
 
     pub(crate) fn build(&mut self, seat: Seat) -> Result<(), BuildError> {
         self.get().build(seat)
+    }
+
+    pub(crate) fn stopping(&mut self, reason: &StopReason, seat: Seat) {
+        self.get().stopping(reason, seat);
     }
 
     pub(crate) fn stopped(&mut self, reason: &StopReason, seat: Seat) {

@@ -24,10 +24,11 @@ use crate::run_queue::{Ready, RunQueue};
 
 use super::actor_box::ActorBox;
 use super::async_slot::AsyncSlot;
+use super::kin::Kin;
 use super::mailbox::{BacklogPool, Mailbox};
 
 /// Indices per chunk, which never moves.
-const CHUNK_INDICES: usize = 1024;
+pub(super) const CHUNK_INDICES: usize = 1024;
 /// Cells per chunk: one less, so that a chunk stays within 128 KiB with the room that allocators add for its alignment. With
 /// one more it took the next size, 160 KiB: 32 bytes an actor.
 const CHUNK_CELLS: usize = CHUNK_INDICES - 1;
@@ -58,6 +59,8 @@ pub(crate) struct CellExtra {
     pub(crate) credit_out: u32,
     /// Why the actor is stopping, where that takes words.
     stop_reason: Option<StopReason>,
+    /// It has begun to stop and waits for its children.
+    pub(crate) closing: bool,
     /// Messages that the actor has put aside; `None` when there are none.
     pub(crate) stash: Option<Box<Stash>>,
     /// By which names it is found.
@@ -144,6 +147,7 @@ enum Why {
     Drained,
     Passivated,
     Shutdown,
+    ParentStopped,
     /// [`CellExtra`] has the words.
     InWords,
 }
@@ -219,6 +223,7 @@ impl Cell {
             Some(StopReason::Drained) => Why::Drained,
             Some(StopReason::Passivated) => Why::Passivated,
             Some(StopReason::Shutdown) => Why::Shutdown,
+            Some(StopReason::ParentStopped) => Why::ParentStopped,
             Some(StopReason::StartFailed(_) | StopReason::Panicked(_)) => {
                 self.extra().stop_reason = reason;
                 Why::InWords
@@ -234,6 +239,7 @@ impl Cell {
             Why::Drained => Some(StopReason::Drained),
             Why::Passivated => Some(StopReason::Passivated),
             Why::Shutdown => Some(StopReason::Shutdown),
+            Why::ParentStopped => Some(StopReason::ParentStopped),
             Why::InWords => self.extra.as_ref().and_then(|extra| extra.stop_reason.clone()),
         }
     }
@@ -359,6 +365,8 @@ type Chunk = [Cell; CHUNK_CELLS];
 /// Cells by index, in chunks that never move. Every other chunk is for indices that threads outside the shard give out.
 pub(crate) struct CellTable {
     chunks: Vec<Option<Box<Chunk>>>,
+    /// Who is whose child.
+    pub(crate) kin: Kin,
     free: Vec<u32>,
     next: u32,
     live: u32,
@@ -382,7 +390,7 @@ pub(crate) const fn foreign_index(number: u32) -> u32 {
 
 impl Default for CellTable {
     fn default() -> Self {
-        Self { chunks: Vec::new(), free: Vec::new(), next: CELLS_SKIPPED, live: 0 }
+        Self { chunks: Vec::new(), kin: Kin::default(), free: Vec::new(), next: CELLS_SKIPPED, live: 0 }
     }
 }
 
@@ -514,6 +522,13 @@ impl CellTable {
     fn all(&self) -> impl Iterator<Item = (u32, &Cell)> {
         let chunks = (0_u32..).zip(&self.chunks).filter_map(|(number, chunk)| Some((number, chunk.as_ref()?)));
         chunks.flat_map(|(number, chunk)| (number * CHUNK_INDICES as u32..).zip(chunk.iter()))
+    }
+
+    /// An actor's children as (index, generation), oldest first.
+    pub(crate) fn children(&mut self, index: u32) -> Vec<(u32, u32)> {
+        let children: Vec<_> = self.kin.children(index).collect();
+        let live = children.into_iter().filter_map(|child| Some((child, self.slot(child)?.generation)));
+        live.collect()
     }
 
     /// Whether no actor has a message, a future or a suspension. Looks at every cell.

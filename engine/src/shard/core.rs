@@ -35,6 +35,8 @@ pub(crate) struct Spawn {
     pub(crate) capacity: u32,
     pub(crate) identity: Option<(usize, Key)>,
     pub(crate) epoch: EpochTag,
+    /// The index of the actor that spawns it.
+    pub(crate) parent: Option<u32>,
 }
 
 /// Plain counters of one shard, copied to its link once a turn.
@@ -292,6 +294,9 @@ impl ShardCore {
     fn occupy(&mut self, index: u32, generation: u32, spawn: Spawn) {
         self.cells.grow_to(index);
         self.cells.occupy(index, generation, spawn.state, spawn.capacity, spawn.epoch);
+        if let Some(parent) = spawn.parent {
+            self.cells.kin.adopt(parent, index);
+        }
         let now_ms = self.now_ms();
         let cell = self.cells.slot(index).expect("just occupied");
         cell.scheduled = true;
@@ -315,7 +320,8 @@ impl ShardCore {
         if let Some((index, generation)) = self.directory.get(position, key) {
             let cell = self.cells.get(index, generation).expect("directory entries are live");
             let passivating = cell.stop_reason() == Some(crate::actor::StopReason::Passivated);
-            if cell.conduct.life == Life::Stopping && passivating {
+            let closing = cell.extra.as_ref().is_some_and(|extra| extra.closing);
+            if cell.conduct.life == Life::Stopping && passivating && !closing {
                 // A message was faster than the passivation: the actor stays.
                 cell.conduct.begin(Life::Live);
                 cell.set_stop_reason(None);
@@ -331,6 +337,7 @@ impl ShardCore {
             capacity: registered.mailbox_capacity.unwrap_or(self.mailbox_capacity),
             identity: Some((position, key.clone())),
             epoch,
+            parent: None,
         };
         let cell = self.spawn(spawn).map_err(|_| Rejected::Full)?;
         self.directory.insert(position, key.clone(), cell);

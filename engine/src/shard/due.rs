@@ -1,9 +1,10 @@
-//! What is due: a timer's message, and the end of virtual actors that nobody spoke to.
+//! What is due: a timer's message, the end of virtual actors that nobody spoke to, and of asks that nobody waits for.
 //!
 //! Invariant: what a timer holds is the user's, and is made and dropped outside the core's borrow. Shard thread only.
 
-use super::ShardCell;
+use super::{ShardCell, ShardCore};
 use crate::actor::StopReason;
+use crate::reply::ReplyAddress;
 use crate::timer::{Body, Due};
 
 impl ShardCell {
@@ -41,6 +42,20 @@ impl ShardCell {
         core.timers.again(id, next_ns, owner, Body::Every(period));
     }
 
+    /// Lets go of what actors had asked that are gone now. What a `then` holds is the user's and dropped outside the borrow.
+    pub(super) fn sweep_asks(&self, found: &mut Vec<ReplyAddress>) {
+        {
+            let mut core = self.core.borrow_mut();
+            let ShardCore { cells, replies, run_queue, .. } = &mut *core;
+            let lives = |index, generation| cells.peek(index, generation).map(|cell| cell.incarnation);
+            replies.ownerless(run_queue.is_empty(), lives, found);
+        }
+        for address in found.drain(..) {
+            let freed = self.core.borrow_mut().replies.cancel(address);
+            super::drop_contained(freed);
+        }
+    }
+
     /// Stops virtual actors that have had no message for their type's idle time.
     pub(super) fn passivate_idle(&self, now_ns: u64) {
         let types = &self.link.engine().registry.types;
@@ -55,8 +70,10 @@ impl ShardCell {
                 next_ns = next_ns.min(now_ns.saturating_add((idle_ns / 4).max(1_000_000)));
                 let idle_ms = u32::try_from(idle_ns >> 20).unwrap_or(u32::MAX);
                 for (index, generation) in core.directory.cells(position) {
+                    // One whose children live is in use.
+                    let is_parent = core.cells.kin.first_child(index).is_some();
                     let cell = core.cells.get(index, generation).expect("directory entries are live");
-                    let is_idle = now_ms.wrapping_sub(cell.extra().active_ms) >= idle_ms.max(1);
+                    let is_idle = !is_parent && now_ms.wrapping_sub(cell.extra().active_ms) >= idle_ms.max(1);
                     if is_idle && !cell.scheduled && !cell.conduct.suspended && cell.len() == 0 && cell.stashed() == 0 {
                         idle.push((index, generation));
                     }

@@ -12,6 +12,7 @@ mod core;
 mod core_cell;
 mod deliver;
 mod due;
+mod kin;
 mod mailbox;
 mod mesh;
 mod stop;

@@ -1,8 +1,10 @@
-//! The end of an actor: hooks, dead letters, latches, watchers, and the cell.
+//! The end of an actor: hooks, children, dead letters, latches, watchers, and the cell.
 //!
-//! Invariant: when the stop latch is set the state has been dropped, the name is free and nothing of the actor is left.
+//! Invariant: when the stop latch is set the state has been dropped, the name is free and nothing of the actor is left, neither
+//! a child nor a timer. Shard thread only.
 
 use super::ShardCell;
+use super::actor_box::ActorBox;
 use super::cell::Life;
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
@@ -46,38 +48,81 @@ impl ShardCell {
         }
     }
 
-    /// Stops the actor whose state is in its cell: runs its hook, then lets go of everything.
+    /// Stops the actor whose state is in its cell, after its children: runs its hooks, then lets go of everything. With children
+    /// it comes back here when the last of them is gone.
     pub(super) fn finish_stop(&self, index: u32) {
-        let (state, has_extra, id) = {
+        let (state, first_time, id) = {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
             cell.conduct.begin(Life::Stopping);
             cell.scheduled = true;
-            let state = cell.state.take();
-            let generation = cell.generation;
-            if let Some((position, key)) = cell.extra.as_ref().and_then(|extra| extra.identity.clone()) {
-                // From here on a message activates a new one; its first turn comes after this hook.
-                core.directory.remove(position, &key, index, generation);
-            }
-            let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
-            (state, cell.extra.is_some(), CellId::new(index, generation))
+            let id = CellId::new(index, cell.generation);
+            (cell.state.take(), !cell.extra.as_ref().is_some_and(|extra| extra.closing), id)
         };
-        // The suspended future borrows the state: it goes first.
-        if has_extra {
+        let mut state = state.expect("a stopping actor's state is in its cell");
+        if first_time {
+            self.begin_end(&mut state, id);
+        }
+        if self.stop_children(id, first_time) {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
-            let slot = std::mem::take(&mut cell.extra().async_slot);
-            drop(core);
-            super::drop_contained(slot);
+            cell.state = Some(state);
+            cell.scheduled = false;
+            return;
         }
-        if let Some(mut state) = state {
-            let reason = self.stop_reason(id);
-            if !matches!(reason, StopReason::StartFailed(_) | StopReason::Panicked(_)) {
-                state.stopped(&reason, Seat::new(self, id, None));
-            }
-            drop(state);
+        self.leave_directory(id);
+        let reason = self.stop_reason(id);
+        if !reason.is_failure() {
+            state.stopped(&reason, Seat::new(self, id, None));
         }
+        drop(state);
         self.abandon(index);
+    }
+
+    /// The beginning of the end: the future goes, which borrows the state, and the first hook runs.
+    fn begin_end(&self, state: &mut ActorBox, id: CellId) {
+        let future = {
+            let mut core = self.core.borrow_mut();
+            let cell = core.cells.slot(id.index()).expect("a stopping actor keeps its cell");
+            cell.extra.as_mut().map(|extra| std::mem::take(&mut extra.async_slot))
+        };
+        if let Some(future) = future {
+            super::drop_contained(future);
+        }
+        let reason = self.stop_reason(id);
+        if !reason.is_failure() {
+            state.stopping(&reason, Seat::new(self, id, None));
+        }
+    }
+
+    /// Asks all children to stop, the youngest first; whether there are any.
+    fn stop_children(&self, id: CellId, first_time: bool) -> bool {
+        let children: Vec<_> = {
+            let mut core = self.core.borrow_mut();
+            let core = &mut *core;
+            if core.cells.kin.first_child(id.index()).is_none() {
+                return false;
+            }
+            core.cells.slot(id.index()).expect("a stopping actor keeps its cell").extra().closing = true;
+            if !first_time {
+                return true;
+            }
+            core.cells.children(id.index())
+        };
+        for (child, generation) in children.into_iter().rev() {
+            self.request_stop(child, generation, StopReason::ParentStopped);
+        }
+        true
+    }
+
+    /// Frees a virtual actor's name. From here on a message activates a new one; its first turn comes after the last hook.
+    fn leave_directory(&self, id: CellId) {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let cell = core.cells.slot(id.index()).expect("a stopping actor keeps its cell");
+        if let Some((position, key)) = cell.extra.as_ref().and_then(|extra| extra.identity.as_ref()) {
+            core.directory.remove(*position, key, id.index(), id.generation());
+        }
     }
 
     /// Why an actor stops that has not yet gone.
@@ -90,7 +135,7 @@ impl ShardCell {
 
     /// Frees the cell of an actor whose state is gone, and tells whoever waits or watches.
     pub(super) fn abandon(&self, index: u32) {
-        let (told, id, give_out) = {
+        let (told, timers, id, give_out) = {
             let mut core = self.core.borrow_mut();
             let core = &mut *core;
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
@@ -106,11 +151,16 @@ impl ShardCell {
             cell.mailbox.rest(&mut core.pool);
             let (reason, extra) = (cell.stop_reason(), cell.extra.take());
             let give_out = core.cells.release(index);
-            if let Some((actor_type, key)) = extra.as_ref().and_then(|extra| extra.identity.as_ref()) {
-                core.directory.remove(*actor_type, key, index, generation);
+            if let Some(parent) = core.cells.kin.leave(index) {
+                core.child_has_gone(parent);
             }
-            (extra.map(|extra| (extra, reason)), core.actor_id(index, generation), give_out)
+            core.replies.owner_has_gone();
+            let timers = core.timers.remove_owner(index, generation);
+            (extra.map(|extra| (extra, reason)), timers, core.actor_id(index, generation), give_out)
         };
+        if !timers.is_empty() {
+            super::drop_contained(timers);
+        }
         if let Some(slot) = give_out {
             self.link.give_back_index(slot);
         }
@@ -141,6 +191,22 @@ impl ShardCell {
             deliver(self);
         } else {
             watcher.link().run(Box::new(deliver));
+        }
+    }
+}
+
+impl super::ShardCore {
+    /// An actor that waits for its children may go on once the last of them is gone.
+    fn child_has_gone(&mut self, parent: u32) {
+        if self.cells.kin.first_child(parent).is_some() {
+            return;
+        }
+        let cell = self.cells.slot(parent).expect("a child never outlives its parent");
+        let waits = cell.conduct.life == Life::Stopping && cell.extra.as_ref().is_some_and(|extra| extra.closing);
+        if waits && !cell.scheduled {
+            cell.scheduled = true;
+            let ready = cell.ready(parent);
+            self.run_queue.push(ready);
         }
     }
 }

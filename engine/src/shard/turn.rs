@@ -133,6 +133,7 @@ impl Shard {
                 driver.charge_messages(handled);
                 busy |= handled > 0;
                 busy |= self.expire(cell, now_ns);
+                cell.sweep_asks(&mut self.expired);
                 let core = cell.core.borrow();
                 if core.draining && core.cells.live() == 0 {
                     self.phase = Phase::Closing;
