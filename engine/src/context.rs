@@ -289,7 +289,7 @@ impl<A: Actor> Context<A> {
         cell.conduct.suspended = true;
         let extra = cell.extra();
         if extra.suspensions == 0 {
-            extra.midway = Midway { since_ns, ..Midway::default() };
+            extra.midway = Midway { since_ns, message: None };
         }
         extra.suspensions += 1;
         Resume { id: self.id(), incarnation: cell.incarnation }
@@ -474,7 +474,8 @@ impl<'a, A: Actor, M: Message> PendingAsk<'a, A, M> {
             incarnation,
         };
         let sent = if crate::route::is_home(shard, &question.target) {
-            crate::route::ask_from_shard(shard, question, slot)
+            let Question { target, vtable, message, ttl } = question;
+            crate::route::ask_from_shard(shard, &target, (vtable, message, ttl), slot)
         } else {
             Err((crate::error::Rejected::Unavailable, slot))
         };

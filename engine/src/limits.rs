@@ -114,6 +114,10 @@ pub const RANDOM_POOL_BYTES: usize = 512;
 
 const _: () = assert!(URING_FILE_OPERATIONS <= URING_ENTRIES as usize);
 const _: () = assert!(RANDOM_POOL_BYTES.is_multiple_of(8));
+/// Asks from other shards that a shard remembers as given up, asks, until their deadlines: for the handlers that hold their
+/// replies. One that is forgotten is worked on as if it were wanted. A few dozen bytes each.
+pub const FORSAKEN_KEPT: usize = 1024;
+
 /// Messages that one actor handles before the next one runs, messages: an activation longer than this gained nothing
 /// (4.6 ns a message at 256, 4.9 at 32).
 pub const ACTIVATION_BUDGET: u32 = 64;
@@ -251,6 +255,9 @@ pub const INTROSPECT_TOP_MAX: usize = 10_000;
 
 /// Messages of one mailbox in which an introspection looks for asks; deeper ones are not in its graph of waits.
 pub const INTROSPECT_MESSAGES: u32 = 16_384;
+
+/// Children of an actor that an introspection counts: two slices' worth of steps from one to the next.
+pub const INTROSPECT_CHILDREN: u32 = 1024;
 
 /// Entries of a shard's part in a graph of waits: about 4 MiB a shard while it is made. What goes beyond is left out, and the
 /// snapshot says so.

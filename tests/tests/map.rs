@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 const PARITY: &str = "docs/parity.md";
 const LADDER: &str = "engine/examples/README.md";
-const MAPS: [&str; 4] = ["ARCHITECTURE.md", "docs/guarantees.md", PARITY, LADDER];
+const MAPS: [&str; 5] = ["ARCHITECTURE.md", "docs/guarantees.md", PARITY, LADDER, "docs/actors.md"];
 
 /// Before the list of the engine's files with unsafe code, which ends with its paragraph.
 const UNSAFE_LIST: &str = "`unsafe` stands in:";

@@ -175,6 +175,12 @@ fn actors(found: &Snapshot, limit: usize) -> Page {
 fn describe(json: &mut Json, actor: &ActorInfo) {
     json.open('{').key("id").text(&id(actor.id)).key("shard").plain(actor.id.shard());
     json.key("actor").text(actor.actor).key("key").text_or_null(actor.key.as_deref());
+    json.key("names").open('[');
+    for name in &actor.names {
+        json.text(name);
+    }
+    json.close(']').key("parent").text_or_null(actor.parent.map(id).as_deref());
+    json.key("children").plain(actor.children);
     json.key("state").text(actor.state.as_str()).key("queued").plain(actor.queued);
     json.key("capacity").plain(actor.capacity).key("stashed").plain(actor.stashed);
     json.key("message").text_or_null(actor.message);

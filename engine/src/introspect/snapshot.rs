@@ -3,6 +3,7 @@
 //! Invariant: plain data of its own, so a reader takes all the time it wants. Each actor is described as of one moment of its
 //! shard, but not all of the same one.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use shardstage_codec::NodeId;
@@ -55,6 +56,12 @@ pub struct ActorInfo {
     pub actor: &'static str,
     /// Its key, if it is virtual.
     pub key: Option<Key>,
+    /// By which names it is found.
+    pub names: Vec<Key>,
+    /// Who spawned it, if that was an actor; the two live on the same shard.
+    pub parent: Option<ActorId>,
+    /// How many live actors it has spawned; more than 1,024 are not counted.
+    pub children: u32,
     /// Where it is in its life.
     pub state: ActorState,
     /// Messages in its mailbox.
@@ -190,6 +197,30 @@ impl Snapshot {
     #[must_use]
     pub fn actor(&self, id: ActorId) -> Option<&ActorInfo> {
         self.actors.iter().find(|actor| actor.id == id)
+    }
+
+    /// The described actors as a spawn tree: each with its depth, every parent before its children. An actor whose parent is not
+    /// described is a root here.
+    #[must_use]
+    pub fn tree(&self) -> Vec<(usize, &ActorInfo)> {
+        let place = |actor: &ActorInfo| (actor.id.shard(), actor.id.index());
+        let described: BTreeSet<_> = self.actors.iter().map(place).collect();
+        let parent = |actor: &ActorInfo| {
+            let parent = actor.parent.map(|parent| (parent.shard(), parent.index()));
+            parent.filter(|parent| described.contains(parent))
+        };
+        let mut children: BTreeMap<_, Vec<&ActorInfo>> = BTreeMap::new();
+        // The last one first, as they are taken from the end.
+        self.actors.iter().rev().for_each(|actor| children.entry(parent(actor)).or_default().push(actor));
+        let mut open: Vec<(usize, &ActorInfo)> =
+            children.remove(&None).unwrap_or_default().into_iter().map(|root| (0, root)).collect();
+        let mut tree = Vec::with_capacity(self.actors.len());
+        while let Some((depth, actor)) = open.pop() {
+            tree.push((depth, actor));
+            let below = children.remove(&Some(place(actor))).unwrap_or_default();
+            open.extend(below.into_iter().map(|child| (depth + 1, child)));
+        }
+        tree
     }
 
     /// Whether every shard answered in time.

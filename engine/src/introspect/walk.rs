@@ -14,9 +14,10 @@ use shardstage_codec::NodeId;
 use super::snapshot::{ActorInfo, ActorState, Asker, ShardQueues, TypeInfo};
 use super::{Order, Plan};
 use crate::actor_ref::ActorId;
-use crate::envelope::PackedAddress;
+use crate::context_block;
+use crate::envelope::{Envelope, Meta, PackedAddress};
 use crate::latch::LatchGuard;
-use crate::limits::{INTROSPECT_MESSAGES, INTROSPECT_SLICE, INTROSPECT_WAITS};
+use crate::limits::{INTROSPECT_CHILDREN, INTROSPECT_MESSAGES, INTROSPECT_SLICE, INTROSPECT_WAITS};
 use crate::reply::{ReplyAddress, Waiter};
 use crate::shard::{Cell, Life, ShardCell, ShardCore};
 
@@ -104,15 +105,19 @@ impl Walk {
             let Some(cell) = core.cells.slot(index).filter(|cell| cell.conduct.life != Life::Free) else { continue };
             let id = ActorId::new(link, index, cell.generation);
             let actor = cell.state.as_mut().map_or("an actor that runs", crate::shard::ActorBox::actor_name);
-            self.describe(id, actor, cell, now_ns);
             if self.plan.waits {
                 left = left.saturating_sub(self.look_into(id, actor, cell));
+            }
+            let is_described = self.describe(id, actor, cell, now_ns);
+            if is_described {
+                left = left.saturating_sub(self.add_kin(core, index));
             }
         }
         ControlFlow::Continue(())
     }
 
-    fn describe(&mut self, id: ActorId, actor: &'static str, cell: &Cell, now_ns: u64) {
+    /// Counts an actor, and describes it if it is among those asked for.
+    fn describe(&mut self, id: ActorId, actor: &'static str, cell: &Cell, now_ns: u64) -> bool {
         let kind =
             self.part.types.entry(actor).or_insert(TypeInfo { actor, actors: 0, queued: 0, deepest: 0, suspended: 0 });
         kind.actors += 1;
@@ -120,7 +125,7 @@ impl Walk {
         kind.deepest = kind.deepest.max(cell.len());
         kind.suspended += u64::from(cell.conduct.suspended);
         if !self.plan.takes(id, actor) {
-            return;
+            return false;
         }
         self.part.matching += 1;
         let order = self.plan.order;
@@ -130,16 +135,28 @@ impl Walk {
             || (by_place && self.part.actors.len() >= self.plan.top)
             || (!by_place && rank < self.floor)
         {
-            return;
+            return false;
         }
-        self.part.actors.push((rank, info(id, actor, cell, now_ns)));
         if self.part.actors.len() >= 2 * self.plan.top.max(1) {
             self.floor = order.cut(&mut self.part.actors, self.plan.top);
         }
+        self.part.actors.push((rank, info(id, actor, cell, now_ns)));
+        true
+    }
+
+    /// Adds parent and children to the actor described last; returns how many children there were to count.
+    fn add_kin(&mut self, core: &mut ShardCore, index: u32) -> u32 {
+        let children = core.cells.kin.children(index).zip(1..=INTROSPECT_CHILDREN).last().map_or(0, |(_, count)| count);
+        let parent = core.cells.kin.parent(index);
+        let parent = parent.and_then(|parent| Some((parent, core.cells.slot(parent)?.generation)));
+        let Some((_, described)) = self.part.actors.last_mut() else { return 0 };
+        described.children = children;
+        described.parent = parent.map(|(index, generation)| ActorId::new(core.link, index, generation));
+        children
     }
 
     /// Looks for asks in an actor's mailbox and handler; returns at how many messages it looked.
-    fn look_into(&mut self, asked: ActorId, asked_type: &'static str, cell: &Cell) -> u32 {
+    fn look_into(&mut self, asked: ActorId, asked_type: &'static str, cell: &mut Cell) -> u32 {
         let part = &mut self.part;
         let mut add = |slot: ReplyAddress, message, begun| {
             if part.holders.len() < INTROSPECT_WAITS {
@@ -149,7 +166,7 @@ impl Walk {
             }
         };
         if let Some(extra) = cell.extra.as_ref().filter(|_| cell.conduct.suspended) {
-            if let (Some(slot), Some(message)) = (extra.midway.reply, extra.midway.message) {
+            if let (Some(slot), Some(message)) = (extra.answering.address(), extra.midway.message) {
                 add(slot, message(), true);
             }
             if let Some(waker) = extra.async_slot.waker_data()
@@ -158,12 +175,15 @@ impl Walk {
                 self.wakers.insert(waker.addr(), (asked, asked_type));
             }
         }
-        cell.mailbox.for_each(INTROSPECT_MESSAGES, |envelope| {
-            if let Some(slot) = envelope.asker() {
+        let mut seen = 0;
+        cell.mailbox.find(|envelope| {
+            if let Some(slot) = asker(envelope) {
                 add(slot, (envelope.vtable().message_name)(), false);
             }
+            seen += 1;
+            seen == INTROSPECT_MESSAGES
         });
-        cell.len().min(INTROSPECT_MESSAGES)
+        seen
     }
 
     /// Looks at the next reply slots; breaks when the slice is over and some are left.
@@ -208,6 +228,21 @@ impl Walk {
     }
 }
 
+/// Where a message's answer goes, if a reply slot waits for one. The message stays as it is.
+fn asker(envelope: &mut Envelope) -> Option<ReplyAddress> {
+    let meta = envelope.take_meta();
+    let slot = match &meta {
+        Meta::Reply(slot) => Some(*slot),
+        Meta::Context(context) => match context.asker {
+            context_block::Asker::Slot(slot) => Some(slot),
+            context_block::Asker::None | context_block::Asker::Foreign(_) => None,
+        },
+        Meta::None | Meta::Sender(_) | Meta::Signal => None,
+    };
+    envelope.set_meta(meta);
+    slot
+}
+
 fn state(cell: &Cell) -> ActorState {
     match cell.conduct.life {
         Life::Free | Life::New => ActorState::Starting,
@@ -232,6 +267,9 @@ fn info(id: ActorId, actor: &'static str, cell: &Cell, now_ns: u64) -> ActorInfo
         id,
         actor,
         key: extra.and_then(|extra| extra.identity.as_ref().map(|(_, key)| key.clone())),
+        names: extra.map_or_else(Vec::new, |extra| extra.names.clone()),
+        parent: None,
+        children: 0,
         state: state(cell),
         queued: cell.len(),
         capacity: room.capacity + room.out,

@@ -13,13 +13,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
+use crate::asking::cancel::Answering;
 use crate::credit::Room;
 use crate::envelope::{Envelope, EpochTag, GENERATION_MAX, INDEX_BITS};
 use crate::error::Rejected;
 use crate::key::Key;
 use crate::latch::LatchGuard;
 use crate::limits::CELLS_SKIPPED;
-use crate::reply::ReplyAddress;
 use crate::run_queue::{Ready, RunQueue};
 
 use super::actor_box::ActorBox;
@@ -51,6 +51,8 @@ pub(crate) struct CellExtra {
     pub(crate) watchers: Vec<ActorId>,
     /// The room of a suspended async handler.
     pub(crate) async_slot: AsyncSlot,
+    /// Whom the async handler that runs answers.
+    pub(crate) answering: Answering,
     /// A suspension without a future, begun by `Context::suspend`.
     pub(crate) suspensions: u32,
     /// What a suspended actor is in the middle of; says nothing of others.
@@ -74,8 +76,6 @@ pub(crate) struct Midway {
     pub(crate) since_ns: u64,
     /// The type of the message that it handles; `None` where `Context::suspend` suspended it.
     pub(crate) message: Option<fn() -> &'static str>,
-    /// Who waits for the answer.
-    pub(crate) reply: Option<ReplyAddress>,
 }
 
 /// Messages that an actor has put aside, oldest first.

@@ -211,20 +211,18 @@ impl Mailbox {
         Some(unsafe { front.as_ref() })
     }
 
-    /// Looks at up to `limit` messages, oldest first.
-    pub(crate) fn for_each(&self, limit: u32, mut look: impl FnMut(&Envelope)) {
-        let mut left = limit.min(self.len);
-        if left > 0 && self.head >= FIRST {
-            // SAFETY: the bit says that `first` holds a message.
-            look(unsafe { self.first.assume_init_ref() });
-            left -= 1;
+    /// Looks at every message, oldest first, until `done` says so.
+    pub(crate) fn find(&mut self, mut done: impl FnMut(&mut Envelope) -> bool) -> bool {
+        let first = (self.head >= FIRST).then(|| NonNull::from_mut(&mut self.first).cast::<Envelope>());
+        let (head, queued, backlog) = (self.head & !FIRST, self.backlog_len(), self.backlog());
+        let behind = backlog.into_iter().flat_map(|slots| (0..queued).map(move |at| slots.at(head.wrapping_add(at))));
+        for mut slot in first.into_iter().chain(behind) {
+            // SAFETY: these are the slots that hold a message, and the mailbox is borrowed exclusively.
+            if done(unsafe { slot.as_mut() }) {
+                return true;
+            }
         }
-        let Some(slots) = self.backlog() else { return };
-        for offset in 0..left.min(self.backlog_len()) {
-            let slot = slots.at(self.head.wrapping_add(offset));
-            // SAFETY: the slots from `head` over the backlog's length are initialised.
-            look(unsafe { slot.as_ref() });
-        }
+        false
     }
 
     /// Puts a message in front of all others.
