@@ -153,6 +153,11 @@ pub const INJECTOR_SLOTS: usize = 4096;
 /// a busy shard cannot handle yet, instead of leaving it in the ring, where its sender sees that there is no room.
 pub const RING_BATCH: usize = TURN_BUDGET as usize;
 
+/// Messages and replies to one other shard that wait to be published while a turn goes on, messages: a receiver that spins begins
+/// with them. Small, so that two shards with 64 asks between them work at the same time; not so small that the line by which
+/// they are published moves with each message.
+pub const PUBLISH_EVERY: usize = 16;
+
 /// Slots of a new backlog, messages: 512 bytes; it doubles as needed.
 pub const BACKLOG_FIRST_SLOTS: u32 = 8;
 
