@@ -22,7 +22,7 @@ use std::ptr::{self, NonNull};
 
 use shardstage_codec::{Epoch, NodeId};
 
-use crate::context_block::ContextBlock;
+use crate::context_block::{Asker, ContextBlock};
 use crate::credit::Credit;
 use crate::error::{AskError, Rejected};
 use crate::reply::ReplyAddress;
