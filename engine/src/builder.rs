@@ -68,6 +68,9 @@ impl EngineBuilder {
                 registered.name, other.name
             ));
         }
+        if let Err(why) = registered.settings.check() {
+            self.wrong.get_or_insert(format!("actor type {:?}: {why}", registered.name));
+        }
         self.registry.types.push(registered);
         self
     }
@@ -197,6 +200,7 @@ impl EngineBuilder {
             services: self.services,
             transport,
             mailbox_capacity: self.config.mailbox_capacity,
+            virtual_actors: self.config.virtual_actors_per_shard,
         });
         let introspection = self.introspection.or(self.config.introspection);
         let config = Config { introspection, ..self.config };

@@ -208,6 +208,22 @@ pub const DEAD_LETTERS_KEPT: usize = 1024;
 /// How long a virtual actor stays active without a message.
 pub const VIRTUAL_IDLE: Duration = Duration::from_secs(60);
 
+/// How long a virtual actor that is told to leave goes on with what it has to do.
+pub const VIRTUAL_DRAIN: Duration = Duration::from_secs(5);
+
+/// Active virtual actors of one shard beyond which the least recently used ones leave, actors: some hundreds of megabytes beside
+/// their state.
+pub const VIRTUAL_ACTIVE_PER_SHARD: u32 = 1 << 20;
+
+/// Active virtual actors that one turn looks at because they may be idle or too many, actors: some tens of microseconds.
+pub const PASSIVATION_LOOKS: u32 = 256;
+
+/// After what time a shard looks again at actors that are to leave and cannot yet, ns.
+pub const PASSIVATION_RETRY_NS: u64 = 1 << 20;
+
+/// Ages of activations that ended otherwise, which a shard keeps beyond twice the number of its active actors, entries.
+pub const STALE_AGES_KEPT: usize = 1024;
+
 /// How long a shutdown lets actors drain.
 pub const DRAIN_TIME: Duration = Duration::from_secs(10);
 

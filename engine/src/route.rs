@@ -40,6 +40,14 @@ pub(crate) fn place(id: &VirtualId) -> Place {
     if owner == id.engine.me() { Place::Shard(shard_of(id.slot, id.engine.shard_count())) } else { Place::Node(owner) }
 }
 
+/// The place in the registry and the shard of a virtual actor that this node hosts.
+pub(crate) fn home_of(id: &VirtualId) -> Option<(usize, &'static ShardLink)> {
+    match (place(id), id.position) {
+        (Place::Shard(shard), Some(position)) => Some((position, id.engine.link(shard))),
+        _ => None,
+    }
+}
+
 /// Whether the target belongs to the engine of this shard.
 pub(crate) fn is_home(shard: &ShardCell, target: &Target) -> bool {
     let engine = match target {

@@ -292,7 +292,7 @@ impl Shard {
             cell.fire(due, now_ns);
         }
         if now_ns >= cell.core.borrow().directory.next_sweep_ns {
-            cell.passivate_idle(now_ns);
+            cell.passivate_idle();
         }
         any
     }
@@ -445,6 +445,8 @@ impl Shard {
             fan_out_shared,
             fenced,
             missed_ticks,
+            activated,
+            passivated,
         } = core.counters;
         cell.link.counters.publish(&ShardStats {
             shard: cell.link.shard().get(),
@@ -465,6 +467,8 @@ impl Shard {
             fan_out_shared,
             fenced,
             missed_ticks,
+            activated,
+            passivated,
             actors: u64::from(core.cells.live()),
             asks: u64::from(core.replies.live()),
             timers: core.timers.len() as u64,
