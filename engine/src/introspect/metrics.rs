@@ -4,7 +4,9 @@
 //! else without a bound stands in a label.
 
 use std::fmt::{Display, Write};
+use std::time::Duration;
 
+use crate::blame::Culprit;
 use crate::dead_letter::DeadLetters;
 use crate::engine_link::EngineLink;
 use crate::stats::ShardStats;
@@ -44,22 +46,22 @@ pub(crate) fn page(engine: &'static EngineLink) -> String {
         sample(&mut out, name, &[("reason", &snake_case(&format!("{reason:?}")))], count);
     }
     let blamed = engine.long_turns.view().blamed();
-    let families: [(&str, &str, fn(&crate::blame::Blamed) -> Seconds); 2] = [
-        ("shardstage_blamed_seconds_total", "Time of long turns, by whose fault they were.", |blamed| {
-            Seconds(u64::try_from(blamed.total.as_nanos()).unwrap_or(u64::MAX))
-        }),
-        ("shardstage_blamed_longest_seconds", "The longest turn, by whose fault it was.", |blamed| {
-            Seconds(u64::try_from(blamed.longest.as_nanos()).unwrap_or(u64::MAX))
-        }),
-    ];
-    for (name, help, value) in families {
-        family(&mut out, name, if name.ends_with("_total") { "counter" } else { "gauge" }, help);
-        for entry in &blamed {
-            let labels = [("actor", entry.culprit.actor), ("message", entry.culprit.message)];
-            sample(&mut out, name, &labels, value(entry));
-        }
+    let seconds = |time: Duration| Seconds(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    let name = "shardstage_blamed_seconds_total";
+    family(&mut out, name, "counter", "Time of long turns, by whose fault they were.");
+    for entry in &blamed {
+        sample(&mut out, name, &labels(&entry.culprit), seconds(entry.total));
+    }
+    let name = "shardstage_blamed_longest_seconds";
+    family(&mut out, name, "gauge", "The longest turn, by whose fault it was.");
+    for entry in &blamed {
+        sample(&mut out, name, &labels(&entry.culprit), seconds(entry.longest));
     }
     out
+}
+
+fn labels(culprit: &Culprit) -> [(&'static str, &'static str); 2] {
+    [("actor", culprit.actor), ("message", culprit.message)]
 }
 
 /// Nanoseconds, shown as seconds.
