@@ -34,6 +34,7 @@ mod gate;
 #[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]
 pub mod host;
 mod intercept;
+pub mod introspect;
 mod key;
 mod latch;
 pub mod limits;
@@ -78,7 +79,7 @@ pub use ask::Ask;
 pub use asking::aggregate::{AskAll, AskFirst, PendingAskAll, PendingAskFirst, ask_all};
 pub use asking::cancel::{AskHandle, Cancelled};
 pub use behaviour::{Behaviours, StateTimeout};
-pub use blame::{Culprit, LongTurn, LongTurns};
+pub use blame::{Blamed, Culprit, LongTurn, LongTurns};
 pub use builder::EngineBuilder;
 pub use carried::{AskInRequest, PendingAskInRequest};
 pub use cluster::activity::Activity;
@@ -94,6 +95,7 @@ pub use error::{
 };
 pub use fan_out::{Audience, AudienceMember, FanOut, FanOutTarget, Shared};
 pub use intercept::{Interceptor, Outcome, Received, Sent, Verdict};
+pub use introspect::{Introspect, Snapshot};
 pub use key::Key;
 pub use latch::Happening;
 pub use message::{Message, WireMessage, WireOps};
