@@ -67,6 +67,7 @@ mod until;
 mod virtual_ref;
 mod waiting;
 mod waker;
+mod workers;
 
 pub use actor::{Actor, ArchivedHandler, AsyncHandler, BoxError, DeferredHandler, Handler, StopReason, VirtualActor};
 pub use actor_ref::{ActorId, ActorRef, Recipient};
@@ -103,6 +104,7 @@ pub use stash::StashFull;
 pub use stats::ShardStats;
 pub use timer::TimerId;
 pub use virtual_ref::VirtualRef;
+pub use workers::WorkerRef;
 
 /// What most programs need: `use shardstage::prelude::*;`.
 pub mod prelude {

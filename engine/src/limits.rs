@@ -212,6 +212,9 @@ pub const VIRTUAL_IDLE: Duration = Duration::from_secs(60);
 /// short enough to follow a service's load.
 pub const LOAD_WINDOW_NS: u64 = 100_000_000;
 
+/// Workers of one type on one shard at most, workers: a message looks at those that are busy.
+pub const WORKERS_MAX: u16 = 256;
+
 /// How long a virtual actor that is told to leave goes on with what it has to do.
 pub const VIRTUAL_DRAIN: Duration = Duration::from_secs(5);
 
