@@ -45,6 +45,7 @@ mod message;
 mod naming;
 mod parked;
 mod peers;
+mod placement;
 pub mod port;
 mod random;
 mod receive;
@@ -71,6 +72,7 @@ mod until;
 mod virtual_ref;
 mod waiting;
 mod waker;
+mod workers;
 
 pub use actor::{Actor, ArchivedHandler, AsyncHandler, BoxError, DeferredHandler, Handler, StopReason, VirtualActor};
 pub use actor_ref::{ActorId, ActorRef, Recipient};
@@ -101,6 +103,7 @@ pub use latch::Happening;
 pub use message::{Message, WireMessage, WireOps};
 pub use naming::{GetOrSpawnError, LookupError, NameWaitError, Named, PendingName, RegisterError, WhenNamed};
 pub use peers::PeerState;
+pub use placement::Placement;
 pub use receive::{Receive, kind};
 pub use reply::Reply;
 pub use request::{Attached, Request, RequestError};
@@ -111,6 +114,7 @@ pub use stash::StashFull;
 pub use stats::ShardStats;
 pub use timer::TimerId;
 pub use virtual_ref::VirtualRef;
+pub use workers::WorkerRef;
 
 /// What most programs need: `use shardstage::prelude::*;`.
 pub mod prelude {
