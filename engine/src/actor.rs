@@ -9,6 +9,7 @@ use shardstage_codec::WireValue;
 use crate::cluster::settings::VirtualSettings;
 use crate::context::Context;
 use crate::message::{Message, WireMessage};
+use crate::policy::Mailbox;
 use crate::reply::Reply;
 
 /// An error of a user's hook.
@@ -46,6 +47,9 @@ impl StopReason {
 ///
 /// All hooks have empty defaults.
 pub trait Actor: Sized + 'static {
+    /// What its mailbox is like: how much it holds, what happens when it is full, in which order messages are handled.
+    const MAILBOX: Mailbox = Mailbox::new();
+
     /// Runs before the first message, after each rebuild too.
     ///
     /// # Errors

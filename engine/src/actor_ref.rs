@@ -13,15 +13,16 @@ use crate::actor::{Actor, StopReason};
 use crate::ask::{Ask, Target};
 use crate::carried;
 use crate::credit::CreditKey;
-use crate::envelope::{Envelope, EpochTag, Meta, VTable};
-use crate::error::TellError;
+use crate::dead_letter::Reason;
+use crate::envelope::{CellId, Envelope, EpochTag, Meta, VTable};
+use crate::error::{Rejected, TellError};
 use crate::latch::{Happening, Latch, LatchGuard};
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::receive::{Receive, vtable};
 use crate::request::{self, Request};
 use crate::sending::Sending;
-use crate::shard::{Life, ShardCell, current, here};
+use crate::shard::{Life, ShardCell, ShardCore, current, here};
 
 /// Which actor, whatever its type. Equal ids mean the same actor.
 #[derive(Clone, Copy)]
@@ -403,7 +404,7 @@ fn tell_here<M: Message>(
         Ok(cell) => cell,
         Err(reason) => match core.admit_again((id.index, id.generation), reason) {
             Ok(()) => core.cells.slot(id.index).expect("admitted to it"),
-            Err(reason) => return Err(TellError::new(reason, message)),
+            Err(reason) => return refuse(core, id, vtable, reason, message),
         },
     };
     let meta = core.running.map_or(Meta::None, Meta::Sender);
@@ -411,6 +412,26 @@ fn tell_here<M: Message>(
     // SAFETY: the slot was claimed for this message, and `vtable` was made for messages of type `M` by whoever made the
     // reference.
     unsafe { Envelope::write(slot, (id.index, id.generation), vtable, EpochTag::BY_GENERATION, meta, message) };
+    Ok(())
+}
+
+/// A tell found no room or no actor: the message comes back, or is dropped where its receiver says so.
+#[cold]
+#[inline(never)]
+fn refuse<M: Message>(
+    core: &mut ShardCore,
+    id: ActorId,
+    vtable: &'static VTable,
+    reason: Rejected,
+    message: M,
+) -> Result<(), TellError<M>> {
+    if !core.drops_newest((id.index, id.generation), reason) {
+        return Err(TellError::new(reason, message));
+    }
+    let meta = core.running.map_or(Meta::None, Meta::Sender);
+    // SAFETY: as in `tell_here`.
+    let envelope = unsafe { CellId::new(id.index, id.generation).envelope(vtable, meta, message) };
+    core.bury(envelope, Reason::Dropped);
     Ok(())
 }
 

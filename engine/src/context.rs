@@ -20,6 +20,7 @@ use crate::fan_out::{Audience, FanOut, FanOutTarget};
 use crate::key::Key;
 use crate::limits::ASK_DEADLINE;
 use crate::message::{Message, WireMessage};
+use crate::policy::Priority;
 use crate::port::service::Service;
 use crate::receive::{Receive, own_vtable, vtable};
 use crate::reply::{NewSlot, ReplyOps, Then, ThenReply, Waiter};
@@ -480,6 +481,7 @@ where
             message_name: || "reply",
             actor_name: std::any::type_name::<A>,
             class: Class::System,
+            priority: Priority::Urgent,
         };
     }
     Made::<A, R, F>::VTABLE
@@ -505,6 +507,7 @@ where
             message_name: || "reply",
             actor_name: std::any::type_name::<A>,
             class: Class::System,
+            priority: Priority::Urgent,
         };
     }
     Made::<A, R, F>::VTABLE

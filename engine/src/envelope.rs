@@ -25,6 +25,7 @@ use shardstage_codec::{Epoch, NodeId};
 use crate::context_block::{Asker, ContextBlock};
 use crate::credit::Credit;
 use crate::error::{AskError, Rejected};
+use crate::policy::Priority;
 use crate::reply::ReplyAddress;
 use crate::shard::{Cell, ShardCell};
 
@@ -80,6 +81,8 @@ pub(crate) struct VTable {
     /// The actor type's name, for blame.
     pub(crate) actor_name: fn() -> &'static str,
     pub(crate) class: Class,
+    /// For actors whose mailbox is in order of priority.
+    pub(crate) priority: Priority,
 }
 
 impl VTable {
@@ -143,15 +146,6 @@ impl CellId {
     #[inline(always)]
     pub(crate) fn generation(self) -> u32 {
         (self.0 >> 32) as u32
-    }
-
-    /// A message for this actor.
-    ///
-    /// # Safety
-    /// As for [`Envelope::new`]; the actor takes messages of this vtable.
-    pub(crate) unsafe fn envelope<T: Send>(self, vtable: &'static VTable, meta: Meta, message: T) -> Envelope {
-        // SAFETY: the caller's contract.
-        unsafe { Envelope::new(self.index(), self.generation(), vtable, EpochTag::BY_GENERATION, meta, message) }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::engine_link::EngineLink;
 use crate::envelope::{CellId, Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable, drop_message};
 use crate::error::{AskError, Rejected};
 use crate::fan_out::{Members, Source};
+use crate::policy::Priority;
 use crate::port::transport::Lane;
 use crate::reply::ForeignAsker;
 use crate::timer::TimerId;
@@ -31,6 +32,7 @@ static TERMINATED: VTable = VTable {
     message_name: || "Terminated",
     actor_name: || "",
     class: Class::System,
+    priority: Priority::Urgent,
 };
 
 /// The signal that tells `watcher` of the end of `who`.
@@ -55,6 +57,7 @@ static TICK_HANDLED: VTable = VTable {
     message_name: || "TickHandled",
     actor_name: || "",
     class: Class::System,
+    priority: Priority::Low,
 };
 
 /// Follows a timer's message into the mailbox of `owner`, so that the timer hears when it was handled.
@@ -97,6 +100,7 @@ static REMOTE_SEND: VTable = VTable {
     message_name: || "RemoteSend",
     actor_name: || "",
     class: Class::Plain,
+    priority: Priority::Urgent,
 };
 
 impl RemoteSend {
@@ -145,6 +149,7 @@ static PARCEL: VTable = VTable {
     message_name: || "Parcel",
     actor_name: || "",
     class: Class::Plain,
+    priority: Priority::Urgent,
 };
 
 impl Parcel {

@@ -11,6 +11,7 @@ pub(super) mod rigged;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::{Context as TaskContext, Poll, Waker};
 
+use self::attend::Attended;
 use super::actor_box::{ActorBox, BuildError};
 use super::cell::{Life, Midway};
 use super::{ShardCell, drop_contained};
@@ -431,7 +432,7 @@ impl ShardCell {
             cell.unstash(&mut core_ref.pool);
             if let Some(extra) = &mut cell.extra {
                 extra.suspensions = 0;
-                extra.attended = None;
+                Attended::take_idle(&mut extra.attended);
                 let future = std::mem::take(&mut extra.async_slot);
                 drop(core);
                 drop(catch_unwind(AssertUnwindSafe(|| drop(future))));

@@ -21,6 +21,7 @@ use crate::error::Rejected;
 use crate::key::Key;
 use crate::latch::LatchGuard;
 use crate::limits::CELLS_SKIPPED;
+use crate::policy::{Mailbox as Policy, Overflow};
 use crate::run_queue::{Ready, RunQueue};
 
 use super::activate::attend::Attended;
@@ -59,6 +60,8 @@ pub(crate) struct CellExtra {
     pub(crate) attended: Option<Box<Attended>>,
     /// Whom the async handler that runs answers.
     pub(crate) answering: Answering,
+    /// What happens to a message that finds the mailbox full.
+    pub(crate) overflow: Overflow,
     /// A suspension without a future, begun by `Context::suspend`.
     pub(crate) suspensions: u32,
     /// What a suspended actor is in the middle of; says nothing of others.
@@ -328,6 +331,21 @@ impl Cell {
         Ok(())
     }
 
+    /// What happens to a message that finds the mailbox full.
+    pub(crate) fn overflow(&self) -> Overflow {
+        self.extra.as_ref().map_or(Overflow::HandBack, |extra| extra.overflow)
+    }
+
+    /// Gives the mailbox what its type or its spawn asks for beyond a bound.
+    #[cold]
+    pub(crate) fn adopt(&mut self, policy: Policy) {
+        let extra = self.extra();
+        extra.overflow = policy.on_overflow();
+        if policy.is_by_priority() {
+            extra.attended.get_or_insert_default().ordered = Some(0);
+        }
+    }
+
     /// Whether it takes messages, given room.
     #[inline]
     pub(crate) fn admits(&self) -> bool {
@@ -380,6 +398,9 @@ impl Cell {
     pub(crate) fn unstash(&mut self, pool: &mut BacklogPool) -> usize {
         let Some(stash) = self.extra.as_mut().and_then(|extra| extra.stash.take()) else { return 0 };
         let count = stash.messages.len();
+        if let Some(attended) = self.extra.as_mut().and_then(|extra| extra.attended.as_mut()) {
+            attended.ordered = attended.ordered.map(|_| 0);
+        }
         stash.messages.into_iter().rev().for_each(|envelope| self.mailbox.push_front(envelope, pool));
         count
     }

@@ -9,7 +9,7 @@ use crate::actor::Actor;
 use crate::context::{Context, nanos};
 use crate::message::Message;
 use crate::receive::Receive;
-use crate::shard::Idle;
+use crate::shard::{Attended, Idle};
 
 impl<A: Actor> Context<A> {
     /// Sends `message` to this actor after `delay`, unless it stops or is rebuilt before. The message has its own room: a full
@@ -115,7 +115,7 @@ impl<A: Actor> Context<A> {
             let mut core = self.shard_cell().core.borrow_mut();
             let cell = core.cells.get(self.seat().index(), self.seat().generation());
             let extra = cell.and_then(|cell| cell.extra.as_mut());
-            extra.and_then(|extra| extra.attended.take()).and_then(|attended| attended.idle)
+            extra.and_then(|extra| Attended::take_idle(&mut extra.attended))
         };
         idle.is_some_and(|idle| self.cancel(idle.timer))
     }

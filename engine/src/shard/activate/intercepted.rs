@@ -71,6 +71,7 @@ impl ShardCell {
 
     /// Handles one message with its interceptors around it.
     pub(super) fn run_intercepted(&self, index: u32, chain: &Chain) {
+        self.note_spoken(index, true);
         let (front, actor, actor_type, turn_ns) = {
             let mut core = self.core.borrow_mut();
             let turn_ns = core.now_ns;
@@ -84,7 +85,6 @@ impl ShardCell {
             self.run_watched(index, observers);
             return;
         };
-        self.note_spoken(index, true);
         let engine = self.link.engine();
         let sender = front.sender.filter(|sender| sender.as_node().is_none());
         let sender =
