@@ -20,11 +20,9 @@ struct Room {
 #[message]
 #[derive(Clone)]
 struct Tick;
-
 #[message]
 #[derive(Clone)]
 struct Poll;
-
 #[message]
 struct TooLate;
 
