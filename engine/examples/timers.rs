@@ -20,14 +20,11 @@ struct Room {
 #[message]
 #[derive(Clone)]
 struct Tick;
-
 #[message]
 #[derive(Clone)]
 struct Poll;
-
 #[message]
 struct TooLate;
-
 #[message(reply = (u64, u64, u64))]
 struct Report;
 
