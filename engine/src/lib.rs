@@ -32,6 +32,7 @@ mod fan_out;
 mod gate;
 #[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]
 pub mod host;
+pub mod introspect;
 mod key;
 mod latch;
 pub mod limits;
@@ -42,6 +43,7 @@ mod message;
 mod naming;
 mod parked;
 mod peers;
+mod placement;
 pub mod port;
 mod random;
 mod receive;
@@ -66,14 +68,16 @@ mod until;
 mod virtual_ref;
 mod waiting;
 mod waker;
+mod workers;
 
 pub use actor::{Actor, ArchivedHandler, AsyncHandler, BoxError, DeferredHandler, Handler, StopReason, VirtualActor};
 pub use actor_ref::{ActorId, ActorRef, Recipient};
 pub use address::{Address, ResolveError};
 pub use ask::Ask;
+pub use asking::aggregate::{AskAll, AskFirst, PendingAskAll, PendingAskFirst, ask_all};
 pub use asking::cancel::{AskHandle, Cancelled};
 pub use behaviour::{Behaviours, StateTimeout};
-pub use blame::{Culprit, LongTurn, LongTurns};
+pub use blame::{Blamed, Culprit, LongTurn, LongTurns};
 pub use builder::EngineBuilder;
 pub use cluster::activity::Activity;
 pub use cluster::registry::TypeBuilder;
@@ -87,11 +91,13 @@ pub use error::{
     AskError, Error, Panicked, Rejected, Result, ShutdownError, SpawnError, StartError, TellError, Unknown,
 };
 pub use fan_out::{Audience, AudienceMember, FanOut, FanOutTarget, Shared};
+pub use introspect::{Introspect, Snapshot};
 pub use key::Key;
 pub use latch::Happening;
 pub use message::{Message, WireMessage, WireOps};
 pub use naming::{GetOrSpawnError, LookupError, NameWaitError, Named, PendingName, RegisterError, WhenNamed};
 pub use peers::PeerState;
+pub use placement::Placement;
 pub use receive::{Receive, kind};
 pub use reply::Reply;
 pub use sending::Sending;
@@ -101,6 +107,7 @@ pub use stash::StashFull;
 pub use stats::ShardStats;
 pub use timer::TimerId;
 pub use virtual_ref::VirtualRef;
+pub use workers::WorkerRef;
 
 /// What most programs need: `use shardstage::prelude::*;`.
 pub mod prelude {
