@@ -16,10 +16,8 @@ impl Actor for Screen {
 
 #[message]
 struct Price(u64);
-
 #[message(reply = Vec<u64>)]
 struct Shown;
-
 impl Handler<Price> for Screen {
     fn handle(&mut self, price: Price, _cx: &mut Context<Self>) {
         self.shown.push(price.0);
@@ -28,44 +26,39 @@ impl Handler<Price> for Screen {
 
 impl Handler<Shown> for Screen {
     fn handle(&mut self, _: Shown, _cx: &mut Context<Self>) -> Vec<u64> {
-        self.shown.clone()
+        std::mem::take(&mut self.shown)
     }
 }
 
 /// Works through jobs; an order to pause does not wait behind them.
 #[derive(Default)]
-struct Worker {
-    done: u64,
-    done_when_paused: Option<u64>,
-}
+struct Worker(u64, Option<u64>);
 impl Actor for Worker {
     const MAILBOX: Mailbox = Mailbox::new().by_priority();
 }
 
 #[message]
 struct Job;
-
 #[message(priority = Urgent)]
 struct Pause;
-
 #[message(reply = Option<u64>, priority = Low)]
 struct DoneWhenPaused;
 
 impl Handler<Job> for Worker {
     fn handle(&mut self, _: Job, _cx: &mut Context<Self>) {
-        self.done += 1;
+        self.0 += 1;
     }
 }
 
 impl Handler<Pause> for Worker {
     fn handle(&mut self, _: Pause, _cx: &mut Context<Self>) {
-        self.done_when_paused = Some(self.done);
+        self.1 = Some(self.0);
     }
 }
 
 impl Handler<DoneWhenPaused> for Worker {
     fn handle(&mut self, _: DoneWhenPaused, _cx: &mut Context<Self>) -> Option<u64> {
-        self.done_when_paused
+        self.1
     }
 }
 

@@ -25,7 +25,6 @@ struct Tick;
 struct Poll;
 #[message]
 struct TooLate;
-
 #[message(reply = (u64, u64, u64))]
 struct Report;
 
