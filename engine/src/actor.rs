@@ -6,8 +6,10 @@ use std::future::Future;
 
 use shardstage_codec::WireValue;
 
+use crate::cluster::settings::VirtualSettings;
 use crate::context::Context;
 use crate::message::{Message, WireMessage};
+use crate::policy::Mailbox;
 use crate::reply::Reply;
 
 /// An error of a user's hook.
@@ -28,14 +30,16 @@ pub enum StopReason {
     Panicked(String),
     /// The engine shut down.
     Shutdown,
+    /// It was [killed](crate::ActorRef::kill): no hook of it ran.
+    Killed,
     /// Its parent in the spawn tree stopped or was rebuilt, or ended this child for good.
     ParentStopped,
 }
 
 impl StopReason {
-    /// Whether it ended by a failure of its own, after which no hook of it runs.
+    /// Whether it ended by a failure of its own or was killed, after which no hook of it runs.
     pub(crate) fn is_failure(&self) -> bool {
-        matches!(self, Self::StartFailed(_) | Self::Panicked(_))
+        matches!(self, Self::StartFailed(_) | Self::Panicked(_) | Self::Killed)
     }
 }
 
@@ -43,6 +47,9 @@ impl StopReason {
 ///
 /// All hooks have empty defaults.
 pub trait Actor: Sized + 'static {
+    /// What its mailbox is like: how much it holds, what happens when it is full, in which order messages are handled.
+    const MAILBOX: Mailbox = Mailbox::new();
+
     /// Runs before the first message, after each rebuild too.
     ///
     /// # Errors
@@ -59,7 +66,8 @@ pub trait Actor: Sized + 'static {
     /// Runs once when the actor stops, after its children have gone and before its state is dropped. Not after a panic.
     fn stopped(&mut self, _reason: &StopReason, _cx: &mut Context<Self>) {}
 
-    /// An actor that this one watches has stopped.
+    /// An actor that this one watches has stopped. Runs ahead of all messages that users have sent, also of what the other actor
+    /// had sent before its end, and in the order of the ends; a suspended actor hears of them when it goes on.
     fn terminated(&mut self, _who: crate::actor_ref::ActorId, _reason: &StopReason, _cx: &mut Context<Self>) {}
 
     /// Runs when a suspension that [`Context::suspend`] began has ended, before the next message.
@@ -83,7 +91,12 @@ pub trait Handler<M: Message>: Actor {
 
 /// Handles messages of type `M` in an `async fn`, which suspends the actor while it waits, never its shard.
 ///
-/// The actor handles no other message meanwhile. The future's room is reused from message to message.
+/// The actor handles no other message meanwhile: the future borrows its state. So an ask that comes back to it up the same chain
+/// of calls could never be answered; where that can be seen, on one shard, whoever awaits it gets
+/// [`AskError::Deadlock`](crate::AskError::Deadlock) at once, and elsewhere its deadline. Ask with
+/// [`then`](crate::PendingAsk::then) in a handler that has to be free for calls meanwhile.
+///
+/// The future's room is reused from message to message.
 pub trait AsyncHandler<M: Message>: Actor {
     /// Handles one message.
     fn handle(&mut self, message: M, cx: &mut Context<Self>) -> impl Future<Output = M::Reply>;
@@ -112,4 +125,10 @@ pub trait VirtualActor: Actor {
 
     /// Makes the actor for `key`; runs on its shard, again after each rebuild.
     fn activate(key: &str) -> Self;
+
+    /// How actors of this type are run, where their registration does not say otherwise. Called once a registration.
+    #[must_use]
+    fn settings() -> VirtualSettings {
+        VirtualSettings::default()
+    }
 }

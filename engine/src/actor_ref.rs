@@ -11,15 +11,18 @@ use shardstage_codec::ShardId;
 
 use crate::actor::{Actor, StopReason};
 use crate::ask::{Ask, Target};
+use crate::carried;
 use crate::credit::CreditKey;
-use crate::envelope::{Envelope, EpochTag, Meta, VTable};
-use crate::error::TellError;
+use crate::dead_letter::Reason;
+use crate::envelope::{CellId, Envelope, EpochTag, Meta, VTable};
+use crate::error::{Rejected, TellError};
 use crate::latch::{Happening, Latch, LatchGuard};
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::receive::{Receive, vtable};
+use crate::request::{self, Request};
 use crate::sending::Sending;
-use crate::shard::{Life, ShardCell, current, here};
+use crate::shard::{Life, ShardCell, ShardCore, current, here};
 
 /// Which actor, whatever its type. Equal ids mean the same actor.
 #[derive(Clone, Copy)]
@@ -118,6 +121,19 @@ impl<A: Actor> ActorRef<A> {
         tell(self.id, vtable::<A, M, K>(), message)
     }
 
+    /// Like [`tell`](Self::tell), as part of `request`.
+    ///
+    /// # Errors
+    /// As [`tell`](Self::tell).
+    pub fn tell_with<M, K>(self, message: M, request: &Request) -> Result<(), TellError<M>>
+    where
+        A: Receive<M, K>,
+        M: Message,
+        K: 'static,
+    {
+        request.scope(|| self.tell(message))
+    }
+
     /// Sends a message and waits for room: `.await` it in async code, where a handler suspends its own actor only, or
     /// `.wait()` for it outside the shards. See [`Sending`] for order and cancelling.
     ///
@@ -156,8 +172,16 @@ impl<A: Actor> ActorRef<A> {
         Recipient { id: self.id, vtable: vtable::<A, M, K>(), _message: PhantomData }
     }
 
-    /// Stops the actor before its next message; what is queued goes to the dead letters. The result tells when its state has
+    /// Ends the actor before anything that is queued: an async handler's future is dropped where it waits, no hook runs, what is
+    /// queued goes to the dead letters. A handler that computes is not interrupted. The result tells when the actor's state has
     /// been dropped, and why it stopped, if something else was faster.
+    pub fn kill(self) -> Happening<StopReason> {
+        self.end("ActorRef::kill().wait()", |shard, id| shard.request_stop(id.index, id.generation, StopReason::Killed))
+    }
+
+    /// Stops the actor before its next message; what is queued goes to the dead letters. An async handler that has begun
+    /// comes to its end before; [`kill`](Self::kill) ends that too. The result tells when the actor's state has been dropped, and
+    /// why it stopped, if something else was faster.
     pub fn stop(self) -> Happening<StopReason> {
         self.end("ActorRef::stop().wait()", |shard, id| {
             shard.request_stop(id.index, id.generation, StopReason::Stopped)
@@ -296,6 +320,14 @@ impl<M: Message> Recipient<M> {
         tell(self.id, self.vtable, message)
     }
 
+    /// Like [`ActorRef::tell_with`].
+    ///
+    /// # Errors
+    /// As [`tell`](Self::tell).
+    pub fn tell_with(self, message: M, request: &Request) -> Result<(), TellError<M>> {
+        request.scope(|| self.tell(message))
+    }
+
     /// Like [`ActorRef::send`].
     pub fn send(self, message: M) -> Sending<M> {
         Sending::new(Target::Actor(self.id), self.vtable, message)
@@ -349,10 +381,11 @@ pub(crate) fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M)
 #[inline(never)]
 fn tell_elsewhere<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
     current(|shard| match shard {
-        Some(shard) if std::ptr::eq(shard.link.engine(), id.link.engine()) => {
-            tell_other_shard(shard, id, vtable, message)
-        }
-        _ => tell_from_outside(id, vtable, message),
+        Some(shard) if shard.is_plainly_of(id.link.engine()) => tell_other_shard(shard, id, vtable, message),
+        _ => match request::open() {
+            None => tell_from_outside(id, vtable, message),
+            Some(request) => carried::tell(request, &Target::Actor(id), vtable, message),
+        },
     })
 }
 
@@ -371,7 +404,7 @@ fn tell_here<M: Message>(
         Ok(cell) => cell,
         Err(reason) => match core.admit_again((id.index, id.generation), reason) {
             Ok(()) => core.cells.slot(id.index).expect("admitted to it"),
-            Err(reason) => return Err(TellError::new(reason, message)),
+            Err(reason) => return refuse(core, id, vtable, reason, message),
         },
     };
     let meta = core.running.map_or(Meta::None, Meta::Sender);
@@ -379,6 +412,26 @@ fn tell_here<M: Message>(
     // SAFETY: the slot was claimed for this message, and `vtable` was made for messages of type `M` by whoever made the
     // reference.
     unsafe { Envelope::write(slot, (id.index, id.generation), vtable, EpochTag::BY_GENERATION, meta, message) };
+    Ok(())
+}
+
+/// A tell found no room or no actor: the message comes back, or is dropped where its receiver says so.
+#[cold]
+#[inline(never)]
+fn refuse<M: Message>(
+    core: &mut ShardCore,
+    id: ActorId,
+    vtable: &'static VTable,
+    reason: Rejected,
+    message: M,
+) -> Result<(), TellError<M>> {
+    if !core.drops_newest((id.index, id.generation), reason) {
+        return Err(TellError::new(reason, message));
+    }
+    let meta = core.running.map_or(Meta::None, Meta::Sender);
+    // SAFETY: as in `tell_here`.
+    let envelope = unsafe { CellId::new(id.index, id.generation).envelope(vtable, meta, message) };
+    core.bury(envelope, Reason::Dropped);
     Ok(())
 }
 

@@ -1,16 +1,18 @@
 //! `EngineBuilder`: plain assembly of an engine.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use shardstage_codec::NodeId;
 
-use crate::actor::VirtualActor;
+use crate::actor::{Actor, VirtualActor};
 use crate::cluster::registry::{Registry, TypeBuilder};
 use crate::config::{Config, IdleStrategy};
 use crate::driver::RealDriverFactory;
 use crate::engine::Engine;
 use crate::engine_link::EngineLink;
 use crate::error::StartError;
+use crate::intercept::{Interceptor, Interceptors};
 use crate::latch::Latch;
 use crate::port::driver::{DriverFactory, DriverKind};
 use crate::port::service::ServiceFactory;
@@ -25,7 +27,9 @@ pub struct EngineBuilder {
     services: Vec<Arc<dyn ServiceFactory>>,
     transport: Option<Arc<dyn TransportFactory>>,
     cluster: Option<ClusterConfig>,
+    introspection: Option<SocketAddr>,
     wrong: Option<String>,
+    interceptors: Interceptors,
 }
 
 /// An engine that has been put together and waits for whoever turns its shards.
@@ -43,7 +47,9 @@ impl EngineBuilder {
             services: Vec::new(),
             transport: None,
             cluster: None,
+            introspection: None,
             wrong: None,
+            interceptors: Interceptors::default(),
         }
     }
 
@@ -65,7 +71,25 @@ impl EngineBuilder {
                 registered.name, other.name
             ));
         }
+        if let Some(why) = registered.settings.check().err().or(registered.wrong.clone()) {
+            self.wrong.get_or_insert(format!("actor type {:?}: {why}", registered.name));
+        }
         self.registry.types.push(registered);
+        self
+    }
+
+    /// Runs an interceptor around the messages of every actor. An engine without any pays nothing for it; with one, a message of
+    /// an intercepted actor costs a share of its own and a clone of a list.
+    #[must_use]
+    pub fn intercept(mut self, interceptor: impl Interceptor) -> Self {
+        self.interceptors.add(None, Arc::new(interceptor));
+        self
+    }
+
+    /// Runs an interceptor around the messages of actors of type `A`; others pay nothing per message.
+    #[must_use]
+    pub fn intercept_actor<A: Actor>(mut self, interceptor: impl Interceptor) -> Self {
+        self.interceptors.add(Some(std::any::TypeId::of::<A>()), Arc::new(interceptor));
         self
     }
 
@@ -73,6 +97,14 @@ impl EngineBuilder {
     #[must_use]
     pub fn service(mut self, service: impl ServiceFactory) -> Self {
         self.services.push(Arc::new(service));
+        self
+    }
+
+    /// Shows actors, shards and counters over HTTP on this port of the loopback address; 0 stands for any that is free, and
+    /// [`Engine::introspection_address`] says which. [`Config::introspection`] takes any address, and gives way to this.
+    #[must_use]
+    pub fn introspection(mut self, port: u16) -> Self {
+        self.introspection = Some((Ipv4Addr::LOCALHOST, port).into());
         self
     }
 
@@ -102,7 +134,7 @@ impl EngineBuilder {
         let kind = drivers.kind();
         let drivers: Arc<dyn DriverFactory> = Arc::new(drivers);
         let mut started = Engine::of(engine, &config, kind, true);
-        started.watch(config.long_turn)?;
+        started.watch(&config)?;
         let mut outcomes = Vec::new();
         let mut refused = None;
         for seed in seeds {
@@ -181,13 +213,19 @@ impl EngineBuilder {
             }
         };
         let engine = EngineLink::leak(shards, me, node_count, self.registry, self.config.long_turn);
+        if !self.interceptors.is_empty() {
+            engine.intercept(self.interceptors);
+        }
         let blueprint = Arc::new(Blueprint {
             engine,
             services: self.services,
             transport,
             mailbox_capacity: self.config.mailbox_capacity,
+            virtual_actors: self.config.virtual_actors_per_shard,
         });
-        Ok(Assembly { engine, seeds: ShardSeed::all(&blueprint), config: self.config })
+        let introspection = self.introspection.or(self.config.introspection);
+        let config = Config { introspection, ..self.config };
+        Ok(Assembly { engine, seeds: ShardSeed::all(&blueprint), config })
     }
 }
 
@@ -218,6 +256,7 @@ impl Engine {
             mailbox_capacity: config.mailbox_capacity,
             owns_threads,
             watchdog: None,
+            port: None,
         }
     }
 }

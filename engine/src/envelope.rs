@@ -25,6 +25,7 @@ use shardstage_codec::{Epoch, NodeId};
 use crate::context_block::{Asker, ContextBlock};
 use crate::credit::Credit;
 use crate::error::{AskError, Rejected};
+use crate::policy::Priority;
 use crate::reply::ReplyAddress;
 use crate::shard::{Cell, ShardCell};
 
@@ -80,6 +81,8 @@ pub(crate) struct VTable {
     /// The actor type's name, for blame.
     pub(crate) actor_name: fn() -> &'static str,
     pub(crate) class: Class,
+    /// For actors whose mailbox is in order of priority.
+    pub(crate) priority: Priority,
 }
 
 impl VTable {
@@ -118,6 +121,8 @@ pub(crate) enum Class {
     Plain,
     /// A user's message whose handler holds its `Reply`, which answers when it is dropped.
     OwnsReply,
+    /// A user's message that one of the receiver's own timers sends: nobody else spoke to it.
+    Own,
     /// The engine's own: a reply. Nobody misses it, so it is never a dead letter.
     System,
 }
@@ -196,6 +201,22 @@ impl Front {
         let payload = unsafe { self.slot.as_ref() }.payload.as_ptr();
         // SAFETY: the caller's contract.
         unsafe { read_payload::<T>(payload.cast()) }
+    }
+
+    /// The message, still in its slot.
+    ///
+    /// # Safety
+    /// As for [`take`](Self::take), which was not called; the reference ends before it is, and before the mailbox is used.
+    pub(crate) unsafe fn peek<'a, T>(self) -> &'a T {
+        // SAFETY: the caller's contract.
+        let payload = unsafe { self.slot.as_ref() }.payload.as_ptr();
+        if const { is_inline::<T>() } {
+            // SAFETY: the caller's contract.
+            unsafe { &*payload.cast::<T>() }
+        } else {
+            // SAFETY: the caller's contract.
+            unsafe { &*payload.cast::<Box<T>>() }
+        }
     }
 
     /// The deadline that travelled with the message itself, if one did.
@@ -473,7 +494,8 @@ impl Envelope {
         let context = ptr::with_exposed_provenance_mut::<ContextBlock>(self.meta as usize);
         // SAFETY: the kind bits say that the word is a box's raw pointer, which this envelope owns.
         let context = unsafe { &mut *context };
-        let found = matches!(context.asker, Asker::Slot(asker) if asker == address);
+        let found =
+            matches!(&context.asker, Asker::Slot(asker) | Asker::InRequest(_, Some(asker)) if *asker == address);
         if found {
             context.deadline_ns = GIVEN_UP_NS;
         }

@@ -199,14 +199,46 @@ const _: () = assert!(CREDIT_IDLE_MS < CREDIT_CALM_MS);
 /// [`CREDIT_CALM_MS`] in ns: when a shard with nothing else to do looks at its short receivers again.
 pub const CREDIT_CALM_NS: u64 = (CREDIT_CALM_MS as u64) << 20;
 
-/// Due times of cancelled timers that a shard keeps beyond twice the number of its timers, entries.
+/// Entries of cancelled timers that a shard keeps beyond half of those that are near, entries.
 pub const CANCELLED_TIMERS_KEPT: usize = 1024;
+
+/// What counts as near, as a power of two of nanoseconds: timers within 65.5 us are kept in exact order, all others by the
+/// digits of their time. A million timers spread over a minute are a dozen at a time.
+pub const TIMER_GRANULE_BITS: u32 = 16;
+
+/// Timers for which a shard allocates room at once, timers of 112 bytes.
+pub const TIMERS_PER_CHUNK: usize = 512;
+
+const _: () = assert!(TIMERS_PER_CHUNK.is_power_of_two());
 
 /// Dead letters kept for a reader, letters; older ones are counted only.
 pub const DEAD_LETTERS_KEPT: usize = 1024;
 
 /// How long a virtual actor stays active without a message.
 pub const VIRTUAL_IDLE: Duration = Duration::from_secs(60);
+
+/// Over what time the busy share of a shard is taken that decides where the next actor goes, ns: long enough for turns to even out,
+/// short enough to follow a service's load.
+pub const LOAD_WINDOW_NS: u64 = 100_000_000;
+
+/// Workers of one type on one shard at most, workers: a message looks at those that are busy.
+pub const WORKERS_MAX: u16 = 256;
+
+/// How long a virtual actor that is told to leave goes on with what it has to do.
+pub const VIRTUAL_DRAIN: Duration = Duration::from_secs(5);
+
+/// Active virtual actors of one shard beyond which the least recently used ones leave, actors: some hundreds of megabytes beside
+/// their state.
+pub const VIRTUAL_ACTIVE_PER_SHARD: u32 = 1 << 20;
+
+/// Active virtual actors that one turn looks at because they may be idle or too many, actors: some tens of microseconds.
+pub const PASSIVATION_LOOKS: u32 = 256;
+
+/// After what time a shard looks again at actors that are to leave and cannot yet, ns.
+pub const PASSIVATION_RETRY_NS: u64 = 1 << 20;
+
+/// Ages of activations that ended otherwise, which a shard keeps beyond twice the number of its active actors, entries.
+pub const STALE_AGES_KEPT: usize = 1024;
 
 /// How long a shutdown lets actors drain.
 pub const DRAIN_TIME: Duration = Duration::from_secs(10);
@@ -245,6 +277,60 @@ pub const LONG_TURN_MIN: Duration = Duration::from_micros(100);
 /// Long turns kept for a reader; older ones are counted only.
 pub const LONG_TURNS_KEPT: usize = 256;
 
+/// Culprits whose long turns are added up: those of a program are few, and a page of them is read by people.
+pub const CULPRITS_KEPT: usize = 64;
+
+/// Cells and messages that one slice of an introspection looks at: 10 to 20 us, less than half of what a turn may take between
+/// two yields, so that a million actors are described without anybody waiting for it.
+pub const INTROSPECT_SLICE: u32 = 512;
+
+/// Actors that an introspection describes unless it is told otherwise; at most [`INTROSPECT_TOP_MAX`].
+pub const INTROSPECT_TOP: usize = 1000;
+
+/// Actors that one introspection describes at most: about 2 MiB a shard while it goes on.
+pub const INTROSPECT_TOP_MAX: usize = 10_000;
+
+/// Messages of one mailbox in which an introspection looks for asks; deeper ones are not in its graph of waits.
+pub const INTROSPECT_MESSAGES: u32 = 16_384;
+
+/// Children of an actor that an introspection counts: two slices' worth of steps from one to the next.
+pub const INTROSPECT_CHILDREN: u32 = 1024;
+
+/// Entries of a shard's part in a graph of waits: about 4 MiB a shard while it is made. What goes beyond is left out, and the
+/// snapshot says so.
+pub const INTROSPECT_WAITS: usize = 65_536;
+
+/// How long an introspection waits for shards unless it is told otherwise: far longer than a healthy one takes for its slices,
+/// short enough for whoever looks at a sick one.
+pub const INTROSPECT_PATIENCE: Duration = Duration::from_secs(2);
+
+const _: () = assert!(INTROSPECT_TOP <= INTROSPECT_TOP_MAX && INTROSPECT_SLICE > 0);
+
+/// Connections to the introspection port at a time: a scraper, a probe, and some people.
+pub const HTTP_CONNECTIONS: usize = 16;
+
+/// The head of a request to the introspection port, bytes: what a browser sends with all its headers, several times.
+pub const HTTP_HEAD_BYTES: usize = 8192;
+
+/// How long a client of the introspection port may take to send its request, and again to take its answer.
+pub const HTTP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long an answered connection stays open for a client that still sends.
+pub const HTTP_LINGER: Duration = Duration::from_millis(500);
+
+/// How long the introspection port takes no connection after the kernel refused it one.
+pub const HTTP_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Actors on a page of the introspection port unless the request says otherwise, and at most: 300 KiB.
+pub const HTTP_ACTORS: usize = 100;
+/// See [`HTTP_ACTORS`].
+pub const HTTP_ACTORS_MAX: usize = 1000;
+
+/// How long a shard may take to show the introspection port that it is alive.
+pub const HEALTH_PATIENCE: Duration = Duration::from_secs(1);
+
+const _: () = assert!(HTTP_ACTORS <= HTTP_ACTORS_MAX && HTTP_ACTORS_MAX <= INTROSPECT_TOP_MAX);
+
 /// Rounds without any turn after which the watchdog looks less often: a third of a second at the default.
 pub const WATCH_QUIET_ROUNDS: u32 = 64;
 
@@ -252,6 +338,9 @@ pub const WATCH_QUIET_ROUNDS: u32 = 64;
 pub const WATCH_QUIET_PERIODS: u32 = 8;
 
 const _: () = assert!(LONG_TURN.as_nanos() >= LONG_TURN_MIN.as_nanos());
+
+/// Actors that an awaited ask looks at, up its chain of calls, for one that waits for it, actors.
+pub const CALLERS_LOOKED_AT: u32 = 64;
 
 /// Received bytes that messages read in place may keep from being used again, bytes a shard; beyond it they are copied, so
 /// that slow readers of small messages do not hold large buffers without bound.

@@ -15,11 +15,12 @@ pub(crate) use neighbour::ask_neighbour;
 use crate::actor_ref::give_back;
 use crate::ask::Target;
 use crate::cluster::outbound::{self, EncodedMessage};
-use crate::cluster::placement::shard_of;
 use crate::context_block::{Asker, ContextBlock, VirtualTarget};
 use crate::credit::{Credit, CreditKey};
+use crate::dead_letter::Reason;
 use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress, VTable, has_spare_word};
 use crate::error::{AskError, Rejected, TellError};
+use crate::key::Key;
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::port::transport::Lane;
@@ -37,19 +38,27 @@ pub(crate) enum Place {
 
 pub(crate) fn place(id: &VirtualId) -> Place {
     let owner = id.engine.placement.owner(id.slot.group());
-    if owner == id.engine.me() { Place::Shard(shard_of(id.slot, id.engine.shard_count())) } else { Place::Node(owner) }
+    if id.shard.is_some() || owner == id.engine.me() { Place::Shard(id.home()) } else { Place::Node(owner) }
 }
 
-/// Whether the target belongs to the engine of this shard.
+/// The place in the registry and the shard of a virtual actor that this node hosts.
+pub(crate) fn home_of(id: &VirtualId) -> Option<(usize, &'static ShardLink)> {
+    match (place(id), id.position) {
+        (Place::Shard(shard), Some(position)) => Some((position, id.engine.link(shard))),
+        _ => None,
+    }
+}
+
+/// Whether the target belongs to the engine of this shard, and no request is open.
 pub(crate) fn is_home(shard: &ShardCell, target: &Target) -> bool {
     let engine = match target {
         Target::Actor(id) => id.link().engine(),
         Target::Virtual(id) => id.engine,
     };
-    std::ptr::eq(shard.link.engine(), engine)
+    shard.is_plainly_of(engine)
 }
 
-fn deadline_ns(now_ns: u64, ttl: Duration) -> u64 {
+pub(crate) fn deadline_ns(now_ns: u64, ttl: Duration) -> u64 {
     now_ns.saturating_add(u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX))
 }
 
@@ -67,7 +76,7 @@ pub(crate) fn wrap<M: Message>(
 }
 
 /// The message of an envelope that was wrapped for an `M` and whose meta word was taken.
-fn unwrap<M: Message>(mut envelope: Envelope) -> M {
+pub(crate) fn unwrap<M: Message>(mut envelope: Envelope) -> M {
     drop_meta(&mut envelope);
     // SAFETY: `wrap::<M>` made it in the same call.
     unsafe { envelope.into_message::<M>() }
@@ -80,7 +89,7 @@ fn drop_meta(envelope: &mut Envelope) {
     }
 }
 
-fn target_of(id: &VirtualId, position: usize) -> VirtualTarget {
+pub(crate) fn target_of(id: &VirtualId, position: usize) -> VirtualTarget {
     VirtualTarget { position, key: id.key.clone(), epoch: id.engine.placement.epoch(id.slot.group()) }
 }
 
@@ -92,10 +101,11 @@ pub(crate) fn tell_virtual<M: Message>(
 ) -> Result<(), TellError<M>> {
     let Some(position) = id.position else { return Err(TellError::NoHandler(message)) };
     current(|shard| match shard {
-        Some(shard) if std::ptr::eq(shard.link.engine(), id.engine) => {
-            tell_virtual_from_shard(shard, id, position, vtable, message)
-        }
-        _ => tell_virtual_from_outside(id, position, vtable, message),
+        Some(shard) if shard.is_plainly_of(id.engine) => tell_virtual_from_shard(shard, id, position, vtable, message),
+        _ => match crate::request::open() {
+            None => tell_virtual_from_outside(id, position, vtable, message),
+            Some(request) => crate::carried::tell(request, &Target::Virtual(id.clone()), vtable, message),
+        },
     })
 }
 
@@ -112,7 +122,7 @@ pub(crate) fn line_of(target: &Target) -> (&'static ShardLink, CreditKey, Whom) 
     match target {
         Target::Actor(id) => (id.link(), id.credit_key(), Whom::Cell(id.index(), id.generation())),
         Target::Virtual(id) => {
-            let there = id.engine.link(shard_of(id.slot, id.engine.shard_count()));
+            let there = id.engine.link(id.home());
             match (place(id), id.position) {
                 (Place::Shard(_), Some(position)) => (there, id.credit, Whom::Name(position, id.key.clone())),
                 // The lane is this shard's own; threads outside use the one of the target's slot.
@@ -169,7 +179,7 @@ pub(crate) fn send_with<M: Message>(
         envelope
     };
     current(|shard| match shard {
-        Some(shard) if std::ptr::eq(shard.link, link) => {
+        Some(shard) if shard.is_plainly(link) => {
             let mut core = shard.core.borrow_mut();
             if let Target::Actor(id) = target
                 && core.cells.get(id.index(), id.generation()).is_none_or(|cell| !cell.admits())
@@ -181,7 +191,7 @@ pub(crate) fn send_with<M: Message>(
             shard.deliver(wrap_granted(sender, message));
             Ok(())
         }
-        Some(shard) if std::ptr::eq(shard.link.engine(), link.engine()) => {
+        Some(shard) if shard.is_plainly_of(link.engine()) => {
             let mut core = shard.core.borrow_mut();
             let to = link.shard().get();
             if !core.mesh.has_room(to) {
@@ -191,8 +201,14 @@ pub(crate) fn send_with<M: Message>(
             core.mesh.push(to, wrap_granted(sender, message));
             Ok(())
         }
-        _ => {
-            let sent = link.inject(wrap_granted(None, message));
+        shard => {
+            let sent = match crate::request::open() {
+                None => link.inject(wrap_granted(None, message)),
+                Some(request) => {
+                    let sender = shard.and_then(|shard| shard.core.borrow().running);
+                    crate::carried::granted(request, link, wrap_granted(sender, message))
+                }
+            };
             sent.map_err(|(reason, envelope)| TellError::new(reason, unwrap::<M>(envelope)))
         }
     })
@@ -216,7 +232,12 @@ fn tell_virtual_from_shard<M: Message>(
                 Err(reason) => return Err(TellError::new(reason, message)),
             };
             if let Err(reason) = core.admit(cell.0, cell.1, epoch) {
-                return Err(TellError::new(reason, message));
+                if !core.drops_newest(cell, reason) {
+                    return Err(TellError::new(reason, message));
+                }
+                let meta = core.running.map_or(Meta::None, Meta::Sender);
+                core.bury(wrap(cell, vtable, epoch, meta, message), Reason::Dropped);
+                return Ok(());
             }
             let meta = core.running.map_or(Meta::None, Meta::Sender);
             core.enqueue_with(cell.0, || wrap(cell, vtable, epoch, meta, message));
@@ -248,7 +269,7 @@ fn tell_virtual_from_outside<M: Message>(
     vtable: &'static VTable,
     message: M,
 ) -> Result<(), TellError<M>> {
-    let to = shard_of(id.slot, id.engine.shard_count());
+    let to = id.home();
     let (mut envelope, credit) = match place(id) {
         Place::Shard(_) => {
             let Ok(credit) = id.engine.link(to).take_credit(id.credit) else { return Err(TellError::Full(message)) };
@@ -276,10 +297,16 @@ fn tell_virtual_from_outside<M: Message>(
 }
 
 /// Gives back the token of a message to a virtual actor that was not sent.
-fn give_back_virtual(id: &VirtualId, to: u16, position: usize, credit: Credit) {
-    if credit == Credit::Token && !id.engine.link(to).credit.give_back(id.credit, 1) {
-        let key = id.key.clone();
-        id.engine.link(to).run(Box::new(move |shard| {
+pub(crate) fn give_back_virtual(id: &VirtualId, to: u16, position: usize, credit: Credit) {
+    if credit == Credit::Token {
+        give_back_name(id.engine.link(to), id.credit, position, id.key.clone());
+    }
+}
+
+/// The same, of the actor `key` of the registered type at `position`.
+pub(crate) fn give_back_name(link: &'static ShardLink, credit: CreditKey, position: usize, key: Key) {
+    if !link.credit.give_back(credit, 1) {
+        link.run(Box::new(move |shard| {
             let mut core = shard.core.borrow_mut();
             if let Some((index, generation)) = core.directory.get(position, &key) {
                 core.redeem(index, generation, 1);
@@ -416,7 +443,7 @@ fn ask_node<M: Message>(
     }
 }
 
-fn header<M: Message>(
+pub(crate) fn header<M: Message>(
     id: &VirtualId,
     kind: FrameKind,
     correlation: u64,
@@ -455,7 +482,7 @@ fn encode<M: Message>(
     Ok(())
 }
 
-fn lane_of(id: &VirtualId) -> Lane {
+pub(crate) fn lane_of(id: &VirtualId) -> Lane {
     id.position.map_or(Lane::User, |position| id.engine.registry.types[position].lane)
 }
 
@@ -470,7 +497,7 @@ fn encode_outside<M: Message>(
     if registered.is_some_and(|registered| outbound::has_no_room(id.engine, peer, registered.id, &id.key)) {
         return Err(Rejected::Full);
     }
-    let shard = shard_of(id.slot, id.engine.shard_count());
+    let shard = id.home();
     let mut frame = AlignedBytes::new();
     encode(&mut frame, id, kind, 0, ttl, shard, message)?;
     Ok(RemoteSend { peer, lane: lane_of(id), frame, asker: None, ttl_ns: 0, group: id.slot.group() })
@@ -497,7 +524,7 @@ pub(crate) fn ask_from_outside<M: Message>(
         }
         Target::Virtual(id) => {
             let Some(position) = id.position else { return refuse(Rejected::NoHandler) };
-            let to = shard_of(id.slot, id.engine.shard_count());
+            let to = id.home();
             match place(id) {
                 Place::Shard(_) => {
                     let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));

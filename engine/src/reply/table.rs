@@ -18,8 +18,8 @@ const NONE: u32 = u32::MAX;
 pub(crate) enum Waiter {
     /// `cx.ask(..).then(..)`: a turn of the asking actor. The closure is in the slot.
     Then { deliver: &'static VTable, index: u32, generation: u32 },
-    /// A future polled on this shard.
-    Task { waker: Option<Waker> },
+    /// A future polled on this shard, in a turn of `owner`.
+    Task { waker: Option<Waker>, owner: Option<PackedAddress> },
     /// A thread or task outside the shards; its `Arc<ForeignReply<R>>` is the slot's closure.
     Foreign,
     /// Another node; its `RemoteAsker<R>` is the slot's closure.
@@ -121,6 +121,14 @@ impl ReplyTable {
         (self.next_deadline_ns != u64::MAX).then_some(self.next_deadline_ns)
     }
 
+    /// Actors whose `then` waits, in no order.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.slots.iter().filter(|slot| slot.live).filter_map(|slot| match slot.waiter {
+            Waiter::Then { index, generation, .. } => Some((index, generation)),
+            _ => None,
+        })
+    }
+
     /// How many asks are outstanding.
     pub(crate) fn live(&self) -> u32 {
         self.live
@@ -198,8 +206,9 @@ impl ReplyTable {
             return Some(self.free(address));
         }
         match &mut slot.waiter {
-            Waiter::Task { waker: Some(old) } if old.will_wake(waker) => {}
-            other => *other = Waiter::Task { waker: Some(waker.clone()) },
+            Waiter::Task { waker: Some(old), .. } if old.will_wake(waker) => {}
+            Waiter::Task { waker: old, .. } => *old = Some(waker.clone()),
+            _ => unreachable!("a task's slot waits for a task"),
         }
         None
     }
@@ -249,7 +258,7 @@ impl ReplyTable {
             closure: slot.closure.take(),
             value: slot.value.take(),
             incarnation: slot.incarnation,
-            _waker: if let Waiter::Task { waker } = &mut slot.waiter { waker.take() } else { None },
+            _waker: if let Waiter::Task { waker, .. } = &mut slot.waiter { waker.take() } else { None },
         };
         self.release(address);
         taken
@@ -302,6 +311,18 @@ impl ReplyTable {
             }
         }
         self.next_deadline_ns = next;
+    }
+
+    /// How many slots there are, used or not.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The slot at this place, if it waits: its address, who waits, and who will answer if that is another node.
+    pub(crate) fn waiting_at(&self, index: usize) -> Option<(ReplyAddress, &Waiter, Option<NodeId>)> {
+        let slot = self.slots.get(index).filter(|slot| slot.live && !slot.ready)?;
+        let index = u32::try_from(index).expect("bounded by `insert`");
+        Some((ReplyAddress(PackedAddress::new(self.shard, index, slot.generation)), &slot.waiter, slot.peer))
     }
 
     /// An actor has gone or was rebuilt: nobody waits for what it asked.

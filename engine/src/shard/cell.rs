@@ -7,6 +7,7 @@
 //! Invariant: a cell's generation rises when its actor is gone; one whose generation would wrap is
 //! retired.
 
+use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
@@ -20,8 +21,10 @@ use crate::error::Rejected;
 use crate::key::Key;
 use crate::latch::LatchGuard;
 use crate::limits::CELLS_SKIPPED;
+use crate::policy::{Mailbox as Policy, Overflow};
 use crate::run_queue::{Ready, RunQueue};
 
+use super::activate::attend::Attended;
 use super::actor_box::ActorBox;
 use super::async_slot::AsyncSlot;
 use super::kin::Kin;
@@ -51,20 +54,41 @@ pub(crate) struct CellExtra {
     pub(crate) watchers: Vec<ActorId>,
     /// The room of a suspended async handler.
     pub(crate) async_slot: AsyncSlot,
+    /// Notices of ends, which are handled before all messages of users.
+    pub(crate) notices: VecDeque<Envelope>,
+    /// What is looked at before each message; `None` for most.
+    pub(crate) attended: Option<Box<Attended>>,
     /// Whom the async handler that runs answers.
     pub(crate) answering: Answering,
+    /// What happens to a message that finds the mailbox full.
+    pub(crate) overflow: Overflow,
     /// A suspension without a future, begun by `Context::suspend`.
     pub(crate) suspensions: u32,
+    /// What a suspended actor is in the middle of; says nothing of others.
+    pub(crate) midway: Midway,
     /// Room taken out of `capacity` for tokens that senders elsewhere hold or have spent on messages under way.
     pub(crate) credit_out: u32,
     /// Why the actor is stopping, where that takes words.
     stop_reason: Option<StopReason>,
     /// It has begun to stop and waits for its children.
     pub(crate) closing: bool,
+    /// What runs around its messages.
+    pub(crate) intercepted: Option<crate::intercept::Chain>,
     /// Messages that the actor has put aside; `None` when there are none.
     pub(crate) stash: Option<Box<Stash>>,
+    /// A virtual actor that stops before its next message.
+    pub(crate) must_leave: bool,
     /// By which names it is found.
     pub(crate) names: Vec<Key>,
+}
+
+/// What a suspended actor is in the middle of.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Midway {
+    /// When it was suspended, on the driver's clock.
+    pub(crate) since_ns: u64,
+    /// The type of the message that it handles; `None` where `Context::suspend` suspended it.
+    pub(crate) message: Option<fn() -> &'static str>,
 }
 
 /// Messages that an actor has put aside, oldest first.
@@ -136,6 +160,7 @@ enum Why {
     Drained,
     Passivated,
     Shutdown,
+    Killed,
     ParentStopped,
     /// [`CellExtra`] has the words.
     InWords,
@@ -212,6 +237,7 @@ impl Cell {
             Some(StopReason::Drained) => Why::Drained,
             Some(StopReason::Passivated) => Why::Passivated,
             Some(StopReason::Shutdown) => Why::Shutdown,
+            Some(StopReason::Killed) => Why::Killed,
             Some(StopReason::ParentStopped) => Why::ParentStopped,
             Some(StopReason::StartFailed(_) | StopReason::Panicked(_)) => {
                 self.extra().stop_reason = reason;
@@ -228,6 +254,7 @@ impl Cell {
             Why::Drained => Some(StopReason::Drained),
             Why::Passivated => Some(StopReason::Passivated),
             Why::Shutdown => Some(StopReason::Shutdown),
+            Why::Killed => Some(StopReason::Killed),
             Why::ParentStopped => Some(StopReason::ParentStopped),
             Why::InWords => self.extra.as_ref().and_then(|extra| extra.stop_reason.clone()),
         }
@@ -304,6 +331,21 @@ impl Cell {
         Ok(())
     }
 
+    /// What happens to a message that finds the mailbox full.
+    pub(crate) fn overflow(&self) -> Overflow {
+        self.extra.as_ref().map_or(Overflow::HandBack, |extra| extra.overflow)
+    }
+
+    /// Gives the mailbox what its type or its spawn asks for beyond a bound.
+    #[cold]
+    pub(crate) fn adopt(&mut self, policy: Policy) {
+        let extra = self.extra();
+        extra.overflow = policy.on_overflow();
+        if policy.is_by_priority() {
+            extra.attended.get_or_insert_default().ordered = Some(0);
+        }
+    }
+
     /// Whether it takes messages, given room.
     #[inline]
     pub(crate) fn admits(&self) -> bool {
@@ -313,6 +355,12 @@ impl Cell {
     /// Whether a future or a suspension keeps the actor from its messages.
     pub(crate) fn waits(&self) -> bool {
         self.extra.as_ref().is_some_and(|extra| extra.suspensions > 0 || extra.async_slot.is_live())
+    }
+
+    /// Whether an actor that stops handles its current message to the end before: an async handler waits, and the stop is one
+    /// that lets it.
+    pub(crate) fn finishes_first(&self) -> bool {
+        self.why == Why::Stopped && self.extra.as_ref().is_some_and(|extra| extra.async_slot.is_live())
     }
 
     /// What a grant of credit depends on.
@@ -330,6 +378,16 @@ impl Cell {
         }
     }
 
+    /// Whether it waits for the end of its children before its own.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.closing)
+    }
+
+    /// A virtual actor's type, as its position in the registry.
+    pub(crate) fn position(&self) -> Option<usize> {
+        self.extra.as_ref()?.identity.as_ref().map(|(position, _)| *position)
+    }
+
     /// Messages put aside.
     pub(crate) fn stashed(&self) -> usize {
         let stash = self.extra.as_ref().and_then(|extra| extra.stash.as_ref());
@@ -340,6 +398,9 @@ impl Cell {
     pub(crate) fn unstash(&mut self, pool: &mut BacklogPool) -> usize {
         let Some(stash) = self.extra.as_mut().and_then(|extra| extra.stash.take()) else { return 0 };
         let count = stash.messages.len();
+        if let Some(attended) = self.extra.as_mut().and_then(|extra| extra.attended.as_mut()) {
+            attended.ordered = attended.ordered.map(|_| 0);
+        }
         stash.messages.into_iter().rev().for_each(|envelope| self.mailbox.push_front(envelope, pool));
         count
     }
@@ -440,6 +501,12 @@ impl CellTable {
         // SAFETY: the slot was just claimed, and the two are different memory.
         unsafe { slot.copy_from_nonoverlapping(arrival, 1) };
         true
+    }
+
+    /// One above the highest index that was ever used.
+    #[expect(clippy::cast_possible_truncation, reason = "an index has 27 bits")]
+    pub(crate) fn end(&self) -> u32 {
+        (self.chunks.len() * CHUNK_INDICES) as u32
     }
 
     /// How many actors live here.

@@ -19,6 +19,7 @@ use crate::envelope::{Envelope, EpochTag, PackedAddress};
 use crate::error::{Rejected, SpawnError};
 use crate::key::Key;
 use crate::link::{ShardLink, SystemOp};
+use crate::policy::{Mailbox, Overflow};
 use crate::reply::{ReplyAddress, ReplyTable};
 use crate::run_queue::RunQueue;
 use crate::timer::Timers;
@@ -58,6 +59,8 @@ pub(crate) struct Counters {
     pub(crate) fan_out_shared: u64,
     pub(crate) fenced: u64,
     pub(crate) missed_ticks: u64,
+    pub(crate) activated: u64,
+    pub(crate) passivated: u64,
 }
 
 /// See the module's head.
@@ -103,6 +106,8 @@ pub(crate) struct ShardCore {
     pub(crate) asked_until_ns: u64,
     /// Faults that a test has planted; looked at for actors that do something else than to handle messages.
     pub(crate) rigs: Vec<super::Rig>,
+    /// Whether there are any, or interceptors.
+    pub(crate) is_rigged: bool,
 }
 
 impl ShardCore {
@@ -121,12 +126,34 @@ impl ShardCore {
     pub(crate) fn admit_again(&mut self, cell: (u32, u32), reason: Rejected) -> Result<(), Rejected> {
         let now_ms = self.now_ms();
         let receiver = self.cells.get(cell.0, cell.1).ok_or(reason)?;
+        if reason == Rejected::Full && receiver.overflow() == Overflow::DropOldest {
+            return self.give_way(cell);
+        }
         if reason != Rejected::Full || !receiver.short {
             return Err(reason);
         }
         let tokens = self.ledger.reclaim(&self.link.credit, cell, now_ms);
         receiver.return_credit(tokens);
         if receiver.len() < receiver.mailbox.capacity { Ok(()) } else { Err(reason) }
+    }
+
+    /// Drops a message of a full mailbox for one that comes.
+    fn give_way(&mut self, cell: (u32, u32)) -> Result<(), Rejected> {
+        let receiver = self.cells.get(cell.0, cell.1).ok_or(Rejected::Closed)?;
+        let ordered = receiver.extra().attended.as_mut().and_then(|attended| attended.ordered.as_mut());
+        let by_priority = ordered.is_some();
+        if let Some(ordered) = ordered {
+            *ordered = 0;
+        }
+        let victim = receiver.mailbox.give_way(by_priority, &mut self.pool).ok_or(Rejected::Full)?;
+        self.bury(victim, Reason::Dropped);
+        Ok(())
+    }
+
+    /// Whether a tell for this actor that finds no room is dropped.
+    pub(crate) fn drops_newest(&mut self, (index, generation): (u32, u32), reason: Rejected) -> bool {
+        let cell = self.cells.get(index, generation).filter(|_| reason == Rejected::Full);
+        cell.is_some_and(|cell| cell.overflow() == Overflow::DropNewest)
     }
 
     /// Puts an admitted message into the mailbox and its actor into the run queue. `make` builds it in its slot.
@@ -155,6 +182,24 @@ impl ShardCore {
         }
     }
 
+    /// Puts a notice into its actor's lane, which comes before all messages of users. Nothing happens if the actor is gone.
+    pub(crate) fn notify(&mut self, notice: Envelope) {
+        let index = notice.index;
+        let Some(cell) = self.cells.get(index, notice.generation) else { return };
+        if cell.conduct.life == Life::Stopping {
+            return;
+        }
+        cell.extra().notices.push_back(notice);
+        if cell.conduct.suspended {
+            return;
+        }
+        cell.conduct.woken = true;
+        if !cell.scheduled {
+            cell.scheduled = true;
+            self.run_queue.push(cell.ready(index));
+        }
+    }
+
     /// Delivers a message that came from another shard, thread or node: never waits; an overrun bounces.
     pub(crate) fn deliver(&mut self, envelope: Envelope) {
         let (index, generation) = (envelope.index, envelope.generation);
@@ -164,12 +209,15 @@ impl ShardCore {
         match self.admit(index, generation, envelope.epoch()) {
             Ok(()) => {
                 let cell = self.cells.slot(index).expect("admitted to it");
-                if cell.len() * 2 >= cell.mailbox.capacity && !cell.short {
+                if cell.len() * 2 >= cell.mailbox.capacity && !cell.short && cell.overflow() == Overflow::HandBack {
                     self.mark_short(index, generation);
                 }
                 self.enqueue(envelope);
             }
             Err(reason) => {
+                if self.drops_newest((index, generation), reason) {
+                    return self.bury(envelope, Reason::Dropped);
+                }
                 if reason == Rejected::Full {
                     self.mark_short(index, generation);
                     if envelope.is_patient() {
@@ -294,7 +342,11 @@ impl ShardCore {
         None
     }
 
-    fn occupy(&mut self, index: u32, generation: u32, spawn: Spawn) {
+    fn occupy(&mut self, index: u32, generation: u32, mut spawn: Spawn) {
+        let policy = spawn.state.mailbox();
+        if let Some(capacity) = policy.own_capacity().filter(|_| spawn.capacity == self.mailbox_capacity) {
+            spawn.capacity = capacity;
+        }
         self.cells.grow_to(index);
         self.cells.occupy(index, generation, spawn.state, spawn.capacity, spawn.epoch);
         if let Some(parent) = spawn.parent {
@@ -304,6 +356,9 @@ impl ShardCore {
         let cell = self.cells.slot(index).expect("just occupied");
         cell.scheduled = true;
         let ready = cell.ready(index);
+        if policy != Mailbox::new() {
+            cell.adopt(policy);
+        }
         if spawn.identity.is_some() {
             let extra = cell.extra();
             extra.identity = spawn.identity;
@@ -320,14 +375,22 @@ impl ShardCore {
         key: &Key,
         epoch: EpochTag,
     ) -> Result<(u32, u32), Rejected> {
+        match &*self.link.engine().registry.types[position].workers {
+            [] => self.activate_key(position, key, epoch),
+            numbers => self.pick_worker(position, numbers, epoch),
+        }
+    }
+
+    /// The cell of the actor of this key, or of the worker of this number.
+    pub(super) fn activate_key(&mut self, position: usize, key: &Key, epoch: EpochTag) -> Result<(u32, u32), Rejected> {
         if let Some((index, generation)) = self.directory.get(position, key) {
             let cell = self.cells.get(index, generation).expect("directory entries are live");
             let passivating = cell.stop_reason() == Some(crate::actor::StopReason::Passivated);
-            let closing = cell.extra.as_ref().is_some_and(|extra| extra.closing);
-            if cell.conduct.life == Life::Stopping && passivating && !closing {
+            if cell.conduct.life == Life::Stopping && passivating && !cell.is_closing() {
                 // A message was faster than the passivation: the actor stays.
                 cell.conduct.begin(Life::Live);
                 cell.set_stop_reason(None);
+                self.directory.stays(position, (index, generation), self.now_ns, self.idle_at_ns(position));
             }
             return Ok((index, generation));
         }
@@ -337,13 +400,14 @@ impl ShardCore {
         let registered = &self.link.engine().registry.types[position];
         let spawn = Spawn {
             state: (registered.activate)(key.clone()),
-            capacity: registered.mailbox_capacity.unwrap_or(self.mailbox_capacity),
+            capacity: registered.settings.mailbox_capacity.unwrap_or(self.mailbox_capacity),
             identity: Some((position, key.clone())),
             epoch,
             parent: None,
         };
         let cell = self.spawn(spawn).map_err(|_| Rejected::Full)?;
-        self.directory.insert(position, key.clone(), cell);
+        self.directory.insert(position, key.clone(), cell, self.now_ns, self.idle_at_ns(position));
+        self.counters.activated += 1;
         Ok(cell)
     }
 

@@ -78,12 +78,8 @@ impl Shard {
         on_started: OnStarted,
     ) -> Self {
         let ready = vec![false; services.len()];
-        let cell = Box::new(ShardCell {
-            link: core.link,
-            core: CoreCell::new(core),
-            services: services.into_iter().map(RefCell::new).collect(),
-            transport: RefCell::new(transport),
-        });
+        let services = services.into_iter().map(RefCell::new).collect();
+        let cell = Box::new(ShardCell::new(core.link, CoreCell::new(core), services, RefCell::new(transport)));
         Self {
             cell,
             queues,
@@ -287,13 +283,9 @@ impl Shard {
 
     /// Timers and idle virtual actors.
     fn fire(&mut self, cell: &ShardCell, now_ns: u64) -> bool {
-        let mut any = false;
-        while let Some(due) = { cell.core.borrow_mut().timers.pop_due(now_ns) } {
-            any = true;
-            cell.fire(due, now_ns);
-        }
+        let any = cell.fire(now_ns);
         if now_ns >= cell.core.borrow().directory.next_sweep_ns {
-            cell.passivate_idle(now_ns);
+            cell.passivate_idle();
         }
         any
     }
@@ -446,6 +438,8 @@ impl Shard {
             fan_out_shared,
             fenced,
             missed_ticks,
+            activated,
+            passivated,
         } = core.counters;
         cell.link.counters.publish(&ShardStats {
             shard: cell.link.shard().get(),
@@ -466,6 +460,8 @@ impl Shard {
             fan_out_shared,
             fenced,
             missed_ticks,
+            activated,
+            passivated,
             actors: u64::from(core.cells.live()),
             asks: u64::from(core.replies.live()),
             timers: core.timers.len() as u64,
