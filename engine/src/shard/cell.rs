@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
 use crate::asking::cancel::Answering;
+use crate::asking::work::Attached;
 use crate::credit::Room;
 use crate::envelope::{Envelope, EpochTag, GENERATION_MAX, INDEX_BITS};
 use crate::error::Rejected;
@@ -53,6 +54,8 @@ pub(crate) struct CellExtra {
     pub(crate) async_slot: AsyncSlot,
     /// Whom the async handler that runs answers.
     pub(crate) answering: Answering,
+    /// Futures and streams that the actor waits for while it goes on.
+    pub(crate) work: Vec<Attached>,
     /// A suspension without a future, begun by `Context::suspend`.
     pub(crate) suspensions: u32,
     /// Room taken out of `capacity` for tokens that senders elsewhere hold or have spent on messages under way.
@@ -317,6 +320,17 @@ impl Cell {
         self.extra.as_ref().is_some_and(|extra| extra.suspensions > 0 || extra.async_slot.is_live())
     }
 
+    /// Whether futures or streams are attached to it.
+    pub(crate) fn has_work(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| !extra.work.is_empty())
+    }
+
+    /// Whether it has something to do, now or when somebody else is done; an attached stream may never end and does not count.
+    fn is_busy(&self) -> bool {
+        let waits_for = |extra: &CellExtra| extra.work.iter().any(|work| work.finite);
+        self.len() > 0 || self.conduct.suspended || self.extra.as_deref().is_some_and(waits_for)
+    }
+
     /// What a grant of credit depends on.
     pub(crate) fn room(&self) -> Room {
         let out = self.extra.as_ref().map_or(0, |extra| extra.credit_out);
@@ -528,7 +542,7 @@ impl CellTable {
 
     /// Whether no actor has a message, a future or a suspension. Looks at every cell.
     pub(crate) fn are_quiet(&self) -> bool {
-        self.all().all(|(_, cell)| cell.conduct.life == Life::Free || (cell.len() == 0 && !cell.conduct.suspended))
+        self.all().all(|(_, cell)| cell.conduct.life == Life::Free || !cell.is_busy())
     }
 
     /// All live actors.
