@@ -36,7 +36,7 @@ impl BlockingPool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a call would find room now; only more room can follow, as long as the caller is the one that asks.
+    /// Has a thread do it, now or later; it comes back when the queue is full.
     fn run(&'static self, job: Job) -> Result<(), Job> {
         let mut state = self.lock();
         if state.queue.len() >= BLOCKING_QUEUE {

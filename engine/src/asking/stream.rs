@@ -54,7 +54,6 @@ fn wake<T>(state: MutexGuard<'_, State<T>>, waker: Option<Waker>) {
 }
 
 /// A new stream of answers: the sending half stays with whoever makes the items, the other one is the reply.
-#[must_use]
 pub fn item_stream<T: Send + 'static>() -> (ItemSender<T>, ItemStream<T>) {
     let state = State {
         queue: VecDeque::new(),
