@@ -1,34 +1,52 @@
-//! Calls that block, beside an actor: they run on a small pool of threads, and what they return is a turn of the actor.
+//! Calls that take long, beside an actor: they run on a small pool of threads, and what they return is a turn of the actor.
 
 use shardstage::prelude::*;
 
-/// How many lines a file has.
-#[message(reply = Option<usize>)]
-struct Lines(&'static str);
+/// The n-th Fibonacci number, the slow way.
+#[message(reply = u64)]
+struct Fibonacci(u32);
+
+/// Stands for a library that blocks, and that has a bug.
+fn slow_library(n: u32) -> u64 {
+    assert!(n < 40, "{n} is too large");
+    if n < 2 { u64::from(n) } else { slow_library(n - 1) + slow_library(n - 2) }
+}
 
 #[derive(Default)]
-struct Files {
-    read: u32,
+struct Calculator {
+    done: u32,
 }
-impl Actor for Files {}
+impl Actor for Calculator {}
 
-impl DeferredHandler<Lines> for Files {
-    fn handle(&mut self, Lines(path): Lines, reply: Reply<Option<usize>>, cx: &mut Context<Self>) {
-        let started = cx.spawn_blocking(move || std::fs::read_to_string(path)).then(|this, text, _cx| {
-            this.read += 1;
-            // Twice: the call may have panicked, and the file may not be there.
-            reply.send(text.ok().and_then(Result::ok).map(|text| text.lines().count()));
+impl DeferredHandler<Fibonacci> for Calculator {
+    fn handle(&mut self, Fibonacci(n): Fibonacci, reply: Reply<u64>, cx: &mut Context<Self>) {
+        let started = cx.spawn_blocking(move || slow_library(n)).then(|this, number, _cx| {
+            this.done += 1;
+            match number {
+                Ok(number) => reply.send(number),
+                Err(panic) => reply.fail(AskError::Failed(panic)), // the call panicked, not the actor
+            }
         });
         if started.is_err() {
-            cx.stop(); // the pool is full, and the reply was dropped: the asker hears `Failed` at once
+            self.done += 1; // the pool is full, and the reply was dropped: the asker hears `Failed` at once
         }
+    }
+}
+
+#[message(reply = u32)]
+struct Done;
+
+impl Handler<Done> for Calculator {
+    fn handle(&mut self, _: Done, _cx: &mut Context<Self>) -> u32 {
+        self.done
     }
 }
 
 fn main() -> shardstage::Result<()> {
     let engine = Engine::start(Config::default())?;
-    let files = engine.spawn(Files::default)?;
-    assert_eq!(files.ask(Lines("/no/such/file")).wait()?, None);
-    assert!(files.ask(Lines(file!())).wait()?.is_none_or(|lines| lines > 10));
+    let calculator = engine.spawn(Calculator::default)?;
+    assert_eq!(calculator.ask(Fibonacci(20)).wait()?, 6765);
+    assert!(matches!(calculator.ask(Fibonacci(50)).wait(), Err(AskError::Failed(_))));
+    assert_eq!(calculator.ask(Done).wait()?, 2);
     engine.shutdown()
 }
