@@ -17,6 +17,7 @@ use crate::dead_letter::DeadLetterOffice;
 use crate::link::ShardLink;
 use crate::naming::NameTable;
 use crate::peers::Peers;
+use crate::placement::Loads;
 
 /// See the module's head.
 pub(crate) struct EngineLink {
@@ -30,6 +31,7 @@ pub(crate) struct EngineLink {
     pub(crate) peers: Peers,
     pub(crate) names: NameTable,
     pub(crate) blocking: BlockingPool,
+    pub(crate) loads: Loads,
     /// Receivers without room, by node.
     no_room: Box<[NoRoom]>,
 }
@@ -55,6 +57,7 @@ impl EngineLink {
             peers: Peers::default(),
             names: NameTable::default(),
             blocking: BlockingPool::default(),
+            loads: Loads::default(),
             no_room: (0..node_count).map(|_| NoRoom::new()).collect(),
         }));
         for shard in &link.shards {

@@ -32,6 +32,7 @@ mod fan_out;
 mod gate;
 #[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]
 pub mod host;
+pub mod introspect;
 mod key;
 mod latch;
 pub mod limits;
@@ -42,6 +43,7 @@ mod message;
 mod naming;
 mod parked;
 mod peers;
+mod placement;
 pub mod port;
 mod random;
 mod receive;
@@ -66,6 +68,7 @@ mod until;
 mod virtual_ref;
 mod waiting;
 mod waker;
+mod workers;
 
 pub use actor::{Actor, ArchivedHandler, AsyncHandler, BoxError, DeferredHandler, Handler, StopReason, VirtualActor};
 pub use actor_ref::{ActorId, ActorRef, Recipient};
@@ -77,7 +80,7 @@ pub use asking::blocking::{BlockingFull, PendingBlocking};
 pub use asking::cancel::{AskHandle, Cancelled};
 pub use asking::stream::{ItemError, ItemSender, ItemStream, item_stream};
 pub use behaviour::{Behaviours, StateTimeout};
-pub use blame::{Culprit, LongTurn, LongTurns};
+pub use blame::{Blamed, Culprit, LongTurn, LongTurns};
 pub use builder::EngineBuilder;
 pub use cluster::activity::Activity;
 pub use cluster::registry::TypeBuilder;
@@ -91,11 +94,13 @@ pub use error::{
     AskError, Error, Panicked, Rejected, Result, ShutdownError, SpawnError, StartError, TellError, Unknown,
 };
 pub use fan_out::{Audience, AudienceMember, FanOut, FanOutTarget, Shared};
+pub use introspect::{Introspect, Snapshot};
 pub use key::Key;
 pub use latch::Happening;
 pub use message::{Message, WireMessage, WireOps};
 pub use naming::{GetOrSpawnError, LookupError, NameWaitError, Named, PendingName, RegisterError, WhenNamed};
 pub use peers::PeerState;
+pub use placement::Placement;
 pub use receive::{Receive, kind};
 pub use reply::Reply;
 pub use sending::Sending;
@@ -105,6 +110,7 @@ pub use stash::StashFull;
 pub use stats::ShardStats;
 pub use timer::TimerId;
 pub use virtual_ref::VirtualRef;
+pub use workers::WorkerRef;
 
 /// What most programs need: `use shardstage::prelude::*;`.
 pub mod prelude {

@@ -195,7 +195,7 @@ impl<A: AsyncHandler<M>, M: Message> sealed::Sealed<M, kind::Async> for A {
             reply.send(value);
         };
         // SAFETY: the future borrows this actor's state only.
-        unsafe { delivery.shard.start_future((delivery.id.index(), delivery.id.generation()), delivery.reply, future) }
+        unsafe { delivery.shard.start_future(delivery, std::any::type_name::<M>, future) }
     }
 }
 
