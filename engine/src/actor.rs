@@ -9,6 +9,7 @@ use shardstage_codec::WireValue;
 use crate::cluster::settings::VirtualSettings;
 use crate::context::Context;
 use crate::message::{Message, WireMessage};
+use crate::policy::Mailbox;
 use crate::reply::Reply;
 
 /// An error of a user's hook.
@@ -29,14 +30,16 @@ pub enum StopReason {
     Panicked(String),
     /// The engine shut down.
     Shutdown,
+    /// It was [killed](crate::ActorRef::kill): no hook of it ran.
+    Killed,
     /// Its parent in the spawn tree stopped or was rebuilt, or ended this child for good.
     ParentStopped,
 }
 
 impl StopReason {
-    /// Whether it ended by a failure of its own, after which no hook of it runs.
+    /// Whether it ended by a failure of its own or was killed, after which no hook of it runs.
     pub(crate) fn is_failure(&self) -> bool {
-        matches!(self, Self::StartFailed(_) | Self::Panicked(_))
+        matches!(self, Self::StartFailed(_) | Self::Panicked(_) | Self::Killed)
     }
 }
 
@@ -44,6 +47,9 @@ impl StopReason {
 ///
 /// All hooks have empty defaults.
 pub trait Actor: Sized + 'static {
+    /// What its mailbox is like: how much it holds, what happens when it is full, in which order messages are handled.
+    const MAILBOX: Mailbox = Mailbox::new();
+
     /// Runs before the first message, after each rebuild too.
     ///
     /// # Errors
@@ -60,7 +66,8 @@ pub trait Actor: Sized + 'static {
     /// Runs once when the actor stops, after its children have gone and before its state is dropped. Not after a panic.
     fn stopped(&mut self, _reason: &StopReason, _cx: &mut Context<Self>) {}
 
-    /// An actor that this one watches has stopped.
+    /// An actor that this one watches has stopped. Runs ahead of all messages that users have sent, also of what the other actor
+    /// had sent before its end, and in the order of the ends; a suspended actor hears of them when it goes on.
     fn terminated(&mut self, _who: crate::actor_ref::ActorId, _reason: &StopReason, _cx: &mut Context<Self>) {}
 
     /// Runs when a suspension that [`Context::suspend`] began has ended, before the next message.

@@ -35,7 +35,7 @@ impl<A: Actor> Context<A> {
         self.spawn_box(ActorBox::new::<B, _>(Once(Some(factory))))
     }
 
-    fn spawn_box<B: Actor>(&self, state: ActorBox) -> Result<ActorRef<B>, SpawnError> {
+    pub(crate) fn spawn_box<B: Actor>(&self, state: ActorBox) -> Result<ActorRef<B>, SpawnError> {
         let mut core = self.shard_cell().core.borrow_mut();
         let capacity = core.mailbox_capacity;
         let parent = self.seat().index();

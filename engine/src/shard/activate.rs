@@ -3,11 +3,13 @@
 //! Invariant: an activation takes at most what was queued when it began, and at most its budget; the cell of a running actor
 //! says `scheduled`, so nothing can run it a second time. One of the few files with `unsafe`.
 
+pub(super) mod attend;
 pub(super) mod rigged;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::{Context as TaskContext, Poll, Waker};
 
+use self::attend::Attended;
 use super::actor_box::{ActorBox, BuildError};
 use super::cell::{Life, Midway};
 use super::{ShardCell, drop_contained};
@@ -192,10 +194,11 @@ impl ShardCell {
         (cell.state.take().expect("a running actor's state is in its cell"), running)
     }
 
-    /// Runs a signal, or drops a message that expired; then the share ends.
+    /// Drops a message that expired; then the share ends.
     #[cold]
     #[inline(never)]
     fn run_rare(&self, index: u32, what: Opened, handled: u32) -> u32 {
+        assert!(what != Opened::Signal, "notices have a lane of their own");
         let (mut state, running) = self.take_out(index);
         let envelope = {
             let mut core = self.core.borrow_mut();
@@ -210,15 +213,10 @@ impl ShardCell {
             }
             envelope
         };
-        if what == Opened::Signal {
-            let (who, why) = crate::signal::into_terminated(envelope);
-            self.contain(&mut state, running, |state, shard| state.terminated(who, &why, shard.seat(running)));
-        } else {
-            if let Opened::Expired(Some(address)) = what {
-                reply::answer_failure(self, address, AskError::Rejected(Rejected::Expired));
-            }
-            self.contain(&mut state, running, |_, _| drop(envelope));
+        if let Opened::Expired(Some(address)) = what {
+            reply::answer_failure(self, address, AskError::Rejected(Rejected::Expired));
         }
+        self.contain(&mut state, running, |_, _| drop(envelope));
         self.put_back(state, running);
         handled
     }
@@ -243,7 +241,8 @@ impl ShardCell {
     #[inline(never)]
     fn look_after(&self, index: u32) -> bool {
         let may = self.look_closer(index);
-        self.rigged(index, may)
+        let may = self.rigged(index, may);
+        self.attend(index, may)
     }
 
     fn look_closer(&self, index: u32) -> bool {
@@ -257,6 +256,7 @@ impl ShardCell {
             return false;
         }
         self.resume(&mut state, running);
+        self.take_notices(&mut state, running);
         self.step_work(&mut state, running);
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(index).expect("a running actor keeps its cell");
@@ -279,6 +279,23 @@ impl ShardCell {
         drop(core);
         self.put_back(state, running);
         false
+    }
+
+    /// Handles the notices of ends that wait for the actor, ahead of all messages of users.
+    fn take_notices(&self, state: &mut ActorBox, running: Running) {
+        loop {
+            let notice = {
+                let mut core = self.core.borrow_mut();
+                let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
+                if cell.conduct.suspended || !matches!(cell.conduct.life, Life::Live | Life::Draining) {
+                    return;
+                }
+                cell.extra.as_mut().and_then(|extra| extra.notices.pop_front())
+            };
+            let Some(notice) = notice else { return };
+            let (who, why) = crate::signal::into_terminated(notice);
+            self.contain(state, running, |state, shard| state.terminated(who, &why, shard.seat(running)));
+        }
     }
 
     /// Takes the state of an actor that is to do something else than to handle messages.
@@ -304,7 +321,7 @@ impl ShardCell {
         cell.state = Some(state);
         cell.mailbox.rest(&mut core_ref.pool);
         let drained = cell.conduct.life == Life::Draining && cell.len() == 0 && !cell.conduct.suspended;
-        if cell.conduct.life == Life::Stopping || drained {
+        if (cell.conduct.life == Life::Stopping && !cell.finishes_first()) || drained {
             drop(core);
             self.finish_stop(running.index);
             return;
@@ -360,7 +377,8 @@ impl ShardCell {
             }
             return;
         }
-        if cell.conduct.life == Life::Stopping || !std::mem::take(&mut cell.conduct.woken) {
+        let ends_now = cell.conduct.life == Life::Stopping && !cell.finishes_first();
+        if ends_now || !std::mem::take(&mut cell.conduct.woken) {
             return;
         }
         if cell.extra().async_slot.is_live() {
@@ -420,13 +438,11 @@ impl ShardCell {
 
     /// Replaces the state after a panic, keeping the mailbox; stops the actor where that is not possible.
     fn rebuild(&self, state: &mut ActorBox, running: Running, panic: &Panicked) {
-        let timers;
         {
             let mut core = self.core.borrow_mut();
             let core_ref = &mut *core;
             core_ref.counters.panics += 1;
             core_ref.replies.owner_has_gone();
-            timers = core_ref.timers.remove_owner(running.index, running.generation);
             let cell = core_ref.cells.slot(running.index).expect("a running actor keeps its cell");
             cell.incarnation = cell.incarnation.wrapping_add(1);
             cell.conduct.suspended = false;
@@ -435,6 +451,7 @@ impl ShardCell {
             cell.unstash(&mut core_ref.pool);
             if let Some(extra) = &mut cell.extra {
                 extra.suspensions = 0;
+                Attended::take_idle(&mut extra.attended);
                 let future = std::mem::take(&mut extra.async_slot);
                 let work = std::mem::take(&mut extra.work);
                 drop(core);
@@ -442,7 +459,7 @@ impl ShardCell {
                 drop_contained(work);
             }
         }
-        drop_contained(timers);
+        self.end_timers(running.index, false);
         if let Err(error) = state.build(self.seat(running)) {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
