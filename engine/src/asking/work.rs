@@ -14,7 +14,7 @@ use std::task::{Context as TaskContext, Poll, Wake, Waker};
 
 use crate::actor::Actor;
 use crate::context::{Context, Seat};
-use crate::shard::ShardCell;
+use crate::shard::{Cell, ShardCell};
 use crate::waker::ActorWaker;
 
 /// What an attached piece of work does when it is woken.
@@ -128,6 +128,19 @@ where
             then(actor, output, cx);
         }
         Poll::Ready(())
+    }
+}
+
+impl Cell {
+    /// Whether futures or streams are attached to it.
+    pub(crate) fn has_work(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| !extra.work.is_empty())
+    }
+
+    /// Whether it has something to do, now or when somebody else is done; an attached stream may never end and does not count.
+    pub(crate) fn is_busy(&self) -> bool {
+        let waits_for = |work: &[Attached]| work.iter().any(|work| work.finite);
+        self.len() > 0 || self.conduct.suspended || self.extra.as_ref().is_some_and(|extra| waits_for(&extra.work))
     }
 }
 

@@ -358,17 +358,6 @@ impl Cell {
         self.extra.as_ref().is_some_and(|extra| extra.suspensions > 0 || extra.async_slot.is_live())
     }
 
-    /// Whether futures or streams are attached to it.
-    pub(crate) fn has_work(&self) -> bool {
-        self.extra.as_ref().is_some_and(|extra| !extra.work.is_empty())
-    }
-
-    /// Whether it has something to do, now or when somebody else is done; an attached stream may never end and does not count.
-    fn is_busy(&self) -> bool {
-        let waits_for = |extra: &CellExtra| extra.work.iter().any(|work| work.finite);
-        self.len() > 0 || self.conduct.suspended || self.extra.as_deref().is_some_and(waits_for)
-    }
-
     /// Whether an actor that stops handles its current message to the end before: an async handler waits, and the stop is one
     /// that lets it.
     pub(crate) fn finishes_first(&self) -> bool {
