@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use shardstage_codec::NodeId;
 
+use crate::asking::blocking::BlockingPool;
 use crate::blame::LongTurnOffice;
 use crate::cluster::credit::NoRoom;
 use crate::cluster::placement::Placement;
@@ -32,6 +33,7 @@ pub(crate) struct EngineLink {
     pub(crate) long_turns: LongTurnOffice,
     pub(crate) peers: Peers,
     pub(crate) names: NameTable,
+    pub(crate) blocking: BlockingPool,
     pub(crate) loads: Loads,
     /// Receivers without room, by node.
     no_room: Box<[NoRoom]>,
@@ -69,6 +71,7 @@ impl EngineLink {
             long_turns: LongTurnOffice::new(),
             peers: Peers::default(),
             names: NameTable::default(),
+            blocking: BlockingPool::default(),
             loads: Loads::default(),
             no_room: (0..node_count).map(|_| NoRoom::new()).collect(),
         }));

@@ -114,6 +114,20 @@ pub const RANDOM_POOL_BYTES: usize = 512;
 
 const _: () = assert!(URING_FILE_OPERATIONS <= URING_ENTRIES as usize);
 const _: () = assert!(RANDOM_POOL_BYTES.is_multiple_of(8));
+/// Threads of one engine for calls that block, threads, at most: they wait for disks and sockets, not for cores.
+pub const BLOCKING_THREADS: usize = 8;
+
+/// Blocking calls that wait for a thread, calls: beyond that, waiting would only hide that the calls are too slow.
+pub const BLOCKING_QUEUE: usize = 256;
+
+/// How long a thread for blocking calls stays with nothing to do: longer than the pauses of a steady load.
+pub const BLOCKING_IDLE: Duration = Duration::from_secs(10);
+
+/// Items of an answer that are under way at once unless the asker says otherwise, items: as many as an actor handles at a time.
+pub const STREAM_CREDIT: usize = ACTIVATION_BUDGET as usize;
+
+const _: () = assert!(BLOCKING_THREADS > 0 && BLOCKING_QUEUE > 0 && STREAM_CREDIT > 0);
+
 /// Asks from other shards that a shard remembers as given up, asks, until their deadlines: for the handlers that hold their
 /// replies. One that is forgotten is worked on as if it were wanted. A few dozen bytes each.
 pub const FORSAKEN_KEPT: usize = 1024;

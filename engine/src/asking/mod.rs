@@ -4,5 +4,9 @@
 //! Invariant: all of it is slots in reply tables and messages like any other; an ask that uses none of it knows nothing of it.
 
 pub(crate) mod aggregate;
+pub(crate) mod attach;
+pub(crate) mod blocking;
 pub(crate) mod cancel;
 mod forward;
+pub(crate) mod stream;
+pub(crate) mod work;

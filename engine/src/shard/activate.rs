@@ -267,12 +267,25 @@ impl ShardCell {
         }
         self.resume(&mut state, running);
         self.take_notices(&mut state, running);
+        self.step_work(&mut state, running);
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(index).expect("a running actor keeps its cell");
+        // Work that goes on takes turns with the messages.
+        let again = cell.len() > 0 && cell.has_work() && std::mem::take(&mut cell.conduct.woken);
         if cell.takes_messages() && cell.len() > 0 {
             cell.state = Some(state);
-            return true;
+            if !again {
+                return true;
+            }
+            let ready = cell.ready(index);
+            drop(core);
+            if let Some(share) = self.begin(ready) {
+                self.run(ready, share);
+            }
+            self.core.borrow_mut().wake(index, running.generation);
+            return false;
         }
+        cell.conduct.woken |= again;
         drop(core);
         self.put_back(state, running);
         false
@@ -392,6 +405,22 @@ impl ShardCell {
         }
     }
 
+    /// Goes on with what is attached to the actor, unless a future of its own has its state.
+    fn step_work(&self, state: &mut ActorBox, running: Running) {
+        {
+            let mut core = self.core.borrow_mut();
+            let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
+            if !cell.takes_messages() || !cell.has_work() {
+                return;
+            }
+        }
+        self.contain(state, running, |state, shard| {
+            let (state, seat) = (state.state_ptr(), shard.seat(running));
+            // SAFETY: the state is built, since its actor takes messages; it is out of its cell, so nobody else uses it.
+            unsafe { shard.step_all(state, seat) }
+        });
+    }
+
     /// Runs a hook and contains its panic.
     fn contain(&self, state: &mut ActorBox, running: Running, user_code: impl FnOnce(&mut ActorBox, &Self)) {
         self.link.blame.runs_none();
@@ -434,8 +463,10 @@ impl ShardCell {
                 extra.suspensions = 0;
                 Attended::take_idle(&mut extra.attended);
                 let future = std::mem::take(&mut extra.async_slot);
+                let work = std::mem::take(&mut extra.work);
                 drop(core);
-                drop(catch_unwind(AssertUnwindSafe(|| drop(future))));
+                drop_contained(future);
+                drop_contained(work);
             }
         }
         self.end_timers(running.index, false);

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
 use crate::asking::cancel::Answering;
+use crate::asking::work::Attached;
 use crate::credit::Room;
 use crate::envelope::{Envelope, EpochTag, GENERATION_MAX, INDEX_BITS};
 use crate::error::Rejected;
@@ -60,6 +61,8 @@ pub(crate) struct CellExtra {
     pub(crate) attended: Option<Box<Attended>>,
     /// Whom the async handler that runs answers.
     pub(crate) answering: Answering,
+    /// Futures and streams that the actor waits for while it goes on.
+    pub(crate) work: Vec<Attached>,
     /// What happens to a message that finds the mailbox full.
     pub(crate) overflow: Overflow,
     /// A suspension without a future, begun by `Context::suspend`.
@@ -583,7 +586,7 @@ impl CellTable {
 
     /// Whether no actor has a message, a future or a suspension. Looks at every cell.
     pub(crate) fn are_quiet(&self) -> bool {
-        self.all().all(|(_, cell)| cell.conduct.life == Life::Free || (cell.len() == 0 && !cell.conduct.suspended))
+        self.all().all(|(_, cell)| cell.conduct.life == Life::Free || !cell.is_busy())
     }
 
     /// All live actors.

@@ -51,6 +51,7 @@ fn is_free(cell: &Cell) -> bool {
         && !cell.conduct.suspended
         && cell.len() == 0
         && cell.stashed() == 0
+        && !cell.has_work()
 }
 
 impl ShardCore {

@@ -91,10 +91,11 @@ impl ShardCell {
         let future = {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(id.index()).expect("a stopping actor keeps its cell");
-            cell.extra.as_mut().map(|extra| std::mem::take(&mut extra.async_slot))
+            cell.extra.as_mut().map(|extra| (std::mem::take(&mut extra.async_slot), std::mem::take(&mut extra.work)))
         };
-        if let Some(future) = future {
+        if let Some((future, work)) = future {
             super::drop_contained(future);
+            super::drop_contained(work);
         }
         let reason = self.stop_reason(id);
         if !reason.is_failure() {
