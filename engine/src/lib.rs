@@ -59,6 +59,7 @@ mod signal;
 pub mod sim;
 mod stash;
 mod stats;
+mod supervision;
 mod sync;
 pub mod testkit;
 mod timer;
@@ -96,6 +97,7 @@ pub use shardstage_codec::{Epoch, GroupId, NodeId, ShardId, Slot};
 pub use shardstage_macros::{message, wire};
 pub use stash::StashFull;
 pub use stats::ShardStats;
+pub use supervision::{Backoff, ChildSpec, Directive, Failure, FailureKind, Restart, Supervision};
 pub use timer::TimerId;
 pub use virtual_ref::VirtualRef;
 

@@ -24,6 +24,8 @@ pub(crate) struct Period {
 pub(crate) enum Body {
     Once(Envelope),
     Every(Period),
+    /// The end of a supervisor's wait before it restarts its owner, or its owner's children.
+    Restart,
 }
 
 /// Whose timer it is: index, generation, and incarnation, which a rebuild raises.
@@ -162,7 +164,7 @@ mod tests {
     fn number(body: &Body) -> u64 {
         match body {
             Body::Every(period) => period.period_ns,
-            Body::Once(_) => unreachable!("not made in this test"),
+            Body::Once(_) | Body::Restart => unreachable!("not made in this test"),
         }
     }
 

@@ -20,6 +20,7 @@ use crate::key::Key;
 use crate::latch::LatchGuard;
 use crate::limits::CELLS_SKIPPED;
 use crate::run_queue::{Ready, RunQueue};
+use crate::supervision::{ChildSpec, Recovery, Step, Supervisor, Window};
 
 use super::actor_box::ActorBox;
 use super::async_slot::AsyncSlot;
@@ -50,12 +51,24 @@ pub(crate) struct CellExtra {
     pub(crate) watchers: Vec<ActorId>,
     /// The room of a suspended async handler.
     pub(crate) async_slot: AsyncSlot,
+    /// What the suspended future handles.
+    pub(crate) doing: Option<super::Doing>,
     /// A suspension without a future, begun by `Context::suspend`.
     pub(crate) suspensions: u32,
     /// Room taken out of `capacity` for tokens that senders elsewhere hold or have spent on messages under way.
     pub(crate) credit_out: u32,
     /// Why the actor is stopping, where that takes words.
     stop_reason: Option<StopReason>,
+    /// How its supervisor looks after it.
+    pub(crate) spec: ChildSpec,
+    /// When it was restarted lately.
+    pub(crate) window: Window,
+    /// How it looks after its children, if it said so.
+    pub(crate) supervisor: Option<Box<Supervisor>>,
+    /// It is on its way from one state to the next.
+    pub(crate) recovery: Option<Recovery>,
+    /// It is to drain once it has started again.
+    pub(crate) drains: bool,
     /// It has begun to stop and waits for its children.
     pub(crate) closing: bool,
     /// Messages that the actor has put aside; `None` when there are none.
@@ -134,6 +147,7 @@ enum Why {
     Passivated,
     Shutdown,
     ParentStopped,
+    Restarting,
     /// [`CellExtra`] has the words.
     InWords,
 }
@@ -210,6 +224,7 @@ impl Cell {
             Some(StopReason::Passivated) => Why::Passivated,
             Some(StopReason::Shutdown) => Why::Shutdown,
             Some(StopReason::ParentStopped) => Why::ParentStopped,
+            Some(StopReason::Restarting) => Why::Restarting,
             Some(StopReason::StartFailed(_) | StopReason::Panicked(_)) => {
                 self.extra().stop_reason = reason;
                 Why::InWords
@@ -226,6 +241,7 @@ impl Cell {
             Why::Passivated => Some(StopReason::Passivated),
             Why::Shutdown => Some(StopReason::Shutdown),
             Why::ParentStopped => Some(StopReason::ParentStopped),
+            Why::Restarting => Some(StopReason::Restarting),
             Why::InWords => self.extra.as_ref().and_then(|extra| extra.stop_reason.clone()),
         }
     }
@@ -307,9 +323,12 @@ impl Cell {
         matches!(self.conduct.life, Life::Live | Life::New)
     }
 
-    /// Whether a future or a suspension keeps the actor from its messages.
+    /// Whether a future, a suspension or a restart under way keeps the actor from its messages.
     pub(crate) fn waits(&self) -> bool {
-        self.extra.as_ref().is_some_and(|extra| extra.suspensions > 0 || extra.async_slot.is_live())
+        self.extra.as_ref().is_some_and(|extra| {
+            let is_down = extra.recovery.as_ref().is_some_and(|recovery| recovery.step != Step::Ready);
+            extra.suspensions > 0 || extra.async_slot.is_live() || is_down
+        })
     }
 
     /// What a grant of credit depends on.
@@ -511,9 +530,14 @@ impl CellTable {
         live.collect()
     }
 
-    /// Whether no actor has a message, a future or a suspension. Looks at every cell.
+    /// Whether no actor has a message, a future or a suspension; one that waits for its restart may have. Looks at every cell.
     pub(crate) fn are_quiet(&self) -> bool {
-        self.all().all(|(_, cell)| cell.conduct.life == Life::Free || (cell.len() == 0 && !cell.conduct.suspended))
+        let is_quiet = |cell: &Cell| match cell.conduct.life {
+            Life::Free => true,
+            Life::New if cell.conduct.suspended => true,
+            _ => cell.len() == 0 && !cell.conduct.suspended,
+        };
+        self.all().all(|(_, cell)| is_quiet(cell))
     }
 
     /// All live actors.

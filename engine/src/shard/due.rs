@@ -22,6 +22,7 @@ impl ShardCell {
         let mut period = match body {
             Body::Once(envelope) => return self.core.borrow_mut().push_reserved(envelope),
             Body::Every(period) => period,
+            Body::Restart => return self.restart_is_due(owner),
         };
         let mut missed = (now_ns - at_ns) / period.period_ns;
         let next_ns = at_ns.saturating_add((missed + 1).saturating_mul(period.period_ns));

@@ -21,6 +21,7 @@ pub(crate) mod turn;
 use std::cell::{Cell as StdCell, RefCell};
 use std::ptr::NonNull;
 
+pub(crate) use self::activate::Doing;
 pub(crate) use self::activate::rigged::{Fault, Rig};
 pub(crate) use self::actor_box::{ActorBox, Again, Once};
 pub(crate) use self::cell::{CELLS_MAX, Cell, Life, foreign_index};
