@@ -10,6 +10,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use crate::actor_ref::ActorId;
+use crate::asking::cancel::give_up;
 use crate::engine_link::EngineLink;
 use crate::envelope::VTable;
 use crate::error::{AskError, Rejected, Unknown};
@@ -18,7 +19,7 @@ use crate::link::ShardLink;
 use crate::message::Message;
 use crate::reply::{ForeignReply, NewSlot, ReplyAddress, ReplyOps, Waiter};
 use crate::route;
-use crate::shard::{ShardCell, assert_not_on_a_shard, current, drop_contained};
+use crate::shard::{ShardCell, assert_not_on_a_shard, current};
 use crate::until::Until;
 use crate::virtual_ref::VirtualId;
 
@@ -49,17 +50,20 @@ pub(crate) struct Question<M: Message> {
 
 enum State<M: Message> {
     Unsent(Question<M>),
-    /// Waits in the reply table of the shard that polls this future.
-    OnShard(ReplyAddress, &'static ShardLink),
+    /// Waits in the reply table of the shard that polls this future; the target is told when that ends early.
+    OnShard(ReplyAddress, &'static ShardLink, Target),
     /// Waits outside the shards.
-    Outside(Arc<ForeignReply<M::Reply>>),
+    Outside(Arc<ForeignReply<M::Reply>>, Target),
     Done,
 }
 
 /// A question on its way: a future of the reply.
 ///
 /// # Cancel safety
-/// Dropping it before the first poll sends nothing. Dropping it later gives the reply up; the message may still be handled.
+/// Dropping it before the first poll sends nothing. Dropping it later gives the reply up, and the receiver's shard is told: a
+/// message that waits there is dropped before work, and counted ([`ShardStats::cancelled`](crate::ShardStats::cancelled)); a
+/// handler that works on the answer can see it by [`Reply::is_wanted`](crate::Reply::is_wanted) or
+/// [`Context::cancelled`](crate::Context::cancelled). Another node is not told. Dropping one that was answered costs nothing.
 ///
 /// # Panics
 /// When it was first polled inside a handler and then moved to another shard or thread and polled there.
@@ -105,7 +109,8 @@ impl<M: Message> Ask<M> {
         }
         let until = Until::after(question.ttl);
         let reply = ForeignReply::<M::Reply>::new(ReplyOps::of::<M>());
-        route::ask_from_outside(question, Arc::clone(&reply));
+        let Question { target, vtable, message, ttl } = question;
+        route::ask_from_outside(&target, (vtable, message, ttl), Arc::clone(&reply));
         loop {
             if let Some(value) = reply.try_take() {
                 return value;
@@ -136,8 +141,9 @@ impl<M: Message> Ask<M> {
             Ok(refused) => refused.map(AskError::Rejected),
             Err(question) => {
                 let reply = ForeignReply::<M::Reply>::new(ReplyOps::of::<M>());
-                route::ask_from_outside(question, Arc::clone(&reply));
-                self.state = State::Outside(reply);
+                let Question { target, vtable, message, ttl } = question;
+                route::ask_from_outside(&target, (vtable, message, ttl), Arc::clone(&reply));
+                self.state = State::Outside(reply, target);
                 None
             }
         }
@@ -158,9 +164,10 @@ impl<M: Message> Ask<M> {
             group: None,
             incarnation: 0,
         };
-        match route::ask_from_shard(shard, question, slot) {
+        let Question { target, vtable, message, ttl } = question;
+        match route::ask_from_shard(shard, &target, (vtable, message, ttl), slot) {
             Ok(address) => {
-                self.state = State::OnShard(address, shard.link);
+                self.state = State::OnShard(address, shard.link, target);
                 None
             }
             Err((reason, _slot)) => Some(reason),
@@ -200,11 +207,11 @@ impl<M: Message> Future for Ask<M> {
             }
         }
         match &self.state {
-            State::OnShard(address, link) => {
+            State::OnShard(address, link, _) => {
                 let (address, link) = (*address, *link);
                 self.poll_on_shard(address, link, cx)
             }
-            State::Outside(reply) => {
+            State::Outside(reply, _) => {
                 let polled = reply.poll(cx);
                 if polled.is_ready() {
                     self.state = State::Done;
@@ -218,19 +225,14 @@ impl<M: Message> Future for Ask<M> {
 
 impl<M: Message> Drop for Ask<M> {
     fn drop(&mut self) {
-        match &self.state {
-            State::OnShard(address, link) => {
-                let (address, link) = (*address, *link);
-                let free = move |shard: &ShardCell| {
-                    let freed = shard.core.borrow_mut().replies.cancel(address);
-                    drop_contained(freed);
-                };
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::OnShard(address, link, target) => {
                 current(|shard| match shard {
-                    Some(shard) if std::ptr::eq(shard.link, link) => free(shard),
-                    _ => link.run(Box::new(free)),
+                    Some(shard) if std::ptr::eq(shard.link, link) => give_up(shard, address, &target),
+                    _ => link.run(Box::new(move |shard| give_up(shard, address, &target))),
                 });
             }
-            State::Outside(reply) => reply.abandon(),
+            State::Outside(reply, target) => reply.give_up(target),
             State::Unsent(_) | State::Done => {}
         }
     }
@@ -240,7 +242,7 @@ impl<M: Message> std::fmt::Debug for Ask<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let state = match &self.state {
             State::Unsent(_) => "not sent",
-            State::OnShard(..) | State::Outside(_) => "waiting",
+            State::OnShard(..) | State::Outside(..) => "waiting",
             State::Done => "done",
         };
         write!(f, "Ask<{}>({state})", std::any::type_name::<M>())

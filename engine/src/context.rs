@@ -469,7 +469,8 @@ impl<'a, A: Actor, M: Message> PendingAsk<'a, A, M> {
             incarnation,
         };
         let sent = if crate::route::is_home(shard, &question.target) {
-            crate::route::ask_from_shard(shard, question, slot)
+            let Question { target, vtable, message, ttl } = question;
+            crate::route::ask_from_shard(shard, &target, (vtable, message, ttl), slot)
         } else {
             Err((crate::error::Rejected::Unavailable, slot))
         };

@@ -22,7 +22,7 @@ use std::ptr::{self, NonNull};
 
 use shardstage_codec::{Epoch, NodeId};
 
-use crate::context_block::ContextBlock;
+use crate::context_block::{Asker, ContextBlock};
 use crate::credit::Credit;
 use crate::error::{AskError, Rejected};
 use crate::reply::ReplyAddress;
@@ -47,6 +47,9 @@ const FLAG_PATIENT: usize = 0b1_0000;
 const FLAG_MASK: usize = 0b11_1111;
 const EPOCH_SHIFT: u32 = 48;
 const POINTER_MASK: usize = ((1 << EPOCH_SHIFT) - 1) & !FLAG_MASK;
+
+/// The deadline of a message whose asker has given up: long over, and before any that an ask has.
+pub(crate) const GIVEN_UP_NS: u64 = 1;
 
 /// The low 16 bits of a group epoch: equal tags within a message's lifetime mean equal epochs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -451,6 +454,30 @@ impl Envelope {
         }
         // SAFETY: the flag is set by `set_deadline` only, which wrote this word.
         Some(unsafe { self.payload[INLINE_BYTES / 8 - 1].assume_init() })
+    }
+
+    /// Has the message dropped before work, if it is the ask whose answer goes to `address`, because nobody waits any more.
+    /// Returns whether it is.
+    pub(crate) fn give_up(&mut self, address: ReplyAddress) -> bool {
+        let head = self.head.addr().get();
+        if head & META_MASK == META_REPLY && self.meta == address.0.word() {
+            if head & FLAG_DEADLINE != 0 {
+                self.set_deadline(GIVEN_UP_NS);
+            }
+            return true;
+        }
+        if head & META_MASK != META_CONTEXT {
+            return false;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "an address")]
+        let context = ptr::with_exposed_provenance_mut::<ContextBlock>(self.meta as usize);
+        // SAFETY: the kind bits say that the word is a box's raw pointer, which this envelope owns.
+        let context = unsafe { &mut *context };
+        let found = matches!(context.asker, Asker::Slot(asker) if asker == address);
+        if found {
+            context.deadline_ns = GIVEN_UP_NS;
+        }
+        found
     }
 
     /// Marks a waiting sender's message.

@@ -114,6 +114,10 @@ pub const RANDOM_POOL_BYTES: usize = 512;
 
 const _: () = assert!(URING_FILE_OPERATIONS <= URING_ENTRIES as usize);
 const _: () = assert!(RANDOM_POOL_BYTES.is_multiple_of(8));
+/// Asks from other shards that a shard remembers as given up, asks, until their deadlines: for the handlers that hold their
+/// replies. One that is forgotten is worked on as if it were wanted. A few dozen bytes each.
+pub const FORSAKEN_KEPT: usize = 1024;
+
 /// Messages that one actor handles before the next one runs, messages: an activation longer than this gained nothing
 /// (4.6 ns a message at 256, 4.9 at 32).
 pub const ACTIVATION_BUDGET: u32 = 64;

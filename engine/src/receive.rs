@@ -197,7 +197,10 @@ impl<A: AsyncHandler<M>, M: Message> sealed::Sealed<M, kind::Async> for A {
             reply.send(value);
         };
         // SAFETY: the future borrows this actor's state only.
-        unsafe { delivery.shard.start_future(delivery.id.index(), delivery.id.generation(), doing, future) }
+        unsafe {
+            let id = (delivery.id.index(), delivery.id.generation());
+            delivery.shard.start_future(id, doing, delivery.reply, future);
+        }
     }
 }
 

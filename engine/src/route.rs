@@ -26,12 +26,12 @@ use crate::virtual_ref::VirtualId;
 use crate::waiting::Whom;
 
 /// Where a virtual actor lives now.
-enum Place {
+pub(crate) enum Place {
     Shard(u16),
     Node(NodeId),
 }
 
-fn place(id: &VirtualId) -> Place {
+pub(crate) fn place(id: &VirtualId) -> Place {
     let owner = id.engine.placement.owner(id.slot.group());
     if owner == id.engine.me() { Place::Shard(shard_of(id.slot, id.engine.shard_count())) } else { Place::Node(owner) }
 }
@@ -287,12 +287,12 @@ fn give_back_virtual(id: &VirtualId, to: u16, position: usize, credit: Credit) {
 /// Asks from a shard; the slot comes back if the message was refused.
 pub(crate) fn ask_from_shard<M: Message>(
     shard: &ShardCell,
-    question: Question<M>,
+    target: &Target,
+    (vtable, message, ttl): (&'static VTable, M, Duration),
     mut slot: NewSlot,
 ) -> Result<ReplyAddress, (Rejected, NewSlot)> {
     let now_ns = shard.core.borrow().now_ns;
-    slot.deadline_ns = deadline_ns(now_ns, question.ttl);
-    let Question { target, vtable, message, ttl } = question;
+    slot.deadline_ns = deadline_ns(now_ns, ttl);
     match target {
         Target::Actor(id) if std::ptr::eq(id.link(), shard.link) => {
             ask_here(shard, (id.index(), id.generation()), EpochTag::BY_GENERATION, vtable, message, slot)
@@ -315,8 +315,8 @@ pub(crate) fn ask_from_shard<M: Message>(
             let Some(position) = id.position else { return Err((Rejected::NoHandler, slot)) };
             slot.group = Some(id.slot.group());
             let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
-            match place(&id) {
-                Place::Node(peer) => ask_node(shard, &id, peer, ttl, &message, slot),
+            match place(id) {
+                Place::Node(peer) => ask_node(shard, id, peer, ttl, &message, slot),
                 Place::Shard(to) if to == shard.link.shard().get() => {
                     let activated = shard.core.borrow_mut().activate_virtual(position, &id.key, epoch);
                     match activated {
@@ -325,7 +325,7 @@ pub(crate) fn ask_from_shard<M: Message>(
                     }
                 }
                 Place::Shard(to) => {
-                    let target = Some(target_of(&id, position));
+                    let target = Some(target_of(id, position));
                     ask_other_shard(shard, to, id.credit, (0, 0), target, epoch, vtable, message, slot)
                 }
             }
@@ -498,8 +498,11 @@ fn encode_outside<M: Message>(
 }
 
 /// Asks from a thread or task outside the shards of the target's engine; every refusal arrives as the answer.
-pub(crate) fn ask_from_outside<M: Message>(question: Question<M>, reply: Arc<ForeignReply<M::Reply>>) {
-    let Question { target, vtable, message, ttl } = question;
+pub(crate) fn ask_from_outside<M: Message>(
+    target: &Target,
+    (vtable, message, ttl): (&'static VTable, M, Duration),
+    reply: Arc<ForeignReply<M::Reply>>,
+) {
     let ttl_ns = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
     let asker: Arc<dyn ForeignAsker> = reply.clone();
     let refuse = |reason| reply.fail(AskError::Rejected(reason));
@@ -511,23 +514,23 @@ pub(crate) fn ask_from_outside<M: Message>(question: Question<M>, reply: Arc<For
             let cell = (id.index(), id.generation());
             let mut envelope = wrap(cell, vtable, EpochTag::BY_GENERATION, meta, message);
             envelope.set_credit(credit);
-            id.link().inject(envelope).inspect_err(|_| give_back(id, credit.tokens()))
+            id.link().inject(envelope).inspect_err(|_| give_back(*id, credit.tokens()))
         }
         Target::Virtual(id) => {
             let Some(position) = id.position else { return refuse(Rejected::NoHandler) };
             let to = shard_of(id.slot, id.engine.shard_count());
-            match place(&id) {
+            match place(id) {
                 Place::Shard(_) => {
                     let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));
                     let Ok(credit) = id.engine.link(to).take_credit(id.credit) else { return refuse(Rejected::Full) };
-                    let context = context(Some(target_of(&id, position)));
+                    let context = context(Some(target_of(id, position)));
                     let meta = Meta::Context(id.engine.link(to).contexts.make(context));
                     let mut envelope = wrap((0, 0), vtable, epoch, meta, message);
                     envelope.set_credit(credit);
                     let sent = id.engine.link(to).inject(envelope);
-                    sent.inspect_err(|_| give_back_virtual(&id, to, position, credit))
+                    sent.inspect_err(|_| give_back_virtual(id, to, position, credit))
                 }
-                Place::Node(peer) => match encode_outside(&id, peer, FrameKind::Ask, ttl, &message) {
+                Place::Node(peer) => match encode_outside(id, peer, FrameKind::Ask, ttl, &message) {
                     Ok(mut send) => {
                         send.asker = Some(asker.clone());
                         send.ttl_ns = ttl_ns;

@@ -123,6 +123,7 @@ impl ShardSeed {
             draining: false,
             deferred: Vec::new(),
             orphans: Vec::new(),
+            forsaken: crate::asking::cancel::Forsaken::default(),
             asked_until_ns: 0,
             rigs: Vec::new(),
         };

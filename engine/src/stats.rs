@@ -58,6 +58,9 @@ counters! {
     panics,
     /// Messages dropped before work because their deadline had passed.
     expired,
+    /// Messages dropped before work because nobody waited for their answer any more: the asker had dropped its ask, or had been
+    /// told that its deadline was over.
+    cancelled,
     /// Messages sent to other shards of this engine.
     ring_sent,
     /// Messages received from other shards of this engine.

@@ -50,7 +50,8 @@ where
         group: None,
         incarnation: 0,
     };
-    match route::ask_from_shard(shard, question, slot) {
+    let Question { target, vtable, message, ttl } = question;
+    match route::ask_from_shard(shard, &target, (vtable, message, ttl), slot) {
         Ok(address) => Some(address),
         Err((reason, slot)) => {
             let closure = slot.closure.expect("it came back as it was given");

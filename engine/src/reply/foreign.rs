@@ -10,6 +10,8 @@ use shardstage_codec::GroupId;
 
 use super::table::NewSlot;
 use super::{ReplyAddress, ReplyOps, Waiter};
+use crate::ask::Target;
+use crate::asking::cancel::give_up;
 use crate::erased::Erased;
 use crate::error::{AskError, Panicked, Rejected};
 use crate::link::ShardLink;
@@ -94,12 +96,21 @@ impl<R: Send + 'static> ForeignReply<R> {
 
     /// Nobody waits any more: frees the slot, if the shard has made it.
     pub(crate) fn abandon(&self) {
+        self.end(|shard, address| {
+            let freed = shard.core.borrow_mut().replies.cancel(address);
+            drop_contained(freed);
+        });
+    }
+
+    /// The same, and tells whoever works on the answer.
+    pub(crate) fn give_up(&self, target: Target) {
+        self.end(move |shard, address| give_up(shard, address, &target));
+    }
+
+    fn end(&self, free: impl FnOnce(&ShardCell, ReplyAddress) + Send + 'static) {
         let state = std::mem::replace(&mut *self.lock(), State::Taken);
         if let State::Waiting { slot: Some((link, address)), .. } = state {
-            link.run(Box::new(move |shard| {
-                let freed = shard.core.borrow_mut().replies.cancel(address);
-                drop_contained(freed);
-            }));
+            link.run(Box::new(move |shard| free(shard, address)));
         }
     }
 
@@ -129,9 +140,15 @@ impl<R: Send + 'static> ForeignAsker for ForeignReply<R> {
             incarnation: 0,
         };
         let address = shard.core.borrow_mut().replies.insert(new).map_err(|(reason, _)| reason)?;
-        if let State::Waiting { slot, .. } = &mut *self.lock() {
+        let mut state = self.lock();
+        if let State::Waiting { slot, .. } = &mut *state {
             *slot = Some((shard.link, address));
+            return Ok(address);
         }
+        drop(state);
+        // Given up, or over, before it arrived: the message finds no slot and is dropped before work.
+        let freed = shard.core.borrow_mut().replies.cancel(address);
+        drop_contained(freed);
         Ok(address)
     }
 

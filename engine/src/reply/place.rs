@@ -53,7 +53,8 @@ impl<R: Send + 'static> Reply<R> {
                     if address.0.shard() == shard.link.shard().get() {
                         return Some(core.replies.waiting(address).is_some());
                     }
-                    Some(self.until_ns == 0 || self.until_ns > core.now_ns)
+                    let forsaken = std::ptr::eq(shard.link, self.home) && core.forsaken.has(address);
+                    Some(!forsaken && (self.until_ns == 0 || self.until_ns > core.now_ns))
                 })
                 .unwrap_or(true)
     }

@@ -15,7 +15,7 @@ use super::cell::Life;
 use super::{ShardCell, drop_contained};
 use crate::actor::StopReason;
 use crate::context_block::Asker;
-use crate::envelope::{CellId, Class, Delivery, Envelope, Front, Meta, PackedAddress, VTable};
+use crate::envelope::{CellId, Class, Delivery, Envelope, Front, GIVEN_UP_NS, Meta, PackedAddress, VTable};
 use crate::error::{AskError, Panicked, Rejected};
 use crate::limits::ACTIVATION_BUDGET;
 use crate::reply::{self, ReplyAddress};
@@ -140,7 +140,7 @@ impl ShardCell {
             Meta::None => (None, None, 0),
             Meta::Sender(sender) => (Some(sender), None, 0),
             Meta::Reply(address) => {
-                let own = || core.replies.deadline_ns(address).unwrap_or(0);
+                let own = || core.replies.deadline_ns(address).unwrap_or(GIVEN_UP_NS);
                 (None, Some(address), envelope.deadline_ns().unwrap_or_else(own))
             }
             Meta::Context(context) => {
@@ -205,9 +205,14 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let core = &mut *core;
             core.counters.handled += u64::from(handled);
-            core.counters.expired += u64::from(matches!(what, Opened::Expired(_)));
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
-            cell.mailbox.pop(&mut core.pool).expect("it is at the front")
+            let envelope = cell.mailbox.pop(&mut core.pool).expect("it is at the front");
+            if let Opened::Expired(reply) = what {
+                let given_up = core.has_given_up(&envelope, reply);
+                core.counters.cancelled += u64::from(given_up);
+                core.counters.expired += u64::from(!given_up);
+            }
+            envelope
         };
         if what == Opened::Signal {
             match crate::signal::open(envelope) {
@@ -418,20 +423,21 @@ impl ShardCell {
         }
     }
 
-    /// Starts an async handler: polls it at once and keeps it only if it waits.
+    /// Starts an async handler, which answers at `reply`: polls it at once and keeps it only if it waits.
     ///
     /// # Safety
     /// The future borrows the state of the actor at (`index`, `generation`) and nothing shorter-lived.
     pub(crate) unsafe fn start_future<F: Future<Output = ()>>(
         &self,
-        index: u32,
-        generation: u32,
+        (index, generation): (u32, u32),
         doing: Doing,
+        reply: Option<ReplyAddress>,
         future: F,
     ) {
         let (mut slot, waker) = {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(index).expect("a running actor keeps its cell");
+            cell.extra().answering.begin(reply);
             let mut slot = std::mem::take(&mut cell.extra().async_slot);
             let waker = slot.waker(|| Waker::from(ActorWaker::of(self.link, index, generation)));
             (slot, waker)

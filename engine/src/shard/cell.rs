@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
+use crate::asking::cancel::Answering;
 use crate::credit::Room;
 use crate::envelope::{Envelope, EpochTag, GENERATION_MAX, INDEX_BITS};
 use crate::error::Rejected;
@@ -53,6 +54,8 @@ pub(crate) struct CellExtra {
     pub(crate) async_slot: AsyncSlot,
     /// What the suspended future handles.
     pub(crate) doing: Option<super::Doing>,
+    /// Whom the async handler that runs answers.
+    pub(crate) answering: Answering,
     /// A suspension without a future, begun by `Context::suspend`.
     pub(crate) suspensions: u32,
     /// Room taken out of `capacity` for tokens that senders elsewhere hold or have spent on messages under way.

@@ -49,6 +49,7 @@ pub(crate) struct Counters {
     pub(crate) parks: u64,
     pub(crate) panics: u64,
     pub(crate) expired: u64,
+    pub(crate) cancelled: u64,
     pub(crate) ring_sent: u64,
     pub(crate) ring_received: u64,
     pub(crate) frames_sent: u64,
@@ -96,6 +97,8 @@ pub(crate) struct ShardCore {
     pub(crate) deferred: Vec<SystemOp>,
     /// Asks whose `Reply` was dropped by a panic that is still on its way up.
     pub(crate) orphans: Vec<ReplyAddress>,
+    /// Asks from other shards whose asker has given up.
+    pub(crate) forsaken: crate::asking::cancel::Forsaken,
     /// When the asker of the last message with a context block gives up; for its handler's `Reply`.
     pub(crate) asked_until_ns: u64,
     /// Faults that a test has planted; looked at for actors that do something else than to handle messages.

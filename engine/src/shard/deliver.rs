@@ -43,7 +43,14 @@ impl ShardCell {
         if envelope.has_context() {
             let Meta::Context(mut context) = envelope.take_meta() else { unreachable!("checked just now") };
             let prepared = self.prepare(&mut envelope, &mut context);
-            envelope.set_meta(Meta::Context(context));
+            match context.asker {
+                // The slot, which is on this shard, knows the rest; and it is gone when nobody waits any more.
+                Asker::Slot(address) if address.0.shard() == self.link.shard().get() => {
+                    self.link.contexts.recycle(context);
+                    envelope.set_meta(Meta::Reply(address));
+                }
+                _ => envelope.set_meta(Meta::Context(context)),
+            }
             if let Err(reason) = prepared {
                 self.core.borrow_mut().bury(envelope, reason);
                 return;

@@ -211,6 +211,20 @@ impl Mailbox {
         Some(unsafe { front.as_ref() })
     }
 
+    /// Looks at every message, oldest first, until `done` says so.
+    pub(crate) fn find(&mut self, mut done: impl FnMut(&mut Envelope) -> bool) -> bool {
+        let first = (self.head >= FIRST).then(|| NonNull::from_mut(&mut self.first).cast::<Envelope>());
+        let (head, queued, backlog) = (self.head & !FIRST, self.backlog_len(), self.backlog());
+        let behind = backlog.into_iter().flat_map(|slots| (0..queued).map(move |at| slots.at(head.wrapping_add(at))));
+        for mut slot in first.into_iter().chain(behind) {
+            // SAFETY: these are the slots that hold a message, and the mailbox is borrowed exclusively.
+            if done(unsafe { slot.as_mut() }) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Puts a message in front of all others.
     pub(crate) fn push_front(&mut self, envelope: Envelope, pool: &mut BacklogPool) {
         if self.head >= FIRST {
