@@ -6,6 +6,7 @@ use std::future::Future;
 
 use shardstage_codec::WireValue;
 
+use crate::cluster::settings::VirtualSettings;
 use crate::context::Context;
 use crate::message::{Message, WireMessage};
 use crate::reply::Reply;
@@ -148,4 +149,10 @@ pub trait VirtualActor: Actor {
 
     /// Makes the actor for `key`; runs on its shard, again after each rebuild.
     fn activate(key: &str) -> Self;
+
+    /// How actors of this type are run, where their registration does not say otherwise. Called once a registration.
+    #[must_use]
+    fn settings() -> VirtualSettings {
+        VirtualSettings::default()
+    }
 }

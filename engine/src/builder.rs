@@ -65,6 +65,9 @@ impl EngineBuilder {
                 registered.name, other.name
             ));
         }
+        if let Err(why) = registered.settings.check() {
+            self.wrong.get_or_insert(format!("actor type {:?}: {why}", registered.name));
+        }
         self.registry.types.push(registered);
         self
     }
@@ -186,6 +189,7 @@ impl EngineBuilder {
             services: self.services,
             transport,
             mailbox_capacity: self.config.mailbox_capacity,
+            virtual_actors: self.config.virtual_actors_per_shard,
         });
         Ok(Assembly { engine, seeds: ShardSeed::all(&blueprint), config: self.config })
     }

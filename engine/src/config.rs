@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::driver::DriverChoice;
 use crate::error::StartError;
-use crate::limits::{DRAIN_TIME, LONG_TURN, LONG_TURN_MIN, MAILBOX_CAPACITY, MAILBOX_CAPACITY_MAX};
+use crate::limits::{
+    DRAIN_TIME, LONG_TURN, LONG_TURN_MIN, MAILBOX_CAPACITY, MAILBOX_CAPACITY_MAX, VIRTUAL_ACTIVE_PER_SHARD,
+};
 
 /// What a shard does when it has nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,9 @@ pub struct Config {
     pub driver: DriverChoice,
     /// Messages that a mailbox holds; 1 to 1,048,576.
     pub mailbox_capacity: u32,
+    /// Active virtual actors of a shard beyond which the least recently used ones leave as soon as they have nothing to do; at
+    /// least 1. A turn may activate more before, and who may not leave stays.
+    pub virtual_actors_per_shard: u32,
     /// How long a turn may take before it is counted and reported by [`Engine::long_turns`](crate::Engine::long_turns); at least
     /// 100 us. `None` turns the watch off, and with it the one thread that wakes twice in this time while shards are busy.
     pub long_turn: Option<Duration>,
@@ -46,6 +51,7 @@ impl Default for Config {
             idle: IdleStrategy::Park,
             driver: DriverChoice::Auto,
             mailbox_capacity: MAILBOX_CAPACITY,
+            virtual_actors_per_shard: VIRTUAL_ACTIVE_PER_SHARD,
             long_turn: Some(LONG_TURN),
             drain_time: DRAIN_TIME,
         }
@@ -66,6 +72,9 @@ impl Config {
                 "mailbox_capacity is {}; allowed are 1 to {MAILBOX_CAPACITY_MAX}",
                 self.mailbox_capacity
             ));
+        }
+        if self.virtual_actors_per_shard == 0 {
+            return wrong("virtual_actors_per_shard is 0; at least 1 must be allowed".to_owned());
         }
         if let Some(long_turn) = self.long_turn
             && long_turn < LONG_TURN_MIN

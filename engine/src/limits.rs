@@ -153,6 +153,11 @@ pub const INJECTOR_SLOTS: usize = 4096;
 /// a busy shard cannot handle yet, instead of leaving it in the ring, where its sender sees that there is no room.
 pub const RING_BATCH: usize = TURN_BUDGET as usize;
 
+/// Messages and replies to one other shard that wait to be published while a turn goes on, messages: a receiver that spins begins
+/// with them. Small, so that two shards with 64 asks between them work at the same time; not so small that the line by which
+/// they are published moves with each message.
+pub const PUBLISH_EVERY: usize = 16;
+
 /// Slots of a new backlog, messages: 512 bytes; it doubles as needed.
 pub const BACKLOG_FIRST_SLOTS: u32 = 8;
 
@@ -202,6 +207,22 @@ pub const DEAD_LETTERS_KEPT: usize = 1024;
 
 /// How long a virtual actor stays active without a message.
 pub const VIRTUAL_IDLE: Duration = Duration::from_secs(60);
+
+/// How long a virtual actor that is told to leave goes on with what it has to do.
+pub const VIRTUAL_DRAIN: Duration = Duration::from_secs(5);
+
+/// Active virtual actors of one shard beyond which the least recently used ones leave, actors: some hundreds of megabytes beside
+/// their state.
+pub const VIRTUAL_ACTIVE_PER_SHARD: u32 = 1 << 20;
+
+/// Active virtual actors that one turn looks at because they may be idle or too many, actors: some tens of microseconds.
+pub const PASSIVATION_LOOKS: u32 = 256;
+
+/// After what time a shard looks again at actors that are to leave and cannot yet, ns.
+pub const PASSIVATION_RETRY_NS: u64 = 1 << 20;
+
+/// Ages of activations that ended otherwise, which a shard keeps beyond twice the number of its active actors, entries.
+pub const STALE_AGES_KEPT: usize = 1024;
 
 /// How long a shutdown lets actors drain.
 pub const DRAIN_TIME: Duration = Duration::from_secs(10);

@@ -144,10 +144,16 @@ impl<T, const N: usize> Producer<T, N> {
         self.written = self.written.wrapping_add(1);
     }
 
+    /// Messages that were pushed and are not visible yet.
+    #[inline(always)]
+    pub(crate) fn unpublished(&self) -> usize {
+        self.written.wrapping_sub(self.published)
+    }
+
     /// Makes everything pushed visible with one store; returns how many messages that were.
     #[inline]
     pub(crate) fn publish(&mut self) -> usize {
-        let count = self.written.wrapping_sub(self.published);
+        let count = self.unpublished();
         if count > 0 {
             self.published = self.written;
             // Pairs with the load in `refresh`: what was written to the slots before the tail is seen there.

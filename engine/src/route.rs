@@ -3,13 +3,17 @@
 //! Invariant: a message enters exactly one queue, or comes back with the reason. Virtual targets resolve here: this shard's
 //! directory, another shard's ring, or a frame to the owning node.
 
+mod neighbour;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use shardstage_codec::{AlignedBytes, FrameHeader, FrameKind, NodeId};
 
+pub(crate) use neighbour::ask_neighbour;
+
 use crate::actor_ref::give_back;
-use crate::ask::{Question, Target};
+use crate::ask::Target;
 use crate::cluster::outbound::{self, EncodedMessage};
 use crate::cluster::placement::shard_of;
 use crate::context_block::{Asker, ContextBlock, VirtualTarget};
@@ -19,8 +23,8 @@ use crate::error::{AskError, Rejected, TellError};
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::port::transport::Lane;
-use crate::reply::{ForeignAsker, ForeignReply, NewSlot, ReplyAddress, Then};
-use crate::shard::{ShardCell, ShardCore, current};
+use crate::reply::{ForeignAsker, ForeignReply, NewSlot, ReplyAddress};
+use crate::shard::{ShardCell, current};
 use crate::signal::RemoteSend;
 use crate::virtual_ref::VirtualId;
 use crate::waiting::Whom;
@@ -34,6 +38,14 @@ pub(crate) enum Place {
 pub(crate) fn place(id: &VirtualId) -> Place {
     let owner = id.engine.placement.owner(id.slot.group());
     if owner == id.engine.me() { Place::Shard(shard_of(id.slot, id.engine.shard_count())) } else { Place::Node(owner) }
+}
+
+/// The place in the registry and the shard of a virtual actor that this node hosts.
+pub(crate) fn home_of(id: &VirtualId) -> Option<(usize, &'static ShardLink)> {
+    match (place(id), id.position) {
+        (Place::Shard(shard), Some(position)) => Some((position, id.engine.link(shard))),
+        _ => None,
+    }
 }
 
 /// Whether the target belongs to the engine of this shard.
@@ -331,31 +343,6 @@ pub(crate) fn ask_from_shard<M: Message>(
             }
         }
     }
-}
-
-/// Asks an actor of this very shard, with the slot made in place: the hot path of [`PendingAsk::then`]. Everything comes back
-/// when the target is elsewhere or refuses, and the general path decides.
-///
-/// [`PendingAsk::then`]: crate::PendingAsk::then
-#[inline(always)]
-pub(crate) fn ask_neighbour<M: Message, F: 'static>(
-    shard: &ShardCell,
-    core: &mut ShardCore,
-    question: Question<M>,
-    then: Then<F>,
-) -> Result<(), (Question<M>, Then<F>)> {
-    let Target::Actor(id) = question.target else { return Err((question, then)) };
-    let here = std::ptr::eq(id.link(), shard.link);
-    if !here || core.admit(id.index(), id.generation(), EpochTag::BY_GENERATION).is_err() || !core.replies.has_free() {
-        return Err((question, then));
-    }
-    let then = Then { deadline_ns: deadline_ns(core.now_ns, question.ttl), ..then };
-    let address = core.replies.open_then(then);
-    let Question { vtable, message, .. } = question;
-    core.enqueue_with(id.index(), || {
-        wrap((id.index(), id.generation()), vtable, EpochTag::BY_GENERATION, Meta::Reply(address), message)
-    });
-    Ok(())
 }
 
 fn ask_here<M: Message>(

@@ -26,6 +26,7 @@ pub(crate) struct Blueprint {
     pub(crate) services: Vec<Arc<dyn ServiceFactory>>,
     pub(crate) transport: Option<(Arc<dyn TransportFactory>, ClusterConfig)>,
     pub(crate) mailbox_capacity: u32,
+    pub(crate) virtual_actors: u32,
 }
 
 /// See the module's head.
@@ -110,7 +111,7 @@ impl ShardSeed {
             ledger: Default::default(),
             purse: Default::default(),
             timers: Timers::new(),
-            directory: Directory::new(engine.registry.types.len(), driver.random_u64()),
+            directory: Directory::new(engine.registry.types.len(), driver.random_u64(), blueprint.virtual_actors),
             counters: Default::default(),
             graveyard: Vec::new(),
             frames: Default::default(),

@@ -77,6 +77,10 @@ counters! {
     fenced,
     /// Ticks of repeating timers that were left out because the shard was late.
     missed_ticks,
+    /// Virtual actors that were activated.
+    activated,
+    /// Virtual actors that left because they were idle, too many, or told to.
+    passivated,
     /// Actors that live on the shard.
     actors,
     /// Asks whose reply has not come yet.

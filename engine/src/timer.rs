@@ -133,6 +133,11 @@ impl Timers {
         }
     }
 
+    /// Whether any is to come for this actor.
+    pub(crate) fn has_owner(&self, index: u32, generation: u32) -> bool {
+        self.latest.contains_key(&(index, generation))
+    }
+
     /// How many are to come.
     pub(crate) fn len(&self) -> usize {
         self.bodies.len()

@@ -158,3 +158,77 @@ fn order_holds_with_full_mailboxes() {
         assert!(numbers.is_sorted_by(|a, b| a < b));
     }
 }
+
+/// Sends a number of messages to another shard in one go, or asks so many questions.
+struct Burster(ActorRef<Tally>, u32);
+impl Actor for Burster {}
+
+/// So many at once; the second says whether they are asks.
+#[message]
+struct Burst(u32, bool);
+
+/// How many answers came?
+#[message(reply = u32)]
+struct Answers;
+
+impl Handler<Burst> for Burster {
+    fn handle(&mut self, Burst(count, asks): Burst, cx: &mut Context<Self>) {
+        for _ in 0..count {
+            if asks {
+                cx.ask(self.0, One).then(|this, answer, _| this.1 += u32::from(answer.is_ok()));
+            } else {
+                self.0.tell(One).unwrap();
+            }
+        }
+    }
+}
+
+impl Handler<Answers> for Burster {
+    fn handle(&mut self, _: Answers, _cx: &mut Context<Self>) -> u32 {
+        self.1
+    }
+}
+
+/// Counts.
+#[derive(Default)]
+struct Tally(u32);
+impl Actor for Tally {}
+
+#[message(reply = u32)]
+struct One;
+
+#[message(reply = u32)]
+struct Total;
+
+impl Handler<One> for Tally {
+    fn handle(&mut self, _: One, _cx: &mut Context<Self>) -> u32 {
+        self.0 += 1;
+        self.0
+    }
+}
+
+impl Handler<Total> for Tally {
+    fn handle(&mut self, _: Total, _cx: &mut Context<Self>) -> u32 {
+        self.0
+    }
+}
+
+/// What a turn sends is published in portions; whoever sleeps must be woken also when the last portion was full.
+#[test]
+fn bursts_of_every_size_reach_a_shard_that_sleeps() {
+    let kit = shardstage::testkit::TestKit::new();
+    let tally = kit.engine().spawn_on(1, Tally::default).unwrap();
+    let burster = kit.engine().spawn_on(0, move || Burster(tally, 0)).unwrap();
+    let (mut told, mut asked) = (0, 0);
+    for size in 1..=70 {
+        for asks in [false, true] {
+            burster.tell(Burst(size, asks)).unwrap();
+            // Both shards sleep again afterwards, and only the burst itself has woken them.
+            kit.run_until_idle();
+            told += size;
+            asked += if asks { size } else { 0 };
+        }
+        assert_eq!(tally.ask(Total).wait(), Ok(told), "bursts of {size}");
+        assert_eq!(burster.ask(Answers).wait(), Ok(asked), "answers to {size}");
+    }
+}

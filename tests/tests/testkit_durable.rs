@@ -96,3 +96,40 @@ fn a_store_in_memory_outlives_the_engine_of_a_kit() {
     assert_eq!(total(&kit), 40);
     kit.assert_no_leaks();
 }
+
+#[test]
+fn durable_actors_lose_nothing_through_many_lives() {
+    let log = || EventLog::open("till").segment_bytes(256 * 1024);
+    let builder = TestKit::builder().engine(move |engine| {
+        let mut config = Config::default();
+        config.shards = Some(2);
+        config.virtual_actors_per_shard = 1;
+        engine
+            .config(config)
+            .service(log())
+            .register::<Durable<Till>>(|till| till.idle_timeout(Duration::from_millis(5)).drain_timeout(Duration::ZERO))
+    });
+    let lives = Cell::new(0);
+    builder.check_seeds(0..20, |kit| {
+        let mut sent = [0; 3];
+        for step in 0..60_u64 {
+            let which = (kit.seed() + step * step) as usize % 3;
+            let till = kit.actor::<Durable<Till>>(["left", "middle", "right"][which]);
+            let amount = step + 1;
+            till.tell(Put { amount }).unwrap();
+            sent[which] += amount;
+            match (kit.seed() * 7 + step * 5) % 4 {
+                0 => drop(till.passivate()),
+                1 => kit.advance(Duration::from_micros(step * 300)),
+                _ => {}
+            }
+        }
+        kit.advance(Duration::from_secs(1));
+        lives.set(lives.get() + kit.stats().iter().map(|shard| shard.activated).sum::<u64>());
+        for (key, sent) in ["left", "middle", "right"].into_iter().zip(sent) {
+            let total = kit.actor::<Durable<Till>>(key).ask(Put { amount: 0 }).wait();
+            assert_eq!(total, Ok(sent), "{key}");
+        }
+    });
+    assert!(lives.get() > 300, "only {} lives", lives.get());
+}

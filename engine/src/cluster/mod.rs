@@ -1,5 +1,6 @@
 //! Virtual actors over a fixed list of nodes: who owns a key, which actor it is, and how messages cross to other nodes.
 
+pub(crate) mod activity;
 pub(crate) mod credit;
 pub(crate) mod directory;
 pub(crate) mod inbound;
@@ -7,3 +8,4 @@ pub(crate) mod outbound;
 pub(crate) mod placement;
 pub(crate) mod registry;
 pub(crate) mod routes;
+pub(crate) mod settings;

@@ -12,11 +12,11 @@ use foldhash::fast::FixedState;
 use shardstage_codec::{ActorTypeId, DecodeError, GroupId, MessageId, NodeId, WireValue};
 
 use crate::actor::VirtualActor;
+use crate::cluster::settings::VirtualSettings;
 use crate::envelope::{Envelope, EpochTag};
 use crate::error::Rejected;
 use crate::fan_out::{Shared, Source};
 use crate::key::Key;
-use crate::limits::VIRTUAL_IDLE;
 use crate::message::WireMessage;
 use crate::port::frame::Frame;
 use crate::port::transport::{Lane, SchemaLine};
@@ -57,8 +57,7 @@ pub(crate) struct RegisteredType {
     pub(crate) name: &'static str,
     pub(crate) rust_type: TypeId,
     pub(crate) activate: fn(Key) -> ActorBox,
-    pub(crate) idle: Duration,
-    pub(crate) mailbox_capacity: Option<u32>,
+    pub(crate) settings: VirtualSettings,
     pub(crate) lane: Lane,
     pub(crate) messages: HashMap<(MessageId, u16), InboundMessage, FixedState>,
     /// Messages that it takes as one of many receivers.
@@ -118,8 +117,7 @@ impl<A: VirtualActor> TypeBuilder<A> {
             name: A::TYPE,
             rust_type: TypeId::of::<A>(),
             activate: |key| ActorBox::new::<A, _>(Again(move || A::activate(key.as_str()))),
-            idle: VIRTUAL_IDLE,
-            mailbox_capacity: None,
+            settings: A::settings(),
             lane: Lane::User,
             messages: HashMap::with_hasher(FixedState::default()),
             shared: HashMap::with_hasher(FixedState::default()),
@@ -178,18 +176,46 @@ impl<A: VirtualActor> TypeBuilder<A> {
         self
     }
 
-    /// How long an actor stays active without a message; 60 s unless said. It is passivated within a quarter of this
-    /// afterwards.
+    /// How the actors are run on this engine, all of it: `account.settings(VirtualSettings::default().never_idle())`. The type's
+    /// own settings unless said.
     #[must_use]
-    pub fn idle_timeout(mut self, idle: Duration) -> Self {
-        self.registered.idle = idle;
+    pub fn settings(mut self, settings: VirtualSettings) -> Self {
+        self.registered.settings = settings;
         self
     }
 
-    /// The mailbox bound of this type, messages; the engine's unless said.
+    /// See [`VirtualSettings::idle_timeout`].
     #[must_use]
-    pub fn mailbox_capacity(mut self, capacity: u32) -> Self {
-        self.registered.mailbox_capacity = Some(capacity);
+    pub fn idle_timeout(self, idle: Duration) -> Self {
+        self.set(|settings| settings.idle_timeout(idle))
+    }
+
+    /// See [`VirtualSettings::never_idle`].
+    #[must_use]
+    pub fn never_idle(self) -> Self {
+        self.set(VirtualSettings::never_idle)
+    }
+
+    /// See [`VirtualSettings::drain_timeout`].
+    #[must_use]
+    pub fn drain_timeout(self, timeout: Duration) -> Self {
+        self.set(|settings| settings.drain_timeout(timeout))
+    }
+
+    /// See [`VirtualSettings::mailbox_capacity`].
+    #[must_use]
+    pub fn mailbox_capacity(self, capacity: u32) -> Self {
+        self.set(|settings| settings.mailbox_capacity(capacity))
+    }
+
+    /// See [`VirtualSettings::stays_for_timers`].
+    #[must_use]
+    pub fn stays_for_timers(self) -> Self {
+        self.set(VirtualSettings::stays_for_timers)
+    }
+
+    fn set(mut self, change: impl FnOnce(VirtualSettings) -> VirtualSettings) -> Self {
+        self.registered.settings = change(self.registered.settings);
         self
     }
 

@@ -81,13 +81,16 @@ pub(crate) struct ReplyWire<R: 'static> {
     pub(crate) encode: fn(&R, &mut AlignedBytes) -> Result<usize, EncodeError>,
 }
 
-/// An answer on its way to another shard; one slot of a control ring.
+/// An answer on its way to another shard; one slot of a control ring, and one cache line.
+#[repr(align(64))]
 pub(crate) struct CrossReply {
     pub(crate) address: ReplyAddress,
     pub(crate) epoch: Option<EpochTag>,
     pub(crate) deliver: fn(&ShardCell, ReplyAddress, Option<EpochTag>, Erased),
     pub(crate) value: Erased,
 }
+
+const _: () = assert!(size_of::<CrossReply>() == 64);
 
 // SAFETY: the value is a reply (`Send` by `Message::Reply`'s bound) or an `AskError`.
 unsafe impl Send for CrossReply {}
@@ -216,8 +219,12 @@ pub(crate) fn answer<R: Send + 'static>(
     if address.0.shard() == shard.link.shard().get() {
         complete(shard, address, epoch, value);
     } else {
-        let reply = CrossReply { address, epoch, deliver: deliver_typed::<R>, value: Erased::new(value) };
-        shard.core.borrow_mut().mesh.push_reply(reply);
+        shard.core.borrow_mut().mesh.push_reply_with(address.0.shard(), || CrossReply {
+            address,
+            epoch,
+            deliver: deliver_typed::<R>,
+            value: Erased::new(value),
+        });
     }
 }
 
@@ -236,7 +243,11 @@ pub(crate) fn answer_failure(shard: &ShardCell, address: ReplyAddress, error: As
     if address.0.shard() == shard.link.shard().get() {
         fail_here(shard, address, error);
     } else {
-        let reply = CrossReply { address, epoch: None, deliver: deliver_failure, value: Erased::new(error) };
-        shard.core.borrow_mut().mesh.push_reply(reply);
+        shard.core.borrow_mut().mesh.push_reply_with(address.0.shard(), || CrossReply {
+            address,
+            epoch: None,
+            deliver: deliver_failure,
+            value: Erased::new(error),
+        });
     }
 }

@@ -121,6 +121,14 @@ impl ReplyTable {
         (self.next_deadline_ns != u64::MAX).then_some(self.next_deadline_ns)
     }
 
+    /// Actors whose `then` waits, in no order.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.slots.iter().filter(|slot| slot.live).filter_map(|slot| match slot.waiter {
+            Waiter::Then { index, generation, .. } => Some((index, generation)),
+            _ => None,
+        })
+    }
+
     /// How many asks are outstanding.
     pub(crate) fn live(&self) -> u32 {
         self.live

@@ -264,6 +264,10 @@ impl ShardCell {
             self.put_back(state, running);
             return false;
         }
+        if life == Life::Live && self.core.borrow_mut().leaves_now(index) {
+            self.put_back(state, running);
+            return false;
+        }
         self.resume(&mut state, running);
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(index).expect("a running actor keeps its cell");

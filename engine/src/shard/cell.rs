@@ -76,6 +76,8 @@ pub(crate) struct CellExtra {
     pub(crate) closing: bool,
     /// Messages that the actor has put aside; `None` when there are none.
     pub(crate) stash: Option<Box<Stash>>,
+    /// A virtual actor that stops before its next message.
+    pub(crate) must_leave: bool,
     /// By which names it is found.
     pub(crate) names: Vec<Key>,
 }
@@ -347,6 +349,16 @@ impl Cell {
             extra.credit_out -= tokens;
             self.mailbox.capacity += tokens;
         }
+    }
+
+    /// Whether it waits for the end of its children before its own.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.closing)
+    }
+
+    /// A virtual actor's type, as its position in the registry.
+    pub(crate) fn position(&self) -> Option<usize> {
+        self.extra.as_ref()?.identity.as_ref().map(|(position, _)| *position)
     }
 
     /// Messages put aside.

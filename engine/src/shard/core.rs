@@ -58,6 +58,8 @@ pub(crate) struct Counters {
     pub(crate) fan_out_shared: u64,
     pub(crate) fenced: u64,
     pub(crate) missed_ticks: u64,
+    pub(crate) activated: u64,
+    pub(crate) passivated: u64,
 }
 
 /// See the module's head.
@@ -324,10 +326,11 @@ impl ShardCore {
             let cell = self.cells.get(index, generation).expect("directory entries are live");
             let passivating = cell.stop_reason() == Some(crate::actor::StopReason::Passivated);
             let closing = cell.extra.as_ref().is_some_and(|extra| extra.closing);
-            if cell.conduct.life == Life::Stopping && passivating && !closing {
+            if cell.conduct.life == Life::Stopping && passivating && !cell.is_closing() && !closing {
                 // A message was faster than the passivation: the actor stays.
                 cell.conduct.begin(Life::Live);
                 cell.set_stop_reason(None);
+                self.directory.stays(position, (index, generation), self.now_ns, self.idle_at_ns(position));
             }
             return Ok((index, generation));
         }
@@ -337,13 +340,14 @@ impl ShardCore {
         let registered = &self.link.engine().registry.types[position];
         let spawn = Spawn {
             state: (registered.activate)(key.clone()),
-            capacity: registered.mailbox_capacity.unwrap_or(self.mailbox_capacity),
+            capacity: registered.settings.mailbox_capacity.unwrap_or(self.mailbox_capacity),
             identity: Some((position, key.clone())),
             epoch,
             parent: None,
         };
         let cell = self.spawn(spawn).map_err(|_| Rejected::Full)?;
-        self.directory.insert(position, key.clone(), cell);
+        self.directory.insert(position, key.clone(), cell, self.now_ns, self.idle_at_ns(position));
+        self.counters.activated += 1;
         Ok(cell)
     }
 

@@ -11,6 +11,17 @@ use crate::reply;
 use crate::signal::{Parcel, RemoteSend};
 
 impl ShardCell {
+    /// Delivers the `count` replies of the batch that was begun on the rings.
+    pub(super) fn deliver_replies(&self, count: usize) {
+        for _ in 0..count {
+            let reply = self.core.borrow_mut().mesh.next_reply().expect("the batch has as many");
+            (reply.deliver)(self, reply.address, reply.epoch, reply.value);
+        }
+        if count > 0 {
+            self.core.borrow_mut().mesh.end_replies();
+        }
+    }
+
     /// Delivers the messages of the batch that was begun on the rings. Most go straight from their ring slot into their mailbox.
     pub(super) fn deliver_batch(&self) {
         loop {

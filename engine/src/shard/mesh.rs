@@ -2,13 +2,13 @@
 //!
 //! Invariant: nothing ever waits on a full ring. User messages are refused when the ring is full; replies always fit, because
 //! an ask to another shard is only sent while fewer than [`ASKS_PER_PEER_SHARD`] are outstanding towards it, and every ask
-//! that crosses is answered exactly once. Messages are built in their ring slots; what a turn produced is published once,
-//! at its end. Belongs to its shard's thread.
+//! that crosses is answered exactly once. Messages are built in their ring slots; what a turn produced is published at its end,
+//! and every [`PUBLISH_EVERY`] before. Belongs to its shard's thread.
 
 use std::ptr::NonNull;
 
 use crate::envelope::Envelope;
-use crate::limits::{ASKS_PER_PEER_SHARD, RING_SLOTS};
+use crate::limits::{ASKS_PER_PEER_SHARD, PUBLISH_EVERY, RING_SLOTS};
 use crate::link::ShardLink;
 use crate::parked;
 use crate::reply::CrossReply;
@@ -39,21 +39,30 @@ pub(crate) struct Inbound {
     control: ControlOut,
     /// Messages of the batch that was begun and that are not taken yet.
     batch: usize,
+    /// The same of its replies.
+    replies: usize,
 }
 
 /// The two ends of the link from shard `from` to the shard of `to`.
 pub(crate) fn link_shards(from: u16, to: &'static ShardLink) -> (Outbound, Inbound) {
     let ((user_in, user_out), (control_in, control_out)) = (ring(), ring());
     let outbound = Outbound { link: to, user: user_in, control: control_in, asks: 0, unannounced: false };
-    (outbound, Inbound { from, user: user_out, control: control_out, batch: 0 })
+    (outbound, Inbound { from, user: user_out, control: control_out, batch: 0, replies: 0 })
 }
 
 impl Outbound {
     /// Publishes what was pushed; returns how many user messages went out.
+    #[inline]
     fn publish(&mut self) -> u64 {
         let (messages, replies) = (self.user.publish(), self.control.publish());
-        self.unannounced = messages + replies > 0 && self.link.may_park();
+        self.unannounced |= messages + replies > 0 && self.link.may_park();
         messages as u64
+    }
+
+    /// Whether so much waits that the receiver may begin.
+    #[inline(always)]
+    fn is_due(&self) -> bool {
+        self.user.unpublished() + self.control.unpublished() >= PUBLISH_EVERY
     }
 }
 
@@ -64,12 +73,14 @@ pub(crate) struct Mesh {
     /// The link from which the batch goes on.
     turn_of: usize,
     dirty: bool,
+    /// User messages that were published before the turn's end, since the last flush.
+    early: u64,
 }
 
 impl Mesh {
     /// The mesh of a shard; `out` holds a link for every other shard at its place, `inbound` one from each.
     pub(crate) fn new(out: Vec<Option<Outbound>>, inbound: Vec<Inbound>) -> Self {
-        Self { out, inbound, turn_of: 0, dirty: false }
+        Self { out, inbound, turn_of: 0, dirty: false, early: 0 }
     }
 
     #[inline]
@@ -102,7 +113,11 @@ impl Mesh {
     #[inline(always)]
     pub(crate) fn push_with(&mut self, shard: u16, make: impl FnOnce() -> Envelope) {
         self.dirty = true;
-        self.outbound(shard).user.push_with(make);
+        let out = self.outbound(shard);
+        out.user.push_with(make);
+        if out.is_due() {
+            self.publish_early(shard);
+        }
     }
 
     /// Pushes a message that is an envelope already.
@@ -110,12 +125,23 @@ impl Mesh {
         self.push_with(shard, || envelope);
     }
 
-    /// Pushes a reply, whose room its ask has reserved.
-    pub(crate) fn push_reply(&mut self, reply: CrossReply) {
+    /// Builds a reply in its ring slot; its room was reserved by its ask.
+    #[inline(always)]
+    pub(crate) fn push_reply_with(&mut self, shard: u16, make: impl FnOnce() -> CrossReply) {
         self.dirty = true;
-        let control = &mut self.outbound(reply.address.0.shard()).control;
-        assert!(control.room() > 0, "a reply's room was reserved by its ask");
-        control.push_with(|| reply);
+        let out = self.outbound(shard);
+        assert!(out.control.room() > 0, "a reply's room was reserved by its ask");
+        out.control.push_with(make);
+        if out.is_due() {
+            self.publish_early(shard);
+        }
+    }
+
+    /// Lets a receiver begin with a turn's first messages while the turn goes on. One that sleeps is woken at the turn's end.
+    #[cold]
+    #[inline(never)]
+    fn publish_early(&mut self, shard: u16) {
+        self.early += self.outbound(shard).publish();
     }
 
     /// Publishes everything pushed and wakes the receivers that are parked, with one fence for all of them; returns how many
@@ -124,7 +150,7 @@ impl Mesh {
         if !std::mem::take(&mut self.dirty) {
             return 0;
         }
-        let mut sent = 0;
+        let mut sent = std::mem::take(&mut self.early);
         let mut unannounced = false;
         for out in self.out.iter_mut().flatten() {
             sent += out.publish();
@@ -133,18 +159,32 @@ impl Mesh {
         if unannounced {
             parked::order_publication();
             for out in self.out.iter_mut().flatten().filter(|out| out.unannounced) {
+                out.unannounced = false;
                 out.link.wake_ordered();
             }
         }
         sent
     }
 
-    /// Moves every reply that has arrived into `replies`.
-    pub(crate) fn take_replies(&mut self, replies: &mut Vec<CrossReply>) {
+    /// Begins a batch of all replies that have arrived; returns how many there are.
+    pub(crate) fn begin_replies(&mut self) -> usize {
+        self.inbound.iter_mut().fold(0, |all, inbound| {
+            inbound.replies = inbound.control.refresh();
+            all + inbound.replies
+        })
+    }
+
+    /// Moves the next reply of the batch out.
+    #[inline]
+    pub(crate) fn next_reply(&mut self) -> Option<CrossReply> {
+        self.inbound.iter_mut().find_map(|inbound| inbound.control.pop())
+    }
+
+    /// Gives the slots of the batch back to their senders, and their room to asks to come.
+    pub(crate) fn end_replies(&mut self) {
         for inbound in &mut self.inbound {
-            let count = inbound.control.refresh();
+            let count = std::mem::take(&mut inbound.replies);
             if count > 0 {
-                replies.extend(std::iter::from_fn(|| inbound.control.pop()));
                 inbound.control.release();
                 let out = self.out[inbound.from as usize].as_mut().expect("links come in pairs");
                 out.asks -= u32::try_from(count).expect("a ring's size");

@@ -15,6 +15,7 @@ mod due;
 mod kin;
 mod mailbox;
 mod mesh;
+mod passivate;
 mod stop;
 pub(crate) mod turn;
 
@@ -29,6 +30,7 @@ pub(crate) use self::census::Resident;
 pub(crate) use self::core::{DeadLetterDraft, ShardCore, Spawn};
 pub(crate) use self::core_cell::CoreCell;
 pub(crate) use self::mesh::{Inbound, Mesh, Outbound, link_shards};
+pub(crate) use self::passivate::passivate;
 pub(crate) use self::turn::Shard;
 use crate::link::ShardLink;
 use crate::port::service::Service;

@@ -57,7 +57,7 @@ impl ShardCell {
     /// Stops the actor whose state is in its cell, after its children: runs its hooks, then lets go of everything. With children
     /// it comes back here when the last of them is gone.
     pub(super) fn finish_stop(&self, index: u32) {
-        let (state, first_time, id) = {
+        let (state, first_time, is_virtual, id) = {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
             cell.conduct.begin(Life::Stopping);
@@ -66,10 +66,15 @@ impl ShardCell {
             let begun = |extra: &CellExtra| {
                 extra.closing || extra.recovery.as_ref().is_some_and(|recovery| recovery.step != Step::Ordered)
             };
-            (cell.state.take(), !cell.extra.as_deref().is_some_and(begun), id)
+            let first_time = !cell.extra.as_deref().is_some_and(begun);
+            (cell.state.take(), first_time, cell.epoch().is_some(), id)
         };
         let mut state = state.expect("a stopping actor's state is in its cell");
         if first_time {
+            if is_virtual && self.core.borrow().cells.kin.first_child(index).is_none() {
+                // What its hooks tell its own name is for its next life.
+                self.leave_directory(id);
+            }
             self.begin_end(&mut state, id);
         }
         if self.stop_children(id, first_time) {
@@ -155,6 +160,11 @@ impl ShardCell {
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
             let generation = cell.generation;
             cell.unstash(&mut core.pool);
+            let passivated = cell.epoch().is_some() && cell.stop_reason() == Some(StopReason::Passivated);
+            let mut carried = Vec::new();
+            if passivated {
+                carried.extend(std::iter::from_fn(|| cell.mailbox.pop(&mut core.pool)));
+            }
             while let Some(envelope) = cell.mailbox.pop(&mut core.pool) {
                 core.graveyard.push(super::DeadLetterDraft { envelope, reason: Reason::Closed });
             }
@@ -170,6 +180,9 @@ impl ShardCell {
             }
             core.replies.owner_has_gone();
             let timers = core.timers.remove_owner(index, generation);
+            if passivated {
+                core.end_passivation(extra.as_ref().and_then(|extra| extra.identity.as_ref()), carried);
+            }
             (extra.map(|extra| (extra, reason)), timers, core.actor_id(index, generation), give_out)
         };
         if !timers.is_empty() {

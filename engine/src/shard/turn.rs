@@ -18,7 +18,7 @@ use crate::link::Queues;
 use crate::port::driver::{Driver, FileCompletion};
 use crate::port::service::{Service, ServiceContext, Started};
 use crate::port::transport::Transport;
-use crate::reply::{CrossReply, ReplyAddress};
+use crate::reply::ReplyAddress;
 use crate::stats::ShardStats;
 
 /// Called with the outcome of a shard's start, on its thread.
@@ -62,7 +62,6 @@ pub(crate) struct Shard {
     lingers: bool,
     completions: Vec<FileCompletion>,
     injected: Vec<crate::envelope::Envelope>,
-    replies: Vec<CrossReply>,
     expired: Vec<ReplyAddress>,
     on_started: Option<OnStarted>,
     /// Waiting senders to wake at the end of the turn.
@@ -98,7 +97,6 @@ impl Shard {
             lingers: false,
             completions: Vec::new(),
             injected: Vec::with_capacity(RING_BATCH),
-            replies: Vec::new(),
             expired: Vec::new(),
             on_started: Some(on_started),
             wakers: Vec::new(),
@@ -256,25 +254,25 @@ impl Shard {
         let deferred = std::mem::take(&mut cell.core.borrow_mut().deferred);
         // A deferred request comes after all that is there now, so all of it is taken.
         let limit = if deferred.is_empty() { RING_BATCH } else { usize::MAX };
-        let from_rings;
-        {
+        let (replies, from_rings) = {
             let mut core = cell.core.borrow_mut();
-            core.mesh.take_replies(&mut self.replies);
-            from_rings = core.mesh.begin_batch(limit);
-            core.counters.ring_received += from_rings as u64;
+            let (replies, messages) = (core.mesh.begin_replies(), core.mesh.begin_batch(limit));
+            core.counters.ring_received += messages as u64;
+            (replies, messages)
+        };
+        // Looked at first: an empty queue's `pop` has a fence, which waits until all that was published before is visible.
+        if !self.queues.user.is_empty() {
+            for _ in 0..limit.min(self.queues.user.capacity()) {
+                let Some(envelope) = self.queues.user.pop() else { break };
+                self.injected.push(envelope);
+            }
+            cell.core.borrow_mut().ledger.received += self.injected.len() as u64;
         }
-        for _ in 0..limit.min(self.queues.user.capacity()) {
-            let Some(envelope) = self.queues.user.pop() else { break };
-            self.injected.push(envelope);
-        }
-        cell.core.borrow_mut().ledger.received += self.injected.len() as u64;
-        let any = from_rings > 0 || !self.injected.is_empty() || !self.replies.is_empty();
+        let any = replies + from_rings + self.injected.len() > 0;
         if any {
             // What was requested before these were sent comes first: spawns of actors that they speak of.
             self.run_system(cell);
-            for reply in self.replies.drain(..) {
-                (reply.deliver)(cell, reply.address, reply.epoch, reply.value);
-            }
+            cell.deliver_replies(replies);
             cell.deliver_batch();
             for envelope in self.injected.drain(..) {
                 cell.deliver(envelope);
@@ -294,7 +292,7 @@ impl Shard {
             cell.fire(due, now_ns);
         }
         if now_ns >= cell.core.borrow().directory.next_sweep_ns {
-            cell.passivate_idle(now_ns);
+            cell.passivate_idle();
         }
         any
     }
@@ -447,6 +445,8 @@ impl Shard {
             fan_out_shared,
             fenced,
             missed_ticks,
+            activated,
+            passivated,
         } = core.counters;
         cell.link.counters.publish(&ShardStats {
             shard: cell.link.shard().get(),
@@ -467,6 +467,8 @@ impl Shard {
             fan_out_shared,
             fenced,
             missed_ticks,
+            activated,
+            passivated,
             actors: u64::from(core.cells.live()),
             asks: u64::from(core.replies.live()),
             timers: core.timers.len() as u64,
