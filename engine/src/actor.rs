@@ -28,6 +28,8 @@ pub enum StopReason {
     StartFailed(String),
     /// It panicked and cannot be rebuilt; carries the panic's text.
     Panicked(String),
+    /// An actor that it was [linked](Context::link) to ended by a failure; says which, and why.
+    LinkBroken(String),
     /// The engine shut down.
     Shutdown,
     /// Its parent in the spawn tree stopped or was rebuilt, or ended this child for good.
@@ -41,6 +43,11 @@ impl StopReason {
     /// Whether it ended by a failure of its own, after which no hook of it runs.
     pub(crate) fn is_failure(&self) -> bool {
         matches!(self, Self::StartFailed(_) | Self::Panicked(_))
+    }
+
+    /// Whether it takes linked actors along.
+    pub(crate) fn breaks_links(&self) -> bool {
+        matches!(self, Self::StartFailed(_) | Self::Panicked(_) | Self::LinkBroken(_))
     }
 }
 
@@ -96,7 +103,7 @@ pub trait Actor: Sized + 'static {
     /// A child has failed, and this is what was done about it; decided by [`supervision`](Self::supervision) already.
     fn child_failed(&mut self, _failure: &Failure, _taken: Directive, _cx: &mut Context<Self>) {}
 
-    /// An actor that this one watches has stopped.
+    /// An actor that this one [watches](Context::watch), or is linked to while it [traps](Context::trap_links), has stopped.
     fn terminated(&mut self, _who: crate::actor_ref::ActorId, _reason: &StopReason, _cx: &mut Context<Self>) {}
 
     /// Runs when a suspension that [`Context::suspend`] began has ended, before the next message.

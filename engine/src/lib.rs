@@ -14,6 +14,7 @@ mod ask;
 mod asking;
 mod behaviour;
 mod blame;
+mod bonds;
 mod builder;
 mod cluster;
 mod config;

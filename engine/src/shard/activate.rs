@@ -217,7 +217,12 @@ impl ShardCell {
         if what == Opened::Signal {
             match crate::signal::open(envelope) {
                 Signal::Terminated(who, why) => {
-                    self.contain(&mut state, running, |state, shard| state.terminated(who, &why, shard.seat(running)));
+                    // Else it was on its way when the watch ended.
+                    if self.takes_news((running.index, running.generation), who) {
+                        self.contain(&mut state, running, |state, shard| {
+                            state.terminated(who, &why, shard.seat(running))
+                        });
+                    }
                 }
                 Signal::ChildFailed(failure, taken) => self.contain(&mut state, running, |state, shard| {
                     state.child_failed(&failure, taken, shard.seat(running));

@@ -12,8 +12,8 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::actor::StopReason;
-use crate::actor_ref::ActorId;
 use crate::asking::cancel::Answering;
+use crate::bonds::Bonds;
 use crate::credit::Room;
 use crate::envelope::{Envelope, EpochTag, GENERATION_MAX, INDEX_BITS};
 use crate::error::Rejected;
@@ -48,8 +48,8 @@ pub(crate) struct CellExtra {
     pub(crate) stop_latches: Vec<LatchGuard<StopReason>>,
     /// Told when the actor has started, or that it never will.
     pub(crate) start_latches: Vec<LatchGuard<Result<(), StopReason>>>,
-    /// Actors that watch this one.
-    pub(crate) watchers: Vec<ActorId>,
+    /// Watches and links.
+    pub(crate) bonds: Option<Box<Bonds>>,
     /// The room of a suspended async handler.
     pub(crate) async_slot: AsyncSlot,
     /// What the suspended future handles.
@@ -230,7 +230,7 @@ impl Cell {
             Some(StopReason::Shutdown) => Why::Shutdown,
             Some(StopReason::ParentStopped) => Why::ParentStopped,
             Some(StopReason::Restarting) => Why::Restarting,
-            Some(StopReason::StartFailed(_) | StopReason::Panicked(_)) => {
+            Some(StopReason::StartFailed(_) | StopReason::Panicked(_) | StopReason::LinkBroken(_)) => {
                 self.extra().stop_reason = reason;
                 Why::InWords
             }

@@ -202,8 +202,8 @@ impl ShardCell {
             for latch in extra.stop_latches {
                 latch.set(reason.clone());
             }
-            for watcher in &extra.watchers {
-                self.tell_terminated(*watcher, id, reason.clone());
+            if let Some(bonds) = extra.bonds {
+                self.break_bonds(id, *bonds, &reason);
             }
         }
     }

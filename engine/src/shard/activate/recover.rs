@@ -470,6 +470,7 @@ impl ShardCore {
             self.cells.slot(index).and_then(|cell| cell.extra.as_ref()).map(|extra| extra.spec).unwrap_or_default();
         let wanted = match reason {
             StopReason::Stopped | StopReason::Drained => spec.restart == Restart::Permanent,
+            StopReason::LinkBroken(_) => spec.restart != Restart::Never,
             _ => false,
         };
         if !wanted || self.draining {
