@@ -29,6 +29,7 @@ pub(crate) struct Bonds {
 }
 
 /// In an order that does not depend on hashes.
+#[expect(clippy::mutable_key_type, reason = "an id is hashed and compared by its numbers")]
 fn sorted(ids: Ids) -> Vec<ActorId> {
     let mut ids: Vec<_> = ids.into_iter().collect();
     ids.sort_unstable_by_key(|id| (id.shard().get(), id.index(), id.generation()));
