@@ -1,5 +1,5 @@
-//! Hazard: failures of children. Each ends in one decision; references and mailboxes outlive states; nothing restarts for ever. One
-//! file because every test needs the same office of a supervisor and its failing children.
+//! Hazard: failures of children. Each ends in one decision; references and mailboxes outlive states; nothing restarts for ever.
+//! One file because every test needs the same office of a supervisor and its failing children.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
