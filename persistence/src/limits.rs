@@ -32,14 +32,18 @@ pub const SEGMENTS: usize = 65_536;
 /// the last one is the reserve.
 pub const SPARE_SEGMENTS: usize = 2;
 
+/// Share of a segment that may be written before the manifest says that the one before it is sealed: an eighth. So a start reads
+/// only that much of a segment of which the manifest says nothing; the manifest is written within a few commits' time.
+pub const UNSEALED_SHARE: u32 = 8;
+
 /// One write of zeros into a spare, bytes: larger background writes delay commits behind them.
 pub const ZERO_CHUNK_BYTES: usize = 256 * 1024;
 
-/// One read while scanning at start, bytes, and how many are in flight: together the device's sequential rate.
+/// One read while scanning at start, bytes: with [`SCAN_DEPTH`] of them the device reads at its sequential rate.
 pub const SCAN_CHUNK_BYTES: usize = 1024 * 1024;
 
-/// Reads in flight while scanning at start.
-pub const SCAN_DEPTH: usize = 4;
+/// Reads in flight while scanning at start: twice what keeps the device busy, since one chunk is checked meanwhile.
+pub const SCAN_DEPTH: usize = 8;
 
 /// Bytes of frames after which a checkpoint is written, by default: a restart reads at most about as much again, in less than
 /// a second from a disk that reads 1 GB/s.

@@ -11,6 +11,7 @@
 
 use std::fmt;
 
+use crate::format::checksum::crc32c;
 use shardstage_codec::{Epoch, GroupId};
 
 use crate::format::frame::{FLAG_OPEN, FLAG_SEGMENT_END, FRAME_HEADER_BYTES, FrameHeader, HeaderError, padded, place};
@@ -244,28 +245,48 @@ impl Scan {
 
     /// Whole blocks of the segment, in order. Calls `sink` for each record of each accepted frame. Copies only frames
     /// that are split between two calls.
-    pub fn push(&mut self, bytes: &[u8], sink: &mut dyn FnMut(FoundRecord<'_>)) {
+    pub fn push<F>(&mut self, mut bytes: &[u8], sink: &mut F)
+    where
+        F: FnMut(FoundRecord<'_>) + ?Sized,
+    {
         debug_assert!(bytes.len().is_multiple_of(BLOCK_BYTES));
-        if self.carry.is_empty() {
-            let used = self.consume(bytes, sink);
-            self.carry.extend_from_slice(&bytes[used..]);
-        } else {
+        while !self.carry.is_empty() && !bytes.is_empty() {
+            // The frame that began in an earlier call gets what it lacks, and nothing more is copied.
+            let lacks = self.carried_frame_bytes().saturating_sub(self.carry.len()).max(BLOCK_BYTES);
+            let (rest, after) = bytes.split_at(lacks.min(bytes.len()));
             let mut carry = std::mem::take(&mut self.carry);
-            carry.extend_from_slice(bytes);
+            carry.extend_from_slice(rest);
             let used = self.consume(&carry, sink);
             carry.drain(..used);
             self.carry = carry;
+            bytes = after;
         }
+        let used = self.consume(bytes, sink);
+        self.carry.extend_from_slice(&bytes[used..]);
+    }
+
+    /// Bytes on the disk of the frame whose first blocks are carried.
+    fn carried_frame_bytes(&self) -> usize {
+        FrameHeader::decode(&self.carry, self.salt).map_or(0, |(header, _)| padded(header.len as usize))
     }
 
     /// The segment has no more bytes.
-    pub fn end_segment(&mut self, sink: &mut dyn FnMut(FoundRecord<'_>)) {
+    pub fn end_segment<F>(&mut self, sink: &mut F)
+    where
+        F: FnMut(FoundRecord<'_>) + ?Sized,
+    {
         if self.mode == Mode::Accepting {
             self.mode = Mode::Probing { segment: self.segment, block: self.block };
             let rest = std::mem::take(&mut self.carry);
             self.consume(&rest, sink);
         }
         self.carry.clear();
+    }
+
+    /// Whether the next bytes must be the next frame: the log has not ended so far.
+    #[must_use]
+    pub fn accepts(&self) -> bool {
+        self.mode == Mode::Accepting
     }
 
     /// The verdict. `sealed_lsn` is the end of the last sealed segment in the manifest, 0 for none.
@@ -306,7 +327,10 @@ impl Scan {
         })
     }
 
-    fn consume(&mut self, bytes: &[u8], sink: &mut dyn FnMut(FoundRecord<'_>)) -> usize {
+    fn consume<F>(&mut self, bytes: &[u8], sink: &mut F) -> usize
+    where
+        F: FnMut(FoundRecord<'_>) + ?Sized,
+    {
         let mut at = 0;
         while at + BLOCK_BYTES <= bytes.len() && self.malformed.is_none() {
             match self.mode {
@@ -343,7 +367,10 @@ impl Scan {
         }
     }
 
-    fn accept(&mut self, bytes: &[u8], sink: &mut dyn FnMut(FoundRecord<'_>)) -> Step {
+    fn accept<F>(&mut self, bytes: &[u8], sink: &mut F) -> Step
+    where
+        F: FnMut(FoundRecord<'_>) + ?Sized,
+    {
         let (header, crc) = match FrameHeader::decode(bytes, self.salt) {
             Ok(found) => found,
             Err(HeaderError::Unknown) => return self.malformed(0, "a newer format wrote this frame"),
@@ -369,7 +396,7 @@ impl Scan {
         if bytes.len() < stored {
             return Step::Incomplete;
         }
-        if crc32c::crc32c(&bytes[FRAME_HEADER_BYTES..len]) != header.frame_crc {
+        if crc32c(&bytes[FRAME_HEADER_BYTES..len]) != header.frame_crc {
             return Step::NoFrame;
         }
         if let Err((at, what)) = self.sections(&header, &bytes[..len], sink) {
@@ -392,12 +419,10 @@ impl Scan {
     }
 
     /// Checks and delivers the sections of a whole frame.
-    fn sections(
-        &mut self,
-        header: &FrameHeader,
-        frame: &[u8],
-        sink: &mut dyn FnMut(FoundRecord<'_>),
-    ) -> Result<(), (usize, &'static str)> {
+    fn sections<F>(&mut self, header: &FrameHeader, frame: &[u8], sink: &mut F) -> Result<(), (usize, &'static str)>
+    where
+        F: FnMut(FoundRecord<'_>) + ?Sized,
+    {
         let mut at = FRAME_HEADER_BYTES;
         let mut lsn = header.first_lsn;
         for _ in 0..header.section_count {
@@ -449,7 +474,7 @@ impl Scan {
     fn refused_bytes(&self, bytes: &[u8]) -> (usize, u32) {
         let frame = FrameHeader::decode(bytes, self.salt).map(|(header, _)| padded(header.len as usize));
         let len = frame.ok().filter(|len| *len <= bytes.len()).unwrap_or(BLOCK_BYTES);
-        (len, crc32c::crc32c(&bytes[..len]))
+        (len, crc32c(&bytes[..len]))
     }
 
     fn byte(&self) -> u64 {

@@ -8,9 +8,13 @@ use common::{
     NODE, Plan, SEGMENT_BYTES, Shared, counter, forget_checkpoints, ledger, must_recover, settle, start, world,
 };
 use shardstage::port::driver::{Driver, OpenOptions};
-use shardstage::sim::SimWorld;
+use shardstage::sim::{DiskFault, DiskOpKind, SimWorld};
 use shardstage_persistence::PlantedBug;
+use shardstage_persistence::format::manifest::unsealed_blocks;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::rc::Rc;
 
 const LOG: &str = "/data/log-0";
 
@@ -97,6 +101,58 @@ fn an_unfinished_tail_is_cut() {
     world.flip_bit(NODE, segment(id), block as u64 * 4096 * 8 + 165);
     must_recover(&world, &ledger, PlantedBug::None).unwrap();
     assert_eq!(counter(&ledger, "torn_tails_cut"), 1);
+}
+
+/// Frames at the end of the active segment prove what is missing before them, however much that is: a start reads all of a
+/// segment that was begun.
+#[test]
+fn a_begun_segment_that_lost_its_beginning_is_refused() {
+    let mut lost = 0;
+    for seed in 20..60 {
+        let (world, ledger) = stopped_log(seed);
+        let ids = (1..100).take_while(|id| world.file_bytes(NODE, segment(*id)).is_some());
+        let id = ids.filter(|id| !used_blocks(&world, *id).is_empty()).last().unwrap();
+        let last = *used_blocks(&world, id).last().unwrap();
+        if last <= unsealed_blocks(16) as usize {
+            continue;
+        }
+        for sector in 0..last as u64 * 8 {
+            world.zero_sector(NODE, segment(id), sector);
+        }
+        lost += 1;
+        let why = refusal(&world, &ledger, PlantedBug::None);
+        assert!(why.contains("acknowledged records with LSN"), "{why}");
+    }
+    assert!(lost >= 10, "{lost}");
+}
+
+#[test]
+fn of_a_segment_that_was_not_begun_a_start_reads_the_beginning_only() {
+    let (world, ledger) = stopped_log(7);
+    let read: Rc<RefCell<BTreeMap<String, u64>>> = Rc::default();
+    let seen = Rc::clone(&read);
+    world.disk_fault(NODE, DiskFault::Error, move |op| {
+        let path = op.path.display().to_string();
+        if op.kind == DiskOpKind::Read && path.ends_with(".seg") {
+            *seen.borrow_mut().entry(path).or_default() += op.len as u64;
+        }
+        false
+    });
+    let there = (1..100).take_while(|id| world.file_bytes(NODE, segment(*id)).is_some());
+    let there: Vec<(u64, bool)> = there.map(|id| (id, used_blocks(&world, id).is_empty())).collect();
+    must_recover(&world, &ledger, PlantedBug::None).unwrap();
+    let (mut begun, mut spares) = (0, 0);
+    for (id, is_spare) in there {
+        let bytes = read.borrow().get(&segment(id)).copied().unwrap_or(0);
+        if is_spare {
+            assert_eq!(bytes, u64::from(unsealed_blocks(16)) * 4096, "{id}");
+            spares += 1;
+        } else {
+            assert!(bytes >= SEGMENT_BYTES, "{id}: {bytes}");
+            begun += 1;
+        }
+    }
+    assert!(begun >= 3 && spares >= 1, "{begun} {spares}");
 }
 
 #[test]

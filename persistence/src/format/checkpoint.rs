@@ -21,6 +21,7 @@
 //! Invariant: nothing relies on a checkpoint. One that is damaged, of another log, or ahead of its log is not used.
 
 use super::{put, u32_at, u64_at};
+use crate::format::checksum::crc32c;
 use crate::limits::{BLOCK_BYTES, GROUPS, SEGMENTS};
 use crate::recovery::{GroupTail, ScanPoint, SegmentSpan};
 
@@ -87,7 +88,7 @@ impl CheckpointHead {
             put(bytes, at + 16, &span.end_lsn.to_le_bytes());
             at += SPAN_BYTES;
         }
-        let crc = crc32c::crc32c(&bytes[12..]);
+        let crc = crc32c(&bytes[12..]);
         put(bytes, 8, &crc.to_le_bytes());
     }
 
@@ -109,7 +110,7 @@ impl CheckpointHead {
         let (groups, spans) = (u32_at(bytes, 64) as usize, u32_at(bytes, 68) as usize);
         let whole =
             groups == GROUPS && spans <= SEGMENTS && len == FIXED_BYTES + groups * GROUP_BYTES + spans * SPAN_BYTES;
-        if !whole || crc32c::crc32c(&bytes[12..]) != u32_at(bytes, 8) {
+        if !whole || crc32c(&bytes[12..]) != u32_at(bytes, 8) {
             return None;
         }
         let (group_bytes, span_bytes) = bytes[FIXED_BYTES..].split_at(groups * GROUP_BYTES);
@@ -152,7 +153,7 @@ impl CheckpointEnd {
         put(block, 0, &END_MAGIC.to_le_bytes());
         put(block, 12, &self.body_crc.to_le_bytes());
         put(block, 16, &self.end_lsn.to_le_bytes());
-        let crc = crc32c::crc32c(&block[12..END_BYTES]);
+        let crc = crc32c(&block[12..END_BYTES]);
         put(block, 8, &crc.to_le_bytes());
     }
 
@@ -160,7 +161,7 @@ impl CheckpointEnd {
     #[must_use]
     pub fn decode(block: &[u8]) -> Option<Self> {
         let fits = block.len() >= END_BYTES && u64_at(block, 0) == END_MAGIC;
-        if !fits || crc32c::crc32c(&block[12..END_BYTES]) != u32_at(block, 8) {
+        if !fits || crc32c(&block[12..END_BYTES]) != u32_at(block, 8) {
             return None;
         }
         Some(Self { body_crc: u32_at(block, 12), end_lsn: u64_at(block, 16) })

@@ -18,6 +18,7 @@
 //! Invariant: a block of zeros never decodes, and `len` is believed only after `header_crc`.
 
 use super::{put, u16_at, u32_at, u64_at};
+use crate::format::checksum::crc32c_append;
 use crate::limits::{BLOCK_BYTES, FRAME_BYTES};
 
 /// Bytes of a frame header.
@@ -108,7 +109,7 @@ impl FrameHeader {
         put(bytes, 56, &self.flags.to_le_bytes());
         put(bytes, 58, &self.section_count.to_le_bytes());
         put(bytes, 60, &0u32.to_le_bytes());
-        let crc = crc32c::crc32c_append(salt, &bytes[8..FRAME_HEADER_BYTES]);
+        let crc = crc32c_append(salt, &bytes[8..FRAME_HEADER_BYTES]);
         put(bytes, 4, &crc.to_le_bytes());
         crc
     }
@@ -121,7 +122,7 @@ impl FrameHeader {
         if bytes.len() < FRAME_HEADER_BYTES || u32_at(bytes, 0) != FRAME_MAGIC {
             return Err(HeaderError::NoMagic);
         }
-        let crc = crc32c::crc32c_append(salt, &bytes[8..FRAME_HEADER_BYTES]);
+        let crc = crc32c_append(salt, &bytes[8..FRAME_HEADER_BYTES]);
         if crc != u32_at(bytes, 4) {
             return Err(HeaderError::BadCrc);
         }

@@ -9,16 +9,24 @@
 //! ```
 //!
 //! Invariant: an update is finished when *both* slots hold the new generation, and nothing relies on it earlier. So either
-//! slot alone, whichever is damaged, tells everything that the log relies on. A segment is listed before it may hold a frame.
+//! slot alone, whichever is damaged, tells everything that the log relies on. A segment is listed before it may hold a frame,
+//! and the segment before it is sealed before it may hold one behind its [unsealed blocks](unsealed_blocks).
 
 use super::{put, u32_at, u64_at};
-use crate::limits::{BLOCK_BYTES, SEGMENTS};
+use crate::format::checksum::crc32c;
+use crate::limits::{BLOCK_BYTES, SEGMENTS, UNSEALED_SHARE};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SSMANIF1");
 const FIXED_BYTES: usize = 64;
 const ENTRY_BYTES: usize = 32;
 /// Largest manifest, bytes.
 pub const MANIFEST_BYTES: usize = (FIXED_BYTES + ENTRY_BYTES * SEGMENTS).next_multiple_of(BLOCK_BYTES);
+
+/// The blocks of a segment that may hold frames while the segment before it is not sealed.
+#[must_use]
+pub fn unsealed_blocks(blocks: u32) -> u32 {
+    (blocks / UNSEALED_SHARE).max(1)
+}
 
 /// How far a segment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +94,7 @@ impl Manifest {
             put(bytes, at + 24, &entry.blocks.to_le_bytes());
             put(bytes, at + 28, &(entry.state as u32).to_le_bytes());
         }
-        let crc = crc32c::crc32c(&bytes[12..]);
+        let crc = crc32c(&bytes[12..]);
         put(bytes, 8, &crc.to_le_bytes());
     }
 
@@ -102,7 +110,7 @@ impl Manifest {
         if count > SEGMENTS || len != FIXED_BYTES + ENTRY_BYTES * count {
             return None;
         }
-        if crc32c::crc32c(&bytes[12..]) != u32_at(bytes, 8) || u32_at(bytes, 44) != 0 {
+        if crc32c(&bytes[12..]) != u32_at(bytes, 8) || u32_at(bytes, 44) != 0 {
             return None;
         }
         let mut segments = Vec::with_capacity(count);

@@ -10,6 +10,7 @@
 //! Invariant: a log whose `NODE` file does not match the seat that opens it is never read or written.
 
 use super::{FORMAT_VERSION, put, u16_at, u32_at, u64_at};
+use crate::format::checksum::crc32c;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SSNODE01");
 /// Bytes of the encoded file.
@@ -54,7 +55,7 @@ impl NodeFile {
         put(bytes, 32, &self.shard.to_le_bytes());
         put(bytes, 34, &self.shard_count.to_le_bytes());
         put(bytes, 36, &self.groups.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes[12..]);
+        let crc = crc32c(&bytes[12..]);
         put(bytes, 8, &crc.to_le_bytes());
     }
 
@@ -63,10 +64,7 @@ impl NodeFile {
     /// # Errors
     /// See [`NodeFileError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, NodeFileError> {
-        if bytes.len() < NODE_BYTES
-            || u64_at(bytes, 0) != MAGIC
-            || crc32c::crc32c(&bytes[12..NODE_BYTES]) != u32_at(bytes, 8)
-        {
+        if bytes.len() < NODE_BYTES || u64_at(bytes, 0) != MAGIC || crc32c(&bytes[12..NODE_BYTES]) != u32_at(bytes, 8) {
             return Err(NodeFileError::Damaged);
         }
         let version = u32_at(bytes, 12);

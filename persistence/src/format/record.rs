@@ -1,7 +1,7 @@
 //! `RecordHeader`: 32 bytes before each record of a section, and the key definition.
 //!
 //! ```text
-//!  0 u32 crc       CRC32C of payload and meta, continued from head_crc
+//!  0 u32 crc       CRC32C of bytes 8..32, payload and meta
 //!  4 u32 head_crc  CRC32C of bytes 8..32
 //!  8 u24 len       payload and meta, without the padding
 //! 11 u8  kind
@@ -19,6 +19,7 @@
 //! Invariant: a record can be verified alone, without its frame, and its head without the rest, so that a damaged snapshot
 //! does not cut off what is older.
 
+use crate::format::checksum::crc32c;
 use shardstage_codec::GroupId;
 
 use super::position::Position;
@@ -208,11 +209,10 @@ impl RecordHeader {
     ///
     /// # Errors
     /// See [`RecordError`].
+    #[inline]
     pub fn decode(bytes: &[u8]) -> Result<(Self, usize), RecordError> {
-        if bytes.len() < RECORD_HEADER_BYTES {
-            return Err(RecordError::BadLength);
-        }
-        if crc32c::crc32c(&bytes[8..RECORD_HEADER_BYTES]) != u32_at(bytes, 4) {
+        let Some(bytes) = bytes.first_chunk::<RECORD_HEADER_BYTES>() else { return Err(RecordError::BadLength) };
+        if crc32c(&bytes[8..]) != u32_at(bytes, 4) {
             return Err(RecordError::BadCrc);
         }
         let (first, second) = (u32_at(bytes, 8), u64_at(bytes, 16));
@@ -236,8 +236,8 @@ impl RecordHeader {
 pub fn seal(record: &mut [u8], prev: Option<Position>) {
     let end = RECORD_HEADER_BYTES + (u32_at(record, 8) & 0x00ff_ffff) as usize;
     put(record, 24, &prev.map_or(0, Position::bits).to_le_bytes());
-    let head_crc = crc32c::crc32c(&record[8..RECORD_HEADER_BYTES]);
-    let crc = crc32c::crc32c_append(head_crc, &record[RECORD_HEADER_BYTES..end]);
+    let head_crc = crc32c(&record[8..RECORD_HEADER_BYTES]);
+    let crc = crc32c(&record[8..end]);
     put(record, 4, &head_crc.to_le_bytes());
     put(record, 0, &crc.to_le_bytes());
 }
@@ -247,6 +247,7 @@ impl<'a> RecordView<'a> {
     ///
     /// # Errors
     /// See [`RecordError`].
+    #[inline]
     pub fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let (header, len) = RecordHeader::decode(bytes)?;
         let end = RECORD_HEADER_BYTES + len;
@@ -255,7 +256,7 @@ impl<'a> RecordView<'a> {
             return Err(RecordError::BadLength);
         }
         let body = &bytes[RECORD_HEADER_BYTES..end];
-        if crc32c::crc32c_append(u32_at(bytes, 4), body) != u32_at(bytes, 0) {
+        if crc32c(&bytes[8..end]) != u32_at(bytes, 0) {
             return Err(RecordError::BadCrc);
         }
         if header.flags & FLAG_META == 0 {

@@ -10,6 +10,7 @@
 //!
 //! Invariant: within one log a group's epochs never fall and its sequences have no gap.
 
+use crate::format::checksum::crc32c;
 use shardstage_codec::{Epoch, GroupId};
 
 use super::{put, u32_at, u64_at};
@@ -44,7 +45,7 @@ impl SectionHeader {
         put(section, 16, &self.first_sequence.to_le_bytes());
         put(section, 24, &self.count.to_le_bytes());
         put(section, 28, &[self.group.get(), 0, 0, 0]);
-        let crc = crc32c::crc32c(&section[4..]);
+        let crc = crc32c(&section[4..]);
         put(section, 0, &crc.to_le_bytes());
     }
 
@@ -64,6 +65,6 @@ impl SectionHeader {
         };
         let end = SECTION_HEADER_BYTES.checked_add(header.bytes as usize)?;
         let body = bytes.get(SECTION_HEADER_BYTES..end)?;
-        (crc32c::crc32c(&bytes[4..end]) == u32_at(bytes, 0)).then_some((header, body))
+        (crc32c(&bytes[4..end]) == u32_at(bytes, 0)).then_some((header, body))
     }
 }

@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use crate::format::checksum::crc32c;
 use shardstage_codec::{Epoch, GroupId};
 
 use crate::format::frame::{FLAG_OPEN, FLAG_SEGMENT_END, FRAME_HEADER_BYTES, FrameHeader, HeaderError, padded, place};
@@ -219,7 +220,7 @@ impl Survey {
     fn frame(&mut self, header: FrameHeader, crc: u32, bytes: &[u8], sink: &mut Sink<'_>) {
         let frame = SeenFrame { segment: self.segment, offset: self.byte(), header, stored_bytes: bytes.len() as u64 };
         let body = &bytes[..header.len as usize];
-        if crc32c::crc32c(&body[FRAME_HEADER_BYTES..]) != header.frame_crc {
+        if crc32c(&body[FRAME_HEADER_BYTES..]) != header.frame_crc {
             // Two damaged frames in a row: what can be saved of the first is due now.
             if self.broken.as_ref().is_some_and(|broken| broken.frame.is_some()) {
                 self.report_broken(header.first_lsn, sink);

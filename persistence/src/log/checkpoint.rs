@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::task::Poll;
 
+use crate::format::checksum::crc32c_append;
 use shardstage::port::buffer::IoBuffer;
 use shardstage::port::driver::{FileId, OpenOptions};
 
@@ -83,7 +84,7 @@ impl Copying {
                     entry.write_to(bytes);
                 }
             }
-            self.body_crc = crc32c::crc32c_append(self.body_crc, &buffer);
+            self.body_crc = crc32c_append(self.body_crc, &buffer);
             self.next_chunk += 1;
             Piece::Body(buffer)
         };
@@ -202,7 +203,7 @@ async fn read_open(desk: &Desk, file: FileId, log_id: u64) -> Option<Checkpoint>
     let mut fits = true;
     let chunk = SCAN_CHUNK_BYTES / ENTRY_BYTES;
     read_stream(desk, file, body_at, end_at, |bytes| {
-        body_crc = crc32c::crc32c_append(body_crc, bytes);
+        body_crc = crc32c_append(body_crc, bytes);
         fits = fits && table.restore_all(first, bytes);
         first = first.saturating_add(u32::try_from(chunk).expect("a chunk has few entities"));
     })

@@ -32,6 +32,7 @@ enum Call {
     Remove(PathBuf),
     Random,
     Now,
+    NextTurn,
     Data(FileId, FileOp),
 }
 
@@ -48,6 +49,8 @@ struct Inner {
     calls: VecDeque<(u64, Call)>,
     answers: BTreeMap<u64, Answer>,
     next: u64,
+    /// Answers to be given in the next turn.
+    next_turn: Vec<u64>,
 }
 
 /// Where tasks leave their calls.
@@ -135,6 +138,17 @@ impl Desk {
         now_ns
     }
 
+    /// Goes on in the next turn, which comes at once: calls that wait are carried out before, and the device gets to work on
+    /// them while the task works on what it has.
+    pub(crate) async fn next_turn(&self) {
+        let Answer::Done(_) = self.ask(Call::NextTurn).await else { unreachable!("a pause has a plain answer") };
+    }
+
+    /// Whether a task waits for nothing but the next turn.
+    pub(crate) fn wants_turn(&self) -> bool {
+        !self.inner.borrow().next_turn.is_empty()
+    }
+
     pub(crate) async fn list(&self, path: PathBuf) -> io::Result<Vec<String>> {
         let Answer::Names(result) = self.ask(Call::List(path)).await else { unreachable!("a list has a names answer") };
         result
@@ -194,6 +208,10 @@ impl Desk {
 
     /// Polls the task and carries out its calls until it ends or waits for a completion.
     pub(crate) fn serve<T>(&self, task: &mut Pin<Box<dyn Future<Output = T>>>, cx: &mut ServiceContext<'_>) -> Poll<T> {
+        {
+            let inner = &mut *self.inner.borrow_mut();
+            inner.answers.extend(inner.next_turn.drain(..).map(|id| (id, Answer::Done(Ok(())))));
+        }
         loop {
             if let Poll::Ready(done) = task.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 return Poll::Ready(done);
@@ -201,6 +219,10 @@ impl Desk {
             let mut answered = false;
             loop {
                 let Some((id, call)) = self.inner.borrow_mut().calls.pop_front() else { break };
+                if matches!(call, Call::NextTurn) {
+                    self.inner.borrow_mut().next_turn.push(id);
+                    continue;
+                }
                 if let Some(answer) = carry_out(id, call, cx) {
                     self.inner.borrow_mut().answers.insert(id, answer);
                     answered = true;
@@ -228,6 +250,7 @@ fn carry_out(id: u64, call: Call, cx: &mut ServiceContext<'_>) -> Option<Answer>
         Call::Remove(path) => Answer::Done(driver.remove(&path)),
         Call::Random => Answer::Number(Ok(driver.random_u64())),
         Call::Now => Answer::Number(Ok(driver.now_ns())),
+        Call::NextTurn => unreachable!("the desk keeps it itself"),
         Call::Data(file, op) => {
             cx.submit(Token { kind: TokenKind::Task, value: id }.pack(), file, op);
             return None;

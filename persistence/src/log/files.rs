@@ -198,15 +198,22 @@ pub(crate) struct OpenSegment {
     pub(crate) blocks: u32,
 }
 
-/// Pre-writes the next segment, lists it in `manifest` and opens it.
+/// A segment of zeros that no manifest lists yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unlisted {
+    id: u64,
+    blocks: u32,
+}
+
+/// Pre-writes the segment behind those that `manifest` lists.
 pub(crate) async fn prepare_segment(
     desk: &Desk,
     dir: &Path,
     directory: FileId,
     mode: WriteMode,
     blocks: u32,
-    mut manifest: Manifest,
-) -> Result<(OpenSegment, Manifest), PrepareError> {
+    manifest: &Manifest,
+) -> Result<Unlisted, PrepareError> {
     if manifest.segments.len() >= SEGMENTS {
         return Err(PrepareError::Space(io::Error::other("the manifest lists the largest number of segments")));
     }
@@ -219,11 +226,26 @@ pub(crate) async fn prepare_segment(
     }
     // A sync that failed is never tried again: what it covered may be lost although the next one succeeds.
     desk.sync(directory).await.map_err(PrepareError::Sync)?;
+    Ok(Unlisted { id, blocks })
+}
+
+/// Writes the manifest's next generation, with this segment, which it then opens.
+pub(crate) async fn list_segment(
+    desk: &Desk,
+    dir: &Path,
+    directory: FileId,
+    mode: WriteMode,
+    segment: Option<Unlisted>,
+    mut manifest: Manifest,
+) -> Result<(Option<OpenSegment>, Manifest), PrepareError> {
     manifest.generation += 1;
-    manifest.segments.push(SegmentEntry { id, first_lsn: 0, end_lsn: 0, blocks, state: SegmentState::Ready });
+    if let Some(Unlisted { id, blocks }) = segment {
+        manifest.segments.push(SegmentEntry { id, first_lsn: 0, end_lsn: 0, blocks, state: SegmentState::Ready });
+    }
     write_manifest(desk, dir, directory, mode, &manifest).await.map_err(PrepareError::Manifest)?;
-    let file = desk.open(path, mode.append()).await.map_err(PrepareError::Manifest)?;
-    Ok((OpenSegment { id, file, blocks }, manifest))
+    let Some(Unlisted { id, blocks }) = segment else { return Ok((None, manifest)) };
+    let file = desk.open(segment_path(dir, id), mode.append()).await.map_err(PrepareError::Manifest)?;
+    Ok((Some(OpenSegment { id, file, blocks }), manifest))
 }
 
 async fn write_zeros(desk: &Desk, path: &Path, mode: WriteMode, blocks: u32) -> io::Result<()> {

@@ -112,19 +112,13 @@ impl EntityIndex {
 
     /// Takes a record that the scan found; the error says how it contradicts what came before. A record that a checkpoint
     /// knows already is passed over.
+    #[inline]
     pub(crate) fn replay(&mut self, found: &FoundRecord<'_>) -> Result<(), &'static str> {
-        let header = found.view.header;
+        let header = &found.view.header;
         let number = number_of(EntityId(header.entity));
         let position = Position::new(found.segment, found.offset, found.view.stored_bytes);
         if header.kind == RecordKind::KeyDef {
-            let Some(def) = KeyDef::decode(found.view.payload) else { return Err("a key definition is malformed") };
-            let print = self.prints.of(def.type_name, def.key);
-            let entry =
-                self.table.add_as(number, print).ok_or("an entity number has two keys, or a key two numbers")?;
-            if entry.key_at().is_none_or(|known| known < position) {
-                entry.define(position);
-            }
-            return Ok(());
+            return self.replay_key(number, found.view.payload, position);
         }
         let Some(entry) = self.table.get_mut(number) else {
             return Err("a record's entity has no key definition before it");
@@ -140,6 +134,16 @@ impl EntityIndex {
         };
         entry.advance(seq, position);
         self.table.note_outbox(number, header.kind);
+        Ok(())
+    }
+
+    fn replay_key(&mut self, number: u32, payload: &[u8], position: Position) -> Result<(), &'static str> {
+        let Some(def) = KeyDef::decode(payload) else { return Err("a key definition is malformed") };
+        let print = self.prints.of(def.type_name, def.key);
+        let entry = self.table.add_as(number, print).ok_or("an entity number has two keys, or a key two numbers")?;
+        if entry.key_at().is_none_or(|known| known < position) {
+            entry.define(position);
+        }
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::format::checksum::crc32c;
 use shardstage::port::buffer::IoBuffer;
 use shardstage::port::driver::{FileId, OpenOptions};
 use shardstage::port::service::ServiceSeat;
@@ -17,12 +18,12 @@ use shardstage::port::service::ServiceSeat;
 use super::checkpoint::{self, Checkpoint};
 use super::desk::Desk;
 use super::files::{
-    LOCK, MANIFESTS, NODE, NODE_STAGED, OpenSegment, PrepareError, WriteMode, prepare_segment, read_all, segment_id,
-    segment_name, segment_path, write_manifest, write_new,
+    LOCK, MANIFESTS, NODE, NODE_STAGED, OpenSegment, PrepareError, WriteMode, list_segment, prepare_segment, read_all,
+    read_stream, segment_id, segment_name, segment_path, write_manifest, write_new,
 };
 use super::index::EntityIndex;
 use super::probe::{ProbeReport, probe};
-use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
+use crate::format::manifest::{Manifest, SegmentEntry, SegmentState, unsealed_blocks};
 use crate::format::node::{NODE_BYTES, NodeFile, NodeFileError};
 use crate::format::salt;
 use crate::limits::{BLOCK_BYTES, GROUPS, SCAN_CHUNK_BYTES, SCAN_DEPTH};
@@ -339,7 +340,7 @@ async fn scan_from(
             contradiction = Some(Refusal::Malformed { segment: found.segment, byte: found.offset, what });
         }
     };
-    let mut pieces = Pieces::new(manifest.segments.iter().filter(|entry| entry.id >= start.0).copied(), start);
+    let mut pieces = Pieces::new(with_ends(manifest).filter(|(entry, _)| entry.id >= start.0), start);
     let mut reads = VecDeque::new();
     let mut spare: Option<IoBuffer> = None;
     loop {
@@ -355,11 +356,19 @@ async fn scan_from(
             let block = u32::try_from(piece.offset / BLOCK_BYTES as u64).expect("a segment has fewer than 2^32 blocks");
             scan.begin_segment_at(piece.segment.id, piece.segment.blocks, block);
         }
+        desk.next_turn().await;
         let path = || segment_path(plan.dir.as_path(), piece.segment.id);
         let chunk = read.done().await.map_err(|error| OpenError::Io { path: path(), what: "read", error })?;
         scan.push(&chunk, &mut sink);
         spare = Some(chunk);
         if piece.last {
+            // Where the manifest says nothing of a segment, there is nothing behind its first blocks, unless the log goes on.
+            let (start, end) = (piece.offset + piece.len as u64, segment_end(piece.segment));
+            if scan.accepts() && start < end {
+                let each = |bytes: &[u8]| scan.push(bytes, &mut sink);
+                let read = read_stream(desk, piece.file, start, end, each).await;
+                read.map_err(|error| OpenError::Io { path: path(), what: "read", error })?;
+            }
             scan.end_segment(&mut sink);
             desk.close(piece.file).await;
         }
@@ -383,11 +392,26 @@ async fn read_end_again(desk: &Desk, plan: &OpenPlan, mode: WriteMode, tail: &Ta
     let again = desk.read(file, offset, IoBuffer::zeroed(len)).done().await;
     desk.close(file).await;
     let again = again.map_err(at(&path, "read"))?;
-    if crc32c::crc32c(&again[..len]) == crc {
+    if crc32c(&again[..len]) == crc {
         return Ok(());
     }
     let why = format!("two reads of byte {offset} gave different bytes; the device cannot be trusted");
     Err(at(&path, "find the log's end")(io::Error::other(why)))
+}
+
+fn segment_end(entry: SegmentEntry) -> u64 {
+    u64::from(entry.blocks) * BLOCK_BYTES as u64
+}
+
+/// The listed segments, each with the byte behind the part of it that may hold frames; see [`unsealed_blocks`]. The first one
+/// has none before it that could be sealed.
+fn with_ends(manifest: &Manifest) -> impl Iterator<Item = (SegmentEntry, u64)> {
+    let begun =
+        std::iter::once(true).chain(manifest.segments.iter().map(|before| before.state == SegmentState::Sealed));
+    manifest.segments.iter().zip(begun).map(|(entry, begun)| {
+        let blocks = if begun { entry.blocks } else { unsealed_blocks(entry.blocks) };
+        (*entry, u64::from(blocks) * BLOCK_BYTES as u64)
+    })
 }
 
 /// One read of a scan.
@@ -399,7 +423,7 @@ struct ScanPiece {
     len: usize,
     /// The first of its segment, or of the scan.
     first: bool,
-    /// The last of its segment.
+    /// The last that its segment needs, as long as the log has ended.
     last: bool,
 }
 
@@ -407,10 +431,10 @@ struct ScanPiece {
 struct Pieces<I> {
     segments: I,
     start: (u64, u32),
-    open: Option<(SegmentEntry, FileId, u64)>,
+    open: Option<(SegmentEntry, FileId, u64, u64)>,
 }
 
-impl<I: Iterator<Item = SegmentEntry>> Pieces<I> {
+impl<I: Iterator<Item = (SegmentEntry, u64)>> Pieces<I> {
     fn new(segments: I, start: (u64, u32)) -> Self {
         Self { segments, start, open: None }
     }
@@ -418,21 +442,22 @@ impl<I: Iterator<Item = SegmentEntry>> Pieces<I> {
     async fn next(&mut self, desk: &Desk, dir: &Path, mode: WriteMode) -> Result<Option<ScanPiece>, OpenError> {
         let mut first = false;
         if self.open.is_none() {
-            let Some(segment) = self.segments.next() else { return Ok(None) };
+            let Some((segment, end)) = self.segments.next() else { return Ok(None) };
             let file = open_listed(desk, &segment_path(dir, segment.id), mode, segment).await?;
             let block = if segment.id == self.start.0 { self.start.1 } else { 0 };
-            self.open = Some((segment, file, u64::from(block) * BLOCK_BYTES as u64));
+            let offset = u64::from(block) * BLOCK_BYTES as u64;
+            let end = if offset < end { end } else { segment_end(segment) };
+            self.open = Some((segment, file, offset, end));
             first = true;
         }
-        let Some((segment, file, offset)) = self.open else { return Ok(None) };
-        let end = u64::from(segment.blocks) * BLOCK_BYTES as u64;
+        let Some((segment, file, offset, end)) = self.open else { return Ok(None) };
         let len = usize::try_from(end.saturating_sub(offset).min(SCAN_CHUNK_BYTES as u64)).expect("a chunk fits usize");
         if len == 0 {
             let what = "the checkpoint's frame lies behind its segment";
             return Err(OpenError::Refused(Refusal::Malformed { segment: segment.id, byte: offset, what }));
         }
         let last = offset + len as u64 == end;
-        self.open = (!last).then_some((segment, file, offset + len as u64));
+        self.open = (!last).then_some((segment, file, offset + len as u64, end));
         Ok(Some(ScanPiece { segment, file, offset, len, first, last }))
     }
 }
@@ -513,7 +538,7 @@ async fn begin_incarnation(
     manifest.incarnation += 1;
     write_manifest(desk, dir, directory, mode, &manifest).await.map_err(at(dir, "write the manifest"))?;
     let (active, manifest, ready) = if active_id > last_id {
-        let prepared = prepare_segment(desk, dir, directory, mode, plan.segment_blocks, manifest).await;
+        let prepared = first_segment(desk, dir, directory, mode, plan.segment_blocks, manifest).await;
         let (active, manifest) = prepared.map_err(|error| {
             let (PrepareError::Space(error) | PrepareError::Sync(error) | PrepareError::Manifest(error)) = error;
             OpenError::Io { path: segment_path(dir, active_id), what: "pre-write the first segment", error }
@@ -537,4 +562,18 @@ async fn begin_incarnation(
         (active, manifest, ready)
     };
     Ok(Opened { directory, lock, report, manifest, tail, records, checkpoint, index, active, active_block, ready })
+}
+
+/// A segment to begin with, where the log has none.
+async fn first_segment(
+    desk: &Desk,
+    dir: &Path,
+    directory: FileId,
+    mode: WriteMode,
+    blocks: u32,
+    manifest: Manifest,
+) -> Result<(OpenSegment, Manifest), PrepareError> {
+    let unlisted = prepare_segment(desk, dir, directory, mode, blocks, &manifest).await?;
+    let (segment, manifest) = list_segment(desk, dir, directory, mode, Some(unlisted), manifest).await?;
+    Ok((segment.expect("it was given one to list"), manifest))
 }

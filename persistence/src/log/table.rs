@@ -216,6 +216,7 @@ impl EntityTable {
     }
 
     /// A record of this kind became durable.
+    #[inline]
     pub(crate) fn note_outbox(&mut self, number: u32, kind: RecordKind) {
         let owes = match kind {
             RecordKind::Outbox | RecordKind::OutboxDone => true,
@@ -264,15 +265,18 @@ impl EntityTable {
     }
 
     /// The entity; `None` when there is none with this number.
+    #[inline]
     pub(crate) fn get(&self, number: u32) -> Option<&Entry> {
         let at = number.checked_sub(1)? as usize;
         let entry = &self.chunks.get(at / CHUNK_ENTITIES)?.as_ref()?[at % CHUNK_ENTITIES];
         (*entry != Entry::default()).then_some(entry)
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut Entry> {
-        self.get(number)?;
-        Some(self.entry_mut(number))
+        let at = number.checked_sub(1)? as usize;
+        let entry = &mut self.chunks.get_mut(at / CHUNK_ENTITIES)?.as_mut()?[at % CHUNK_ENTITIES];
+        (*entry != Entry::default()).then_some(entry)
     }
 
     fn entry(&self, number: u32) -> &Entry {

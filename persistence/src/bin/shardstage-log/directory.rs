@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use shardstage_persistence::format::checkpoint::{CheckpointEnd, CheckpointHead};
+use shardstage_persistence::format::checksum::crc32c_append;
 use shardstage_persistence::format::manifest::{MANIFEST_BYTES, Manifest, SegmentEntry, SegmentState};
 use shardstage_persistence::format::node::{NODE_BYTES, NodeFile, NodeFileError};
 use shardstage_persistence::format::{FORMAT_VERSION, salt};
@@ -263,7 +264,7 @@ fn read_checkpoint(path: &Path, log_id: u64) -> Result<CheckpointHead, String> {
         if read_full(&mut file, &mut chunk[..size]).map_err(unreadable)? < size {
             return Err("too short".into());
         }
-        crc = crc32c::crc32c_append(crc, &chunk[..size]);
+        crc = crc32c_append(crc, &chunk[..size]);
         left -= size as u64;
     }
     read_full(&mut file, &mut chunk[..BLOCK_BYTES]).map_err(unreadable)?;

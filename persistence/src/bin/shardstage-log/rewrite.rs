@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use shardstage_codec::{Epoch, GroupId};
+use shardstage_persistence::format::checksum::crc32c;
 use shardstage_persistence::format::frame::{
     FLAG_HEARTBEAT, FLAG_OPEN, FLAG_SEGMENT_END, FRAME_HEADER_BYTES, FrameHeader, padded, place,
 };
@@ -220,7 +221,7 @@ impl Rewriter {
         let flags = if blocks == self.free_blocks() { flags | FLAG_SEGMENT_END } else { flags };
         let segment = self.segments.last().map_or(0, |entry| entry.id);
         let header = FrameHeader {
-            frame_crc: crc32c::crc32c(&frame[FRAME_HEADER_BYTES..len]),
+            frame_crc: crc32c(&frame[FRAME_HEADER_BYTES..len]),
             len: u32::try_from(len).expect("a frame is smaller than 4 GiB"),
             incarnation: 1,
             first_lsn: self.next_lsn,

@@ -124,7 +124,7 @@ impl LogShard {
     pub(super) fn end_without_room(&mut self) {
         let full =
             self.log.as_ref().is_some_and(|log| log.active_ended && log.ready.is_empty() && log.in_flight.is_none());
-        if full && self.batches.is_empty() && self.preparing.is_none() && self.spare_error.is_some() {
+        if full && self.batches.is_empty() && !self.prepares() && self.spare_error.is_some() {
             self.checkpoints.last = Last::Settled;
             self.heartbeat_due_ns = None;
         }

@@ -30,7 +30,7 @@ use crate::format::salt;
 use crate::limits::{BLOCK_BYTES, HEARTBEAT_NS};
 use crate::log::batch::Batch;
 use crate::log::desk::Desk;
-use crate::log::files::{OpenSegment, PrepareError, WriteMode};
+use crate::log::files::{OpenSegment, PrepareError, Unlisted, WriteMode};
 use crate::log::index::EntityIndex;
 use crate::log::load::Loader;
 use crate::log::open::{OpenError, OpenPlan, Opened};
@@ -45,6 +45,9 @@ use writer::Log;
 const NAME: &str = "event-log";
 
 type Task<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// A manifest that is on the disk now, and the segment that it lists besides.
+type Listed = Result<(Option<OpenSegment>, Manifest), PrepareError>;
 
 enum State {
     Created,
@@ -87,7 +90,10 @@ pub struct LogShard {
     state: State,
     desk: Desk,
     log: Option<Log>,
-    preparing: Option<Task<Result<(OpenSegment, Manifest), PrepareError>>>,
+    preparing: Option<Task<Result<Unlisted, PrepareError>>>,
+    /// A spare that was prepared and the manifest does not list yet.
+    unlisted: Option<Unlisted>,
+    listing: Option<Task<Listed>>,
     spare_error: Option<String>,
     spare_retry_ns: u64,
     index: EntityIndex,
@@ -117,6 +123,8 @@ impl LogShard {
             desk: Desk::default(),
             log: None,
             preparing: None,
+            unlisted: None,
+            listing: None,
             spare_error: None,
             spare_retry_ns: 0,
             // Replaced by that of the opened log.
@@ -173,6 +181,8 @@ impl LogShard {
             active: opened.active,
             block: opened.active_block,
             active_ended: false,
+            // What came before was sealed when the log was opened.
+            begun_is_listed: true,
             ready: opened.ready,
             readers: BTreeMap::new(),
             buffer: Some(IoBuffer::zeroed(self.frame_bytes())),
@@ -194,18 +204,26 @@ impl LogShard {
         if log.in_flight.is_some() {
             return;
         }
-        if log.active_ended && !log.activate_next() {
-            return;
+        if log.active_ended {
+            if !log.activate_next() {
+                return;
+            }
+            self.keep_listed(cx);
         }
+        let Some(log) = self.log.as_mut().filter(|_| matches!(self.state, State::Running)) else { return };
         if let Some(batch) = self.batches.front() {
             let blocks = padded(batch.worst_bytes()) / BLOCK_BYTES;
-            if blocks > log.free_blocks() {
+            let fits = blocks <= log.free_blocks();
+            if !log.may_write(if fits { blocks } else { 1 }) {
+                return;
+            }
+            if !fits {
                 self.submit_control(FLAG_SEGMENT_END, cx);
             } else {
                 let batch = self.batches.pop_front().expect("looked at above");
                 self.submit_batch(batch, cx);
             }
-        } else if self.heartbeat_due_ns.is_some_and(|due| due <= cx.now_ns() || self.stopping) {
+        } else if log.may_write(1) && self.heartbeat_due_ns.is_some_and(|due| due <= cx.now_ns() || self.stopping) {
             self.submit_control(FLAG_HEARTBEAT, cx);
         }
     }

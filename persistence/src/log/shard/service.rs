@@ -74,9 +74,10 @@ impl Service for LogShard {
         let frame = self.log.as_ref().and_then(|log| log.in_flight.as_ref());
         let age = frame.map(|frame| frame.since_ns + if frame.slow { DEAD_COMMIT_NS } else { SLOW_COMMIT_NS });
         let retry = self.spare_error.as_ref().filter(|_| self.preparing.is_none()).map(|_| self.spare_retry_ns);
-        let behind = self.shared.is_behind().then_some(0);
+        let behind = (self.shared.is_behind() || self.desk.wants_turn()).then_some(0);
         // A heartbeat that has no place yet waits for the segment, not for the clock.
-        let has_place = self.log.as_ref().is_some_and(|log| !log.active_ended || !log.ready.is_empty());
+        let has_place =
+            self.log.as_ref().is_some_and(|log| (!log.active_ended || !log.ready.is_empty()) && log.may_write(1));
         let heartbeat = self.heartbeat_due_ns.filter(|_| has_place && frame.is_none());
         [heartbeat, age, retry, behind].into_iter().flatten().min()
     }
@@ -100,7 +101,7 @@ impl Service for LogShard {
             || self.checkpoints.are_busy()
             || self.naming.is_some();
         let done = match self.state {
-            State::Running => !waits && self.preparing.is_none() && self.loads.is_empty() && self.loader.is_idle(),
+            State::Running => !waits && !self.prepares() && self.loads.is_empty() && self.loader.is_idle(),
             State::Beginning => false,
             // Nothing was promised yet: the next start opens again, wherever this one got to.
             State::Created | State::Opening(_) | State::Poisoned(_) | State::Closed => true,

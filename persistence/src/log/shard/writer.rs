@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
+use crate::format::checksum::crc32c;
 use shardstage::port::buffer::IoBuffer;
 use shardstage::port::driver::{FileId, FileOp};
 use shardstage::port::service::ServiceContext;
 
 use crate::format::frame::{FLAG_SEGMENT_END, FRAME_HEADER_BYTES, FrameHeader, padded, place};
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, unsealed_blocks};
 use crate::limits::{BLOCK_BYTES, READER_FILES};
 use crate::log::batch::Placed;
 use crate::log::files::{OpenSegment, WriteMode, segment_path};
@@ -46,6 +47,8 @@ pub(super) struct Log {
     pub(super) active: OpenSegment,
     pub(super) block: u32,
     pub(super) active_ended: bool,
+    /// The manifest on the disk says that the segment before the active one is sealed.
+    pub(super) begun_is_listed: bool,
     pub(super) ready: VecDeque<OpenSegment>,
     pub(super) readers: BTreeMap<u64, FileId>,
     pub(super) buffer: Option<IoBuffer>,
@@ -54,6 +57,12 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn free_blocks(&self) -> usize {
         (self.active.blocks - self.block) as usize
+    }
+
+    /// Whether a frame of so many blocks may be written now: behind a segment's first blocks only when the manifest says that the
+    /// one before is sealed.
+    pub(super) fn may_write(&self, blocks: usize) -> bool {
+        self.begun_is_listed || self.block as usize + blocks <= unsealed_blocks(self.active.blocks) as usize
     }
 
     /// Bytes that frames may still use, in the active segment and in spares.
@@ -73,6 +82,7 @@ impl Log {
         self.active = next;
         self.block = 0;
         self.active_ended = false;
+        self.begun_is_listed = false;
         true
     }
 
@@ -93,10 +103,11 @@ impl Log {
         let stored_bytes = padded(len);
         let blocks = stored_bytes / BLOCK_BYTES;
         assert!(blocks <= self.free_blocks(), "a frame fits into its segment");
+        assert!(self.may_write(blocks), "a start looks for this frame");
         let flags = if blocks == self.free_blocks() { flags | FLAG_SEGMENT_END } else { flags };
         buffer[len..stored_bytes].fill(0);
         let header = FrameHeader {
-            frame_crc: crc32c::crc32c(&buffer[FRAME_HEADER_BYTES..len]),
+            frame_crc: crc32c(&buffer[FRAME_HEADER_BYTES..len]),
             len: u32::try_from(len).expect("a frame is smaller than 4 GiB"),
             incarnation: self.incarnation,
             first_lsn: self.next_lsn,
