@@ -1,14 +1,46 @@
 //! Family: what an actor spawns, and whose child it is.
 //!
-//! Invariant: a child lives on its parent's shard and ends before it. Shard thread only, from handlers and hooks.
+//! Invariant: a child lives on its parent's shard and ends before it. What a context offers is for handlers and hooks, on the
+//! shard's thread; what an engine offers is for any thread.
 
 use crate::actor::{Actor, StopReason};
-use crate::actor_ref::{ActorId, ActorRef};
+use crate::actor_ref::{ActorId, ActorRef, on_shard_of};
 use crate::context::Context;
+use crate::engine::Engine;
 use crate::envelope::EpochTag;
 use crate::error::SpawnError;
 use crate::shard::{ActorBox, Again, Life, Once, Spawn};
 use crate::supervision::{ChildSpec, Supervision};
+
+impl Engine {
+    /// Like [`spawn`](Self::spawn), for an actor that is looked after in another way than by default: with a window or a backoff of
+    /// its own, or a function that decides. When it fails more often than that allows, it stops.
+    ///
+    /// # Errors
+    /// [`SpawnError::Closed`] while the engine shuts down.
+    pub fn spawn_supervised<A, F>(&self, policy: Supervision, factory: F) -> Result<ActorRef<A>, SpawnError>
+    where
+        A: Actor,
+        F: Fn() -> A + Send + 'static,
+    {
+        let link = self.link.link(self.link.next_shard());
+        let (index, generation) = link.take_index()?;
+        let capacity = self.mailbox_capacity;
+        let id = ActorId::new(link, index, generation);
+        on_shard_of(id, move |shard| {
+            let state = ActorBox::new::<A, _>(Again(factory));
+            let spawn = Spawn { state, capacity, identity: None, epoch: EpochTag::BY_GENERATION, parent: None };
+            let mut core = shard.core.borrow_mut();
+            let refused = core.spawn_at(index, generation, spawn);
+            if let Some(cell) = core.cells.get(index, generation) {
+                cell.extra().policy = Some(Box::new(policy));
+            }
+            drop(core);
+            drop(refused);
+        });
+        Ok(ActorRef::new(id))
+    }
+}
 
 impl<A: Actor> Context<A> {
     /// Spawns a child of this actor on this shard and returns at once; it starts in its first turn. The factory is kept for rebuilds

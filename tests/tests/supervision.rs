@@ -346,11 +346,13 @@ fn a_child_that_its_parent_dismisses_is_gone_for_good() {
     office.boss.tell(Dismiss(office.children[1])).unwrap();
     assert_eq!(stopped.wait(), StopReason::ParentStopped);
     assert_eq!(office.counts(), [Some(0), None, Some(0)]);
-    // A stranger's child is not dismissed.
-    let other = office.kit.spawn(Worker::make("root", &office.log, &office.bad_starts)).unwrap();
-    office.boss.ask(Dismiss(other)).wait().unwrap();
-    assert_eq!(other.ask(Count).wait(), Ok(0));
-    other.stop().wait();
+    // A stranger is not dismissed.
+    for shard in [0, 1] {
+        let other = office.kit.spawn_on(shard, Worker::make("root", &office.log, &office.bad_starts)).unwrap();
+        office.boss.ask(Dismiss(other)).wait().unwrap();
+        assert_eq!(other.ask(Count).wait(), Ok(0));
+        other.stop().wait();
+    }
     office.end();
 }
 
@@ -437,6 +439,28 @@ fn a_root_that_panics_at_every_message_is_stopped_at_last() {
     assert!(matches!(root.ask(Boom("one more")).wait(), Err(AskError::Failed(_))));
     assert_eq!(stopped.wait(), StopReason::Panicked("one more".into()));
     assert_eq!(root.ask(Count).wait(), Err(AskError::Rejected(Rejected::Closed)));
+    kit.assert_no_leaks();
+}
+
+#[test]
+fn a_root_has_a_policy_of_its_own_where_it_says_so() {
+    let kit = TestKit::new();
+    kit.allow_panics();
+    kit.allow_dead_letters(|letter| letter.reason == Reason::Closed);
+    let (log, bad_starts) = (Log::default(), Arc::new(AtomicU32::new(1)));
+    let policy = patient().at_most(3, 100 * SECOND);
+    let root = kit.spawn_supervised(policy, Worker::make("root", &log, &bad_starts)).unwrap();
+    assert_eq!(root.started().wait(), Ok(()), "the failed start is tried again");
+    for wait in [2, 4] {
+        let began = kit.now();
+        root.tell(Boom("planted")).unwrap();
+        assert_eq!(root.ask(Count).wait(), Ok(0));
+        let took = kit.now() - began;
+        assert!(took >= wait * SECOND && took < (wait + 1) * SECOND, "{took:?}");
+    }
+    let stopped = root.stopped();
+    root.tell(Boom("one too many")).unwrap();
+    assert_eq!(stopped.wait(), StopReason::Panicked("one too many".into()));
     kit.assert_no_leaks();
 }
 

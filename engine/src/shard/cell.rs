@@ -21,7 +21,7 @@ use crate::key::Key;
 use crate::latch::LatchGuard;
 use crate::limits::CELLS_SKIPPED;
 use crate::run_queue::{Ready, RunQueue};
-use crate::supervision::{ChildSpec, Recovery, Step, Supervisor, Window};
+use crate::supervision::{ChildSpec, Recovery, Step, Supervision, Supervisor, Window};
 
 use super::actor_box::ActorBox;
 use super::async_slot::AsyncSlot;
@@ -65,11 +65,13 @@ pub(crate) struct CellExtra {
     /// How its supervisor looks after it.
     pub(crate) spec: ChildSpec,
     /// When it was restarted lately.
-    pub(crate) window: Window,
+    pub(crate) window: Option<Box<Window>>,
+    /// How it is looked after as a root, if somebody said so.
+    pub(crate) policy: Option<Box<Supervision>>,
     /// How it looks after its children, if it said so.
     pub(crate) supervisor: Option<Box<Supervisor>>,
     /// It is on its way from one state to the next.
-    pub(crate) recovery: Option<Recovery>,
+    pub(crate) recovery: Option<Box<Recovery>>,
     /// It is to drain once it has started again.
     pub(crate) drains: bool,
     /// It has begun to stop and waits for its children.

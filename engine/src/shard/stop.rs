@@ -226,7 +226,7 @@ impl super::ShardCore {
     /// What the end of a child means for its parent: one that waits for its children may go on once the last of them is gone, and
     /// one for which the child was significant stops.
     fn child_has_gone(&mut self, parent: u32, child: Option<&CellExtra>, reason: Option<&StopReason>) {
-        let recovery = child.and_then(|extra| extra.recovery.as_ref());
+        let recovery = child.and_then(|extra| extra.recovery.as_deref());
         if recovery.is_some_and(Recovery::holds_up_group) {
             self.group_member_is_down(parent, true);
         }

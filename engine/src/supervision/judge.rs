@@ -23,12 +23,12 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let cells = &mut core.cells;
             let parent = cells.kin.parent(index);
-            let spec = cells
-                .slot(index)
-                .and_then(|cell| cell.extra.as_ref())
-                .map_or_else(ChildSpec::default, |extra| extra.spec);
+            let extra = cells.slot(index).and_then(|cell| cell.extra.as_ref());
+            let (spec, own) =
+                extra.map_or((ChildSpec::default(), None), |extra| (extra.spec, extra.policy.as_deref().cloned()));
             let supervisor = parent.and_then(|parent| cells.slot(parent)?.extra.as_ref()?.supervisor.as_ref());
-            (supervisor.map_or_else(Supervision::default, |supervisor| supervisor.policy.clone()), spec, parent)
+            let policy = supervisor.map(|supervisor| supervisor.policy.clone()).or(own).unwrap_or_default();
+            (policy, spec, parent)
         };
         let strategy = if parent.is_some() { policy.strategy } else { Strategy::One };
         let by_default = match failure.kind {
@@ -63,7 +63,7 @@ impl ShardCell {
             delay_ns = policy.backoff.map_or(0, |backoff| backoff.delay_ns(failure.restarts, &mut core.random));
             let extra = core.cells.slot(index).expect("it failed just now").extra();
             if strategy == Strategy::One {
-                extra.window.push(now_ns);
+                extra.window.get_or_insert_default().push(now_ns);
             } else if let Some(parent) = parent.and_then(|parent| core.cells.slot(parent)) {
                 parent.extra().supervisor.get_or_insert_default().window.push(now_ns);
             }
@@ -79,7 +79,7 @@ impl ShardCell {
         let counting = if strategy == Strategy::One { Some(index) } else { parent };
         let Some(extra) = counting.and_then(|index| core.cells.slot(index)?.extra.as_mut()) else { return 0 };
         let window = if strategy == Strategy::One {
-            Some(&mut extra.window)
+            extra.window.as_deref_mut()
         } else {
             extra.supervisor.as_mut().map(|supervisor| &mut supervisor.window)
         };

@@ -3,7 +3,7 @@
 //! Invariant: plain values; a supervisor asks the user's function at most once a failure.
 
 use std::fmt;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Failure;
@@ -119,10 +119,11 @@ impl Backoff {
     }
 }
 
-type Decide = Rc<dyn Fn(&Failure) -> Directive>;
+type Decide = Arc<dyn Fn(&Failure) -> Directive + Send + Sync>;
 
 /// How an actor looks after its children: who restarts together, how often, after what wait; see
-/// [`Actor::supervision`](crate::Actor::supervision).
+/// [`Actor::supervision`](crate::Actor::supervision). Also how a root is looked after:
+/// [`Engine::spawn_supervised`](crate::Engine::spawn_supervised).
 ///
 /// When children fail more often than the window allows, the supervisor gives up: the child ends, and the supervisor itself
 /// counts as failed.
@@ -177,8 +178,8 @@ impl Supervision {
     /// Decides on failures, in the place of `Restart` for all (and `Stop` for failed starts without backoff). Asked on the shard
     /// at once, also while this actor waits in an async handler; if it panics, the default decides.
     #[must_use]
-    pub fn decide(self, decide: impl Fn(&Failure) -> Directive + 'static) -> Self {
-        Self { decide: Some(Rc::new(decide)), said: true, ..self }
+    pub fn decide(self, decide: impl Fn(&Failure) -> Directive + Send + Sync + 'static) -> Self {
+        Self { decide: Some(Arc::new(decide)), said: true, ..self }
     }
 
     /// Whether it says anything that the default does not.

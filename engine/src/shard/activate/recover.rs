@@ -385,7 +385,7 @@ impl ShardCore {
         }
         let recovery = Recovery { step, ..recovery };
         let more = recovery.holds_up_group();
-        let less = cell.extra().recovery.replace(recovery).is_some_and(|before| before.holds_up_group());
+        let less = cell.extra().recovery.replace(Box::new(recovery)).is_some_and(|before| before.holds_up_group());
         if let Some(parent) = parent.filter(|_| more != less) {
             let extra = self.cells.slot(parent).expect("a child never outlives its parent").extra();
             let supervisor = extra.supervisor.get_or_insert_default();
