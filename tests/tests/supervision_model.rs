@@ -223,7 +223,7 @@ fn random_tree(kit: &mut TestKit) {
 
 #[test]
 fn random_trees_keep_what_must_always_hold() {
-    TestKit::check_seeds(0..SEEDS, |kit| random_tree(kit));
+    TestKit::check_seeds(0..SEEDS, random_tree);
 }
 
 /// One supervisor with children, as a naive reader of the documentation has it.
@@ -373,5 +373,5 @@ fn naive_office(kit: &mut TestKit) {
 
 #[test]
 fn one_supervisor_does_what_a_naive_model_does() {
-    TestKit::check_seeds(0..SEEDS, |kit| naive_office(kit));
+    TestKit::check_seeds(0..SEEDS, naive_office);
 }
