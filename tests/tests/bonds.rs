@@ -57,6 +57,19 @@ impl Handler<Bond> for Peer {
     }
 }
 
+/// Ends a watch when the news have come, while it waited itself.
+#[message]
+struct UnwatchAtItsEnd(ActorRef<Peer>);
+
+impl AsyncHandler<UnwatchAtItsEnd> for Peer {
+    async fn handle(&mut self, end: UnwatchAtItsEnd, cx: &mut Context<Self>) {
+        end.0.stop().await;
+        // An answer from its shard comes after the news from there.
+        let _ = end.0.ask(Ping).await;
+        cx.unwatch(end.0.id());
+    }
+}
+
 impl Handler<Boom> for Peer {
     fn handle(&mut self, _: Boom, _: &mut Context<Self>) {
         panic!("planted");
@@ -148,12 +161,7 @@ fn who_unwatches_hears_nothing_even_of_news_in_its_mailbox() {
         pair.one(Bond::Unwatch(pair.other.id()));
         assert_eq!(pair.kit.census().watches(), 0);
         pair.one(Bond::Watch(pair.other.id()));
-        let stall = pair.kit.stall(pair.one);
-        pair.one.tell(Bond::Unwatch(pair.other.id())).unwrap();
-        pair.kit.run_until_idle();
-        pair.other.stop().wait();
-        pair.kit.run_until_idle();
-        drop(stall);
+        pair.one.ask(UnwatchAtItsEnd(pair.other)).wait().unwrap();
         assert_eq!(pair.heard(), []);
         pair.end();
     }
