@@ -81,6 +81,16 @@ impl<M: Message> Ask<M> {
         Self { state: State::Unsent(Question { target, vtable, message, ttl: ASK_DEADLINE }) }
     }
 
+    /// One whose slot on this shard is open already; nobody is told when it is given up, but the slot's closure is dropped.
+    pub(crate) fn placed(address: ReplyAddress, link: &'static ShardLink) -> Self {
+        Self { state: State::OnShard(address, link, Target::Actor(ActorId::new(link, 0, 0))) }
+    }
+
+    /// One that waits outside the shards already.
+    pub(crate) fn outside(reply: Arc<ForeignReply<M::Reply>>, target: Target) -> Self {
+        Self { state: State::Outside(reply, target) }
+    }
+
     /// Waits at most `ttl` for the reply, counted from the sending. The deadline travels with the message: whoever takes it
     /// later than that drops it before work.
     pub fn deadline(mut self, ttl: Duration) -> Self {

@@ -73,6 +73,7 @@ pub use actor::{Actor, ArchivedHandler, AsyncHandler, BoxError, DeferredHandler,
 pub use actor_ref::{ActorId, ActorRef, Recipient};
 pub use address::{Address, ResolveError};
 pub use ask::Ask;
+pub use asking::aggregate::{AskAll, AskFirst, PendingAskAll, PendingAskFirst, ask_all};
 pub use asking::cancel::{AskHandle, Cancelled};
 pub use behaviour::{Behaviours, StateTimeout};
 pub use blame::{Culprit, LongTurn, LongTurns};

@@ -3,5 +3,6 @@
 //!
 //! Invariant: all of it is slots in reply tables and messages like any other; an ask that uses none of it knows nothing of it.
 
+pub(crate) mod aggregate;
 pub(crate) mod cancel;
 mod forward;

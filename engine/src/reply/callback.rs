@@ -29,6 +29,14 @@ where
     f(shard, value);
 }
 
+/// The function that calls closures of this one's type.
+pub(crate) fn callback_of<R, F>(_: &F) -> Callback
+where
+    F: FnOnce(&ShardCell, Result<R, AskError>) + 'static,
+{
+    call::<R, F>
+}
+
 /// Sends the question; `f` is called with its outcome, at once if it was refused. Returns the slot that waits, if one does.
 ///
 /// Costs no allocation beside the ask's own while `f` fits 32 bytes.

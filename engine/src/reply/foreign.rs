@@ -69,6 +69,14 @@ impl<R: Send + 'static> ForeignReply<R> {
         }
     }
 
+    /// Remembers the slot that waits; `false` when nobody waits any more.
+    pub(crate) fn placed(&self, link: &'static ShardLink, address: ReplyAddress) -> bool {
+        let mut state = self.lock();
+        let State::Waiting { slot, .. } = &mut *state else { return false };
+        *slot = Some((link, address));
+        true
+    }
+
     /// The answer, or registers the waker.
     pub(crate) fn poll(&self, cx: &mut TaskContext<'_>) -> Poll<Result<R, AskError>> {
         let mut state = self.lock();
@@ -140,12 +148,9 @@ impl<R: Send + 'static> ForeignAsker for ForeignReply<R> {
             incarnation: 0,
         };
         let address = shard.core.borrow_mut().replies.insert(new).map_err(|(reason, _)| reason)?;
-        let mut state = self.lock();
-        if let State::Waiting { slot, .. } = &mut *state {
-            *slot = Some((shard.link, address));
+        if self.placed(shard.link, address) {
             return Ok(address);
         }
-        drop(state);
         // Given up, or over, before it arrived: the message finds no slot and is dropped before work.
         let freed = shard.core.borrow_mut().replies.cancel(address);
         drop_contained(freed);
@@ -158,10 +163,19 @@ impl<R: Send + 'static> ForeignAsker for ForeignReply<R> {
 }
 
 /// The answering end, kept in the slot. Dropped unanswered, because its shard went away, it ends the ask.
-pub(super) struct ForeignSeat<R: Send + 'static>(Option<Arc<ForeignReply<R>>>);
+pub(crate) struct ForeignSeat<R: Send + 'static>(Option<Arc<ForeignReply<R>>>);
 
 impl<R: Send + 'static> ForeignSeat<R> {
-    pub(super) fn complete(mut self, value: Result<R, AskError>) {
+    pub(crate) fn new(reply: Arc<ForeignReply<R>>) -> Self {
+        Self(Some(reply))
+    }
+
+    /// Where the answer will be found.
+    pub(crate) fn reply(&self) -> Option<Arc<ForeignReply<R>>> {
+        self.0.clone()
+    }
+
+    pub(crate) fn complete(mut self, value: Result<R, AskError>) {
         if let Some(reply) = self.0.take() {
             reply.complete(value);
         }

@@ -13,9 +13,8 @@ use std::mem::ManuallyDrop;
 
 use shardstage_codec::{AlignedBytes, EncodeError, NodeId};
 
-pub(crate) use callback::{Callback, ask_calling};
-use foreign::ForeignSeat;
-pub(crate) use foreign::{ForeignAsker, ForeignReply};
+pub(crate) use callback::{Callback, ask_calling, callback_of};
+pub(crate) use foreign::{ForeignAsker, ForeignReply, ForeignSeat};
 pub use place::Reply;
 pub(crate) use table::{NewSlot, ReplyTable, Then, Waiter};
 
