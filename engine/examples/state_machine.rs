@@ -71,6 +71,7 @@ fn main() -> shardstage::Result<()> {
     for number in 0..5 {
         connection.tell(Send(number))?;
     }
-    while connection.ask(Report).wait()? != (State::Down, vec![0, 1, 2, 3, 4]) {}
+    while connection.ask(Report).wait()?.1.len() < 5 || connection.ask(Report).wait()?.0 != State::Down {}
+    assert_eq!(connection.ask(Report).wait()?, (State::Down, vec![0, 1, 2, 3, 4]));
     engine.shutdown()
 }

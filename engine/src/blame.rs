@@ -10,7 +10,7 @@
 use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,9 +18,11 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::engine_link::EngineLink;
 use crate::envelope::VTable;
-use crate::limits::{LONG_TURNS_KEPT, WATCH_QUIET_PERIODS, WATCH_QUIET_ROUNDS};
+use crate::limits::{CULPRITS_KEPT, LONG_TURNS_KEPT, WATCH_QUIET_PERIODS, WATCH_QUIET_ROUNDS};
 use crate::link::ShardLink;
 use crate::shard::ShardCore;
+use crate::sync::{Mutex, MutexGuard};
+use crate::until::Laps;
 
 /// A turn that took longer than [`Config::long_turn`](crate::Config::long_turn): for its length no other actor of its shard ran.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,20 +50,65 @@ pub struct Culprit {
     pub message: &'static str,
 }
 
+/// All the long turns of one culprit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Blamed {
+    /// Who made them long.
+    pub culprit: Culprit,
+    /// How many there were.
+    pub turns: u64,
+    /// All of them together.
+    pub total: Duration,
+    /// The longest.
+    pub longest: Duration,
+}
+
 /// The long turns of one engine.
 pub(crate) struct LongTurnOffice {
     count: AtomicU64,
     /// Made with the first long turn.
     kept: OnceLock<ArrayQueue<LongTurn>>,
+    /// By culprit; a bounded number of them.
+    blamed: Mutex<Vec<Blamed>>,
 }
 
 impl LongTurnOffice {
     pub(crate) fn new() -> Self {
-        Self { count: AtomicU64::new(0), kept: OnceLock::new() }
+        Self { count: AtomicU64::new(0), kept: OnceLock::new(), blamed: Mutex::new(Vec::new()) }
+    }
+
+    pub(crate) fn view(&self) -> LongTurns<'_> {
+        LongTurns(self)
+    }
+
+    fn blamed(&self) -> MutexGuard<'_, Vec<Blamed>> {
+        self.blamed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a long turn to its culprit's; where there is no room, the one with the least time makes some.
+    fn blame(&self, culprit: Culprit, duration: Duration) {
+        let mut blamed = self.blamed();
+        let known = blamed.iter().position(|known| known.culprit == culprit);
+        let place = known.unwrap_or_else(|| {
+            if blamed.len() == CULPRITS_KEPT {
+                let least = (0..blamed.len()).min_by_key(|at| blamed[*at].total).unwrap_or_default();
+                blamed.swap_remove(least);
+            }
+            blamed.push(Blamed { culprit, turns: 0, total: Duration::ZERO, longest: Duration::ZERO });
+            blamed.len() - 1
+        });
+        let known = &mut blamed[place];
+        known.turns += 1;
+        known.total += duration;
+        known.longest = known.longest.max(duration);
     }
 
     fn record(&self, long: LongTurn) {
         self.count.fetch_add(1, Ordering::Relaxed);
+        if let Some(culprit) = long.culprit {
+            self.blame(culprit, long.duration);
+        }
         self.kept.get_or_init(|| ArrayQueue::new(LONG_TURNS_KEPT)).force_push(long);
     }
 }
@@ -75,6 +122,14 @@ impl LongTurns<'_> {
     #[must_use]
     pub fn total(self) -> u64 {
         self.0.count.load(Ordering::Relaxed)
+    }
+
+    /// Long turns by culprit, those who took the most time first; at most 64 culprits are known.
+    #[must_use]
+    pub fn blamed(self) -> Vec<Blamed> {
+        let mut blamed = self.0.blamed().clone();
+        blamed.sort_by_key(|blamed| std::cmp::Reverse(blamed.total));
+        blamed
     }
 
     /// Takes the oldest that is kept; the latest 256 are. Each is handed out once.
@@ -99,6 +154,8 @@ pub(crate) struct Blame {
     long_turn_ns: u64,
     /// Who made the turn `suspect_turn` long.
     suspect: AtomicPtr<VTable>,
+    /// How long the suspect has been seen to run, ns.
+    suspect_ns: AtomicU64,
     /// Pair: `look` releases it after `suspect`, `report` acquires it.
     suspect_turn: AtomicU64,
 }
@@ -108,7 +165,13 @@ impl Blame {
         let nobody = || AtomicPtr::new(ptr::null_mut());
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let long_turn_ns = long_turn.map_or(u64::MAX, nanos);
-        Self { running: nobody(), long_turn_ns, suspect: nobody(), suspect_turn: AtomicU64::new(0) }
+        Self {
+            running: nobody(),
+            long_turn_ns,
+            suspect: nobody(),
+            suspect_ns: AtomicU64::new(0),
+            suspect_turn: AtomicU64::new(0),
+        }
     }
 
     /// The shard is about to run a message. Relaxed: whoever reads it looks twice.
@@ -131,6 +194,14 @@ impl Blame {
         // SAFETY: null or what `runs` took, a reference that lives as long as the program.
         let vtable = unsafe { suspect.as_ref() }?;
         Some(Culprit { actor: (vtable.actor_name)(), message: (vtable.message_name)() })
+    }
+
+    /// Who runs for longer than counts as long in the turn that goes on after so many, and for how long at least.
+    pub(crate) fn stuck(&self, turns: u64) -> Option<(Culprit, Duration)> {
+        let culprit = self.suspect_of(turns + 1)?;
+        let so_long = Duration::from_nanos(self.suspect_ns.load(Ordering::Relaxed));
+        // Still the same: what was read belongs together.
+        (self.suspect_turn.load(Ordering::Acquire) == turns + 1).then_some((culprit, so_long))
     }
 }
 
@@ -159,20 +230,24 @@ fn report(link: &'static ShardLink, turn: u64, took_ns: u64, handled: u32) {
 struct Seen {
     turns: u64,
     running: *mut VTable,
+    /// For how long the same.
+    for_ns: u64,
 }
 
-/// Looks at a shard; whether it has taken a turn or begun a message since the last time.
-fn look(link: &ShardLink, seen: &mut Seen) -> bool {
+/// Looks at a shard; whether it has taken a turn or begun a message since the last time, which is so long ago.
+fn look(link: &ShardLink, seen: &mut Seen, lap: Duration) -> bool {
     let turns = link.counters.turns();
     let begun = link.blame.running.swap(ptr::null_mut(), Ordering::Relaxed);
     let same = begun.is_null() && turns == seen.turns;
     if same && !seen.running.is_null() {
+        seen.for_ns = seen.for_ns.saturating_add(u64::try_from(lap.as_nanos()).unwrap_or(u64::MAX));
         link.blame.suspect.store(seen.running, Ordering::Relaxed);
+        link.blame.suspect_ns.store(seen.for_ns, Ordering::Relaxed);
         // The counter says how many turns have ended.
         link.blame.suspect_turn.store(turns + 1, Ordering::Release);
         return true;
     }
-    *seen = Seen { turns, running: begun };
+    *seen = Seen { turns, running: begun, for_ns: 0 };
     !same
 }
 
@@ -194,15 +269,17 @@ impl Watchdog {
 }
 
 fn watch(engine: &'static EngineLink, period: Duration, stop: &AtomicBool) {
-    let mut seen = vec![Seen { turns: 0, running: ptr::null_mut() }; engine.links().len()];
-    let mut quiet_rounds = 0;
+    let mut seen = vec![Seen { turns: 0, running: ptr::null_mut(), for_ns: 0 }; engine.links().len()];
+    let (mut quiet_rounds, mut laps) = (0, Laps::begin());
     // Pair: `drop` releases it before it unparks.
     while !stop.load(Ordering::Acquire) {
         let periods = if quiet_rounds < WATCH_QUIET_ROUNDS { 1 } else { WATCH_QUIET_PERIODS };
         std::thread::park_timeout(period * periods);
+        let lap = laps.next();
         // Every shard is looked at, whatever the first says.
         let active =
-            engine.links().iter().zip(&mut seen).filter_map(|(link, seen)| look(link, seen).then_some(())).count();
+            engine.links().iter().zip(&mut seen).filter_map(|(link, seen)| look(link, seen, lap).then_some(()));
+        let active = active.count();
         quiet_rounds = if active > 0 { 0 } else { quiet_rounds + 1 };
     }
 }

@@ -1,5 +1,6 @@
 //! `EngineBuilder`: plain assembly of an engine.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use shardstage_codec::NodeId;
@@ -25,6 +26,7 @@ pub struct EngineBuilder {
     services: Vec<Arc<dyn ServiceFactory>>,
     transport: Option<Arc<dyn TransportFactory>>,
     cluster: Option<ClusterConfig>,
+    introspection: Option<SocketAddr>,
     wrong: Option<String>,
 }
 
@@ -43,6 +45,7 @@ impl EngineBuilder {
             services: Vec::new(),
             transport: None,
             cluster: None,
+            introspection: None,
             wrong: None,
         }
     }
@@ -79,6 +82,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Shows actors, shards and counters over HTTP on this port of the loopback address; 0 stands for any that is free, and
+    /// [`Engine::introspection_address`] says which. [`Config::introspection`] takes any address, and gives way to this.
+    #[must_use]
+    pub fn introspection(mut self, port: u16) -> Self {
+        self.introspection = Some((Ipv4Addr::LOCALHOST, port).into());
+        self
+    }
+
     /// Joins the fixed list of nodes; needs a [`transport`](Self::transport).
     #[must_use]
     pub fn cluster(mut self, cluster: ClusterConfig) -> Self {
@@ -105,7 +116,7 @@ impl EngineBuilder {
         let kind = drivers.kind();
         let drivers: Arc<dyn DriverFactory> = Arc::new(drivers);
         let mut started = Engine::of(engine, &config, kind, true);
-        started.watch(config.long_turn)?;
+        started.watch(&config)?;
         let mut outcomes = Vec::new();
         let mut refused = None;
         for seed in seeds {
@@ -191,7 +202,9 @@ impl EngineBuilder {
             mailbox_capacity: self.config.mailbox_capacity,
             virtual_actors: self.config.virtual_actors_per_shard,
         });
-        Ok(Assembly { engine, seeds: ShardSeed::all(&blueprint), config: self.config })
+        let introspection = self.introspection.or(self.config.introspection);
+        let config = Config { introspection, ..self.config };
+        Ok(Assembly { engine, seeds: ShardSeed::all(&blueprint), config })
     }
 }
 
@@ -222,6 +235,7 @@ impl Engine {
             mailbox_capacity: config.mailbox_capacity,
             owns_threads,
             watchdog: None,
+            port: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `Config`: what an engine can be told. The defaults are meant to be right.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::driver::DriverChoice;
@@ -41,6 +42,10 @@ pub struct Config {
     pub long_turn: Option<Duration>,
     /// How long a shutdown lets actors finish what is queued.
     pub drain_time: Duration,
+    /// Where the engine shows its actors, shards and counters over HTTP: `/metrics` for Prometheus, `/actors`, `/shards` and
+    /// `/waits` as JSON, `/healthz`. `None`, the default, for nowhere. Nothing there changes anything and nothing asks who
+    /// reads, so an address that others can reach is for networks that are trusted. Simulated engines have none.
+    pub introspection: Option<SocketAddr>,
 }
 
 impl Default for Config {
@@ -54,6 +59,7 @@ impl Default for Config {
             virtual_actors_per_shard: VIRTUAL_ACTIVE_PER_SHARD,
             long_turn: Some(LONG_TURN),
             drain_time: DRAIN_TIME,
+            introspection: None,
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::message::{Message, WireMessage};
 use crate::port::service::Service;
 use crate::receive::{Receive, vtable};
 use crate::reply::{NewSlot, ReplyOps, Then, ThenReply, Waiter};
-use crate::shard::{ShardCell, ShardCore, current};
+use crate::shard::{Midway, ShardCell, ShardCore, current};
 use crate::timer::{Body, Owner, Period, TimerId};
 use crate::virtual_ref::VirtualRef;
 
@@ -279,9 +279,14 @@ impl<A: Actor> Context<A> {
     /// Suspends this actor after the current message or hook: it keeps its messages until the returned [`Resume`] is dropped.
     pub fn suspend(&mut self) -> Resume {
         let mut core = self.shard_cell().core.borrow_mut();
+        let since_ns = core.now_ns;
         let cell = core.cells.get(self.seat.index(), self.seat.generation()).expect("a running actor has its cell");
         cell.conduct.suspended = true;
-        cell.extra().suspensions += 1;
+        let extra = cell.extra();
+        if extra.suspensions == 0 {
+            extra.midway = Midway { since_ns, message: None };
+        }
+        extra.suspensions += 1;
         Resume { id: self.id(), incarnation: cell.incarnation }
     }
 }

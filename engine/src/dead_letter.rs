@@ -152,6 +152,11 @@ impl DeadLetters<'_> {
         self.0.counts[reason as usize].load(Ordering::Relaxed)
     }
 
+    /// How many messages died for each reason since the engine started.
+    pub fn by_reason(self) -> impl Iterator<Item = (Reason, u64)> {
+        REASONS.iter().map(move |reason| (*reason, self.count(*reason)))
+    }
+
     /// How many messages died since the engine started.
     #[must_use]
     pub fn total(self) -> u64 {

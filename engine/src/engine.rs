@@ -2,6 +2,7 @@
 //!
 //! Invariant: references made by an engine stay safe to use after it is gone; they answer `Closed` then.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::engine_link::EngineLink;
 use crate::envelope::EpochTag;
 use crate::error::{Error, ShutdownError, SpawnError, StartError};
 use crate::fan_out::{Audience, FanOut, FanOutTarget};
+use crate::introspect::Port;
 use crate::key::Key;
 use crate::latch::{Latch, LatchGuard};
 use crate::peers::PeerState;
@@ -42,6 +44,8 @@ pub struct Engine {
     pub(crate) owns_threads: bool,
     /// Looks for long turns; none in the simulator.
     pub(crate) watchdog: Option<Watchdog>,
+    /// Shows what lives here; none in the simulator.
+    pub(crate) port: Option<Port>,
 }
 
 /// What one shard says when a draining engine asks.
@@ -166,9 +170,18 @@ impl Engine {
         LongTurns(&self.link.long_turns)
     }
 
-    pub(crate) fn watch(&mut self, long_turn: Option<Duration>) -> Result<(), StartError> {
-        let watchdog = long_turn.map(|long_turn| Watchdog::start(self.link, long_turn)).transpose();
+    /// Where the engine shows itself over HTTP; see [`Config::introspection`].
+    #[must_use]
+    pub fn introspection_address(&self) -> Option<SocketAddr> {
+        self.port.as_ref().map(Port::address)
+    }
+
+    /// Starts the threads that look at the shards from outside.
+    pub(crate) fn watch(&mut self, config: &Config) -> Result<(), StartError> {
+        let watchdog = config.long_turn.map(|long_turn| Watchdog::start(self.link, long_turn)).transpose();
         self.watchdog = watchdog.map_err(StartError::Thread)?;
+        let port = config.introspection.map(|address| Port::open(self.link, address)).transpose();
+        self.port = port.map_err(StartError::Introspection)?;
         Ok(())
     }
 

@@ -268,6 +268,8 @@ pub enum StartError {
     Transport(io::Error),
     /// The thread of a shard could not be started or pinned.
     Thread(io::Error),
+    /// The introspection port could not be opened.
+    Introspection(io::Error),
 }
 
 impl fmt::Display for StartError {
@@ -278,6 +280,7 @@ impl fmt::Display for StartError {
             Self::Service(error) => write!(f, "service {error}"),
             Self::Transport(error) => write!(f, "transport: {error}"),
             Self::Thread(error) => write!(f, "shard thread: {error}"),
+            Self::Introspection(error) => write!(f, "introspection port: {error}"),
         }
     }
 }

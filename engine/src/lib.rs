@@ -33,6 +33,7 @@ mod fan_out;
 mod gate;
 #[cfg(any(feature = "host-tokio", feature = "host-monoio", feature = "host-glommio"))]
 pub mod host;
+pub mod introspect;
 mod key;
 mod latch;
 pub mod limits;
@@ -76,7 +77,7 @@ pub use ask::Ask;
 pub use asking::aggregate::{AskAll, AskFirst, PendingAskAll, PendingAskFirst, ask_all};
 pub use asking::cancel::{AskHandle, Cancelled};
 pub use behaviour::{Behaviours, StateTimeout};
-pub use blame::{Culprit, LongTurn, LongTurns};
+pub use blame::{Blamed, Culprit, LongTurn, LongTurns};
 pub use builder::EngineBuilder;
 pub use cluster::activity::Activity;
 pub use cluster::registry::TypeBuilder;
@@ -90,6 +91,7 @@ pub use error::{
     AskError, Error, Panicked, Rejected, Result, ShutdownError, SpawnError, StartError, TellError, Unknown,
 };
 pub use fan_out::{Audience, AudienceMember, FanOut, FanOutTarget, Shared};
+pub use introspect::{Introspect, Snapshot};
 pub use key::Key;
 pub use latch::Happening;
 pub use message::{Message, WireMessage, WireOps};

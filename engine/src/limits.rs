@@ -261,6 +261,60 @@ pub const LONG_TURN_MIN: Duration = Duration::from_micros(100);
 /// Long turns kept for a reader; older ones are counted only.
 pub const LONG_TURNS_KEPT: usize = 256;
 
+/// Culprits whose long turns are added up: those of a program are few, and a page of them is read by people.
+pub const CULPRITS_KEPT: usize = 64;
+
+/// Cells and messages that one slice of an introspection looks at: 10 to 20 us, less than half of what a turn may take between
+/// two yields, so that a million actors are described without anybody waiting for it.
+pub const INTROSPECT_SLICE: u32 = 512;
+
+/// Actors that an introspection describes unless it is told otherwise; at most [`INTROSPECT_TOP_MAX`].
+pub const INTROSPECT_TOP: usize = 1000;
+
+/// Actors that one introspection describes at most: about 2 MiB a shard while it goes on.
+pub const INTROSPECT_TOP_MAX: usize = 10_000;
+
+/// Messages of one mailbox in which an introspection looks for asks; deeper ones are not in its graph of waits.
+pub const INTROSPECT_MESSAGES: u32 = 16_384;
+
+/// Children of an actor that an introspection counts: two slices' worth of steps from one to the next.
+pub const INTROSPECT_CHILDREN: u32 = 1024;
+
+/// Entries of a shard's part in a graph of waits: about 4 MiB a shard while it is made. What goes beyond is left out, and the
+/// snapshot says so.
+pub const INTROSPECT_WAITS: usize = 65_536;
+
+/// How long an introspection waits for shards unless it is told otherwise: far longer than a healthy one takes for its slices,
+/// short enough for whoever looks at a sick one.
+pub const INTROSPECT_PATIENCE: Duration = Duration::from_secs(2);
+
+const _: () = assert!(INTROSPECT_TOP <= INTROSPECT_TOP_MAX && INTROSPECT_SLICE > 0);
+
+/// Connections to the introspection port at a time: a scraper, a probe, and some people.
+pub const HTTP_CONNECTIONS: usize = 16;
+
+/// The head of a request to the introspection port, bytes: what a browser sends with all its headers, several times.
+pub const HTTP_HEAD_BYTES: usize = 8192;
+
+/// How long a client of the introspection port may take to send its request, and again to take its answer.
+pub const HTTP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long an answered connection stays open for a client that still sends.
+pub const HTTP_LINGER: Duration = Duration::from_millis(500);
+
+/// How long the introspection port takes no connection after the kernel refused it one.
+pub const HTTP_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Actors on a page of the introspection port unless the request says otherwise, and at most: 300 KiB.
+pub const HTTP_ACTORS: usize = 100;
+/// See [`HTTP_ACTORS`].
+pub const HTTP_ACTORS_MAX: usize = 1000;
+
+/// How long a shard may take to show the introspection port that it is alive.
+pub const HEALTH_PATIENCE: Duration = Duration::from_secs(1);
+
+const _: () = assert!(HTTP_ACTORS <= HTTP_ACTORS_MAX && HTTP_ACTORS_MAX <= INTROSPECT_TOP_MAX);
+
 /// Rounds without any turn after which the watchdog looks less often: a third of a second at the default.
 pub const WATCH_QUIET_ROUNDS: u32 = 64;
 

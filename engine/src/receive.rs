@@ -16,7 +16,6 @@ use crate::fan_out::Shared;
 use crate::message::{Message, WireMessage};
 use crate::port::frame::{Frame, SharedBytes};
 use crate::reply::{self, Reply};
-use crate::shard::Doing;
 
 /// Names of the handler kinds, for the inferred parameter of [`Receive`].
 pub mod kind {
@@ -191,16 +190,12 @@ impl<A: AsyncHandler<M>, M: Message> sealed::Sealed<M, kind::Async> for A {
         let actor = unsafe { front.actor::<A>() };
         let reply = Reply::new(delivery.reply, delivery.epoch(), delivery.shard.link, until_ns);
         let mut cx = context::<A>(delivery);
-        let doing = Doing { message: Some(std::any::type_name::<M>()), sender: delivery.sender };
         let future = async move {
             let value = actor.handle(message, &mut cx).await;
             reply.send(value);
         };
         // SAFETY: the future borrows this actor's state only.
-        unsafe {
-            let id = (delivery.id.index(), delivery.id.generation());
-            delivery.shard.start_future(id, doing, delivery.reply, future);
-        }
+        unsafe { delivery.shard.start_future(delivery, std::any::type_name::<M>, future) }
     }
 }
 

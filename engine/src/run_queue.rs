@@ -37,6 +37,11 @@ impl Default for RunQueue {
 }
 
 impl RunQueue {
+    /// How many actors are ready.
+    pub(crate) fn len(&self) -> usize {
+        self.depth + self.fifo.len()
+    }
+
     /// A newly ready actor.
     #[inline]
     pub(crate) fn push(&mut self, ready: Ready) {

@@ -7,14 +7,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use shardstage_codec::ShardId;
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+    ($($(#[doc = $help:literal])* $name:ident),* $(,)?) => {
         /// What one shard has done since its engine started.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct ShardStats {
             /// The shard.
             pub shard: u16,
-            $($(#[$doc])* pub $name: u64,)*
+            $($(#[doc = $help])* pub $name: u64,)*
+        }
+
+        impl ShardStats {
+            /// Each counter's name, and what it says.
+            pub(crate) const FIELDS: &[(&str, &str)] = &[$((stringify!($name), concat!($($help),*)),)*];
+
+            /// The counter of this name.
+            pub(crate) fn get(&self, name: &str) -> Option<u64> {
+                match name {
+                    $(stringify!($name) => Some(self.$name),)*
+                    _ => None,
+                }
+            }
         }
 
         /// The published copy of a shard's counters.
@@ -87,4 +100,15 @@ counters! {
     asks,
     /// Timers that have not fired or been cancelled.
     timers,
+}
+
+impl ShardStats {
+    /// The part of the time since `earlier` in which the shard was busy, from 0 to 1: of the counters' whole time if `earlier`
+    /// is [`ShardStats::default`].
+    #[must_use]
+    pub fn busy_share(&self, earlier: &Self) -> f64 {
+        let elapsed = self.elapsed_ns.saturating_sub(earlier.elapsed_ns).max(1);
+        let busy = self.busy_ns.saturating_sub(earlier.busy_ns);
+        (busy as f64 / elapsed as f64).min(1.0)
+    }
 }

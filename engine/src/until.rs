@@ -1,4 +1,4 @@
-//! `Until`: a time limit for threads outside the shards, which have no driver.
+//! `Until` and `Laps`: time limits and lengths of time for threads outside the shards, which have no driver.
 //!
 //! Invariant: the only place of the engine, beside drivers, that reads a clock. Nothing on a shard uses it.
 
@@ -19,5 +19,21 @@ impl Until {
     /// What is left; zero when the moment has passed.
     pub(crate) fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Time that passes between looks of a thread outside the shards.
+pub(crate) struct Laps(Instant);
+
+impl Laps {
+    /// The first lap begins now.
+    pub(crate) fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Ends a lap and begins the next; returns how long it was.
+    pub(crate) fn next(&mut self) -> Duration {
+        let now = Instant::now();
+        now.saturating_duration_since(std::mem::replace(&mut self.0, now))
     }
 }

@@ -9,3 +9,8 @@ pub mod sim_cluster;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
+/// The code blocks of the guide to actors, likewise.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/actors.md")]
+pub struct Actors;

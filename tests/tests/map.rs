@@ -1,5 +1,5 @@
 //! The maps do not lie: every file and every test that `ARCHITECTURE.md`, `docs/guarantees.md` and `docs/parity.md` name
-//! exists, every row of parity names a test, the README's quickstart is the example, and the list of files with unsafe code
+//! exists, every row of parity names a test, every example is on the ladder, the README's quickstart is the example, and the list of files with unsafe code
 //! is whole.
 #![forbid(unsafe_code)]
 
@@ -8,7 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const PARITY: &str = "docs/parity.md";
-const MAPS: [&str; 3] = ["ARCHITECTURE.md", "docs/guarantees.md", PARITY];
+const LADDER: &str = "engine/examples/README.md";
+const MAPS: [&str; 5] = ["ARCHITECTURE.md", "docs/guarantees.md", PARITY, LADDER, "docs/actors.md"];
 
 /// Before the list of the engine's files with unsafe code, which ends with its paragraph.
 const UNSAFE_LIST: &str = "`unsafe` stands in:";
@@ -83,7 +84,8 @@ fn has_test(source: &str, test: &str) -> bool {
 fn lies(name: &str, map: &str) -> Vec<String> {
     let mut lies = Vec::new();
     for Named { line, base, path, test } in named(map) {
-        let candidates = [root().join(&path), root().join(&base).join(&path)];
+        let folder = Path::new(name).parent().unwrap_or(Path::new(""));
+        let candidates = [root().join(&path), root().join(&base).join(&path), root().join(folder).join(&path)];
         let Some(found) = candidates.iter().find(|candidate| candidate.exists()) else {
             lies.push(format!("{name}:{line}: there is no {path}"));
             continue;
@@ -102,7 +104,7 @@ fn lies(name: &str, map: &str) -> Vec<String> {
 fn every_file_and_test_on_the_maps_exists() {
     let found: Vec<String> = MAPS.iter().flat_map(|name| lies(name, &read(name))).collect();
     assert!(found.is_empty(), "{} lies:\n{}", found.len(), found.join("\n"));
-    for name in MAPS {
+    for name in &MAPS[..3] {
         let tests = named(&read(name)).iter().filter(|named| named.test.is_some()).count();
         assert!(tests >= 20, "{name} names only {tests} tests: is it still read?");
     }
@@ -216,6 +218,37 @@ fn the_list_of_files_with_unsafe_code_is_whole() {
     let (unlisted, listed_only) = (real.difference(&listed), listed.difference(&real));
     let (unlisted, listed_only): (Vec<_>, Vec<_>) = (unlisted.collect(), listed_only.collect());
     assert!(unlisted.is_empty() && listed_only.is_empty(), "not listed: {unlisted:?}; wrongly listed: {listed_only:?}");
+}
+
+/// What is wrong with an example.
+fn missteps(path: &str, source: &str, ladder: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let name = path.strip_prefix("engine/examples/").unwrap_or(path);
+    if !spans(ladder).any(|span| span == name) {
+        wrong.push(format!("{path} is not on the ladder, {LADDER}"));
+    }
+    if source.lines().count() >= 80 {
+        wrong.push(format!("{path} has {} lines; 79 are allowed", source.lines().count()));
+    }
+    if !source.starts_with("//! ") {
+        wrong.push(format!("{path} does not begin by saying what it shows"));
+    }
+    if !source.contains("assert") {
+        wrong.push(format!("{path} asserts nothing"));
+    }
+    wrong
+}
+
+#[test]
+fn every_example_is_on_the_ladder_short_and_asserts_something() {
+    let ladder = read(LADDER);
+    let examples: Vec<String> =
+        ["engine/examples", "persistence/examples"].iter().flat_map(|folder| rust_files(folder)).collect();
+    assert!(examples.len() >= 15, "{examples:?}");
+    let wrong: Vec<String> = examples.iter().flat_map(|path| missteps(path, &read(path), &ladder)).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let long = "let nothing = 0;\n".repeat(80);
+    assert_eq!(missteps("engine/examples/planted.rs", &long, &ladder).len(), 4);
 }
 
 #[test]

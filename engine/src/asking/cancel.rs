@@ -136,6 +136,11 @@ impl Answering {
         self.address = address;
         self.given_up = false;
     }
+
+    /// Whom it answers, or has answered.
+    pub(crate) fn address(&self) -> Option<ReplyAddress> {
+        self.address
+    }
 }
 
 impl<A: Actor> Context<A> {

@@ -89,7 +89,7 @@ impl EngineBuilder {
         let shards = self.shard_count(cpus.len())?;
         let Assembly { engine, seeds, config } = self.assemble(shards)?;
         let mut built = Engine::of(engine, &config, drivers.kind(), false);
-        built.watch(config.long_turn)?;
+        built.watch(&config)?;
         let mut starts = Vec::new();
         let hosted = seeds
             .into_iter()

@@ -312,6 +312,18 @@ impl ReplyTable {
         self.next_deadline_ns = next;
     }
 
+    /// How many slots there are, used or not.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The slot at this place, if it waits: its address, who waits, and who will answer if that is another node.
+    pub(crate) fn waiting_at(&self, index: usize) -> Option<(ReplyAddress, &Waiter, Option<NodeId>)> {
+        let slot = self.slots.get(index).filter(|slot| slot.live && !slot.ready)?;
+        let index = u32::try_from(index).expect("bounded by `insert`");
+        Some((ReplyAddress(PackedAddress::new(self.shard, index, slot.generation)), &slot.waiter, slot.peer))
+    }
+
     /// An actor has gone or was rebuilt: nobody waits for what it asked.
     #[inline]
     pub(crate) fn owner_has_gone(&mut self) {

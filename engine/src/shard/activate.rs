@@ -11,7 +11,7 @@ use std::task::{Context as TaskContext, Poll, Waker};
 
 pub(crate) use self::recover::Doing;
 use super::actor_box::ActorBox;
-use super::cell::Life;
+use super::cell::{Life, Midway};
 use super::{ShardCell, drop_contained};
 use crate::actor::StopReason;
 use crate::context_block::Asker;
@@ -432,21 +432,21 @@ impl ShardCell {
         }
     }
 
-    /// Starts an async handler, which answers at `reply`: polls it at once and keeps it only if it waits.
+    /// Starts an async handler of such a message: polls it at once and keeps it only if it waits.
     ///
     /// # Safety
-    /// The future borrows the state of the actor at (`index`, `generation`) and nothing shorter-lived.
+    /// The future borrows the state of the delivery's actor and nothing shorter-lived.
     pub(crate) unsafe fn start_future<F: Future<Output = ()>>(
         &self,
-        (index, generation): (u32, u32),
-        doing: Doing,
-        reply: Option<ReplyAddress>,
+        delivery: &Delivery<'_>,
+        message: fn() -> &'static str,
         future: F,
     ) {
+        let (index, generation) = (delivery.id.index(), delivery.id.generation());
         let (mut slot, waker) = {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(index).expect("a running actor keeps its cell");
-            cell.extra().answering.begin(reply);
+            cell.extra().answering.begin(delivery.reply);
             let mut slot = std::mem::take(&mut cell.extra().async_slot);
             let waker = slot.waker(|| Waker::from(ActorWaker::of(self.link, index, generation)));
             (slot, waker)
@@ -458,9 +458,12 @@ impl ShardCell {
             resume_unwind(panic);
         }
         let mut core = self.core.borrow_mut();
+        let since_ns = core.now_ns;
         let cell = core.cells.slot(index).expect("a running actor keeps its cell");
         if slot.is_live() {
+            let doing = Doing { message: Some(message()), sender: delivery.sender };
             cell.extra().doing = Some(doing);
+            cell.extra().midway = Midway { since_ns, message: Some(message) };
         }
         cell.extra().async_slot = slot;
         cell.conduct.suspended = cell.waits() || cell.conduct.resumed;

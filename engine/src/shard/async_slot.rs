@@ -82,6 +82,11 @@ impl AsyncSlot {
         self.waker.get_or_insert_with(make).clone()
     }
 
+    /// What wakers of this actor have in common.
+    pub(crate) fn waker_data(&self) -> Option<*const ()> {
+        self.waker.as_ref().map(Waker::data)
+    }
+
     fn free_room(&mut self) {
         if let Some((room, layout)) = self.room.take() {
             // SAFETY: allocated in `allocate` with this layout; no live future is in it.

@@ -58,6 +58,8 @@ pub(crate) struct CellExtra {
     pub(crate) answering: Answering,
     /// A suspension without a future, begun by `Context::suspend`.
     pub(crate) suspensions: u32,
+    /// What a suspended actor is in the middle of; says nothing of others.
+    pub(crate) midway: Midway,
     /// Room taken out of `capacity` for tokens that senders elsewhere hold or have spent on messages under way.
     pub(crate) credit_out: u32,
     /// Why the actor is stopping, where that takes words.
@@ -82,6 +84,15 @@ pub(crate) struct CellExtra {
     pub(crate) must_leave: bool,
     /// By which names it is found.
     pub(crate) names: Vec<Key>,
+}
+
+/// What a suspended actor is in the middle of.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Midway {
+    /// When it was suspended, on the driver's clock.
+    pub(crate) since_ns: u64,
+    /// The type of the message that it handles; `None` where `Context::suspend` suspended it.
+    pub(crate) message: Option<fn() -> &'static str>,
 }
 
 /// Messages that an actor has put aside, oldest first.
@@ -473,6 +484,12 @@ impl CellTable {
         // SAFETY: the slot was just claimed, and the two are different memory.
         unsafe { slot.copy_from_nonoverlapping(arrival, 1) };
         true
+    }
+
+    /// One above the highest index that was ever used.
+    #[expect(clippy::cast_possible_truncation, reason = "an index has 27 bits")]
+    pub(crate) fn end(&self) -> u32 {
+        (self.chunks.len() * CHUNK_INDICES) as u32
     }
 
     /// How many actors live here.

@@ -25,7 +25,7 @@ use std::ptr::NonNull;
 pub(crate) use self::activate::Doing;
 pub(crate) use self::activate::rigged::{Fault, Rig};
 pub(crate) use self::actor_box::{ActorBox, Again, Once};
-pub(crate) use self::cell::{CELLS_MAX, Cell, Life, foreign_index};
+pub(crate) use self::cell::{CELLS_MAX, Cell, Life, Midway, foreign_index};
 pub(crate) use self::census::Resident;
 pub(crate) use self::core::{DeadLetterDraft, ShardCore, Spawn};
 pub(crate) use self::core_cell::CoreCell;
