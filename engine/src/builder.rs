@@ -68,7 +68,7 @@ impl EngineBuilder {
                 registered.name, other.name
             ));
         }
-        if let Err(why) = registered.settings.check() {
+        if let Some(why) = registered.settings.check().err().or(registered.wrong.clone()) {
             self.wrong.get_or_insert(format!("actor type {:?}: {why}", registered.name));
         }
         self.registry.types.push(registered);

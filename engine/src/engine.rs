@@ -23,8 +23,9 @@ use crate::introspect::Port;
 use crate::key::Key;
 use crate::latch::{Latch, LatchGuard};
 use crate::peers::PeerState;
+use crate::placement::Placement;
 use crate::port::driver::DriverKind;
-use crate::shard::{ActorBox, Again, Once, Spawn, current};
+use crate::shard::{ActorBox, Once, Spawn, current};
 use crate::sim::SimWorld;
 use crate::stats::ShardStats;
 use crate::sync;
@@ -82,22 +83,7 @@ impl Engine {
         A: Actor,
         F: Fn() -> A + Send + 'static,
     {
-        self.spawn_on(self.link.next_shard(), factory)
-    }
-
-    /// Spawns an actor on the given shard.
-    ///
-    /// # Errors
-    /// [`SpawnError::Closed`] while the engine shuts down.
-    ///
-    /// # Panics
-    /// When there is no such shard.
-    pub fn spawn_on<A, F>(&self, shard: u16, factory: F) -> Result<ActorRef<A>, SpawnError>
-    where
-        A: Actor,
-        F: Fn() -> A + Send + 'static,
-    {
-        self.spawn_with(shard, move || ActorBox::new::<A, _>(Again(factory)))
+        self.spawn_on(Placement::InTurn, factory)
     }
 
     /// Like [`spawn`](Self::spawn), with a factory that works once: a panic stops the actor.

@@ -16,6 +16,7 @@ use crate::dead_letter::DeadLetterOffice;
 use crate::link::ShardLink;
 use crate::naming::NameTable;
 use crate::peers::Peers;
+use crate::placement::Loads;
 
 /// See the module's head.
 pub(crate) struct EngineLink {
@@ -28,6 +29,7 @@ pub(crate) struct EngineLink {
     pub(crate) long_turns: LongTurnOffice,
     pub(crate) peers: Peers,
     pub(crate) names: NameTable,
+    pub(crate) loads: Loads,
     /// Receivers without room, by node.
     no_room: Box<[NoRoom]>,
 }
@@ -52,6 +54,7 @@ impl EngineLink {
             long_turns: LongTurnOffice::new(),
             peers: Peers::default(),
             names: NameTable::default(),
+            loads: Loads::default(),
             no_room: (0..node_count).map(|_| NoRoom::new()).collect(),
         }));
         for shard in &link.shards {

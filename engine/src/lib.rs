@@ -44,6 +44,7 @@ mod message;
 mod naming;
 mod parked;
 mod peers;
+mod placement;
 pub mod port;
 mod random;
 mod receive;
@@ -69,6 +70,7 @@ mod until;
 mod virtual_ref;
 mod waiting;
 mod waker;
+mod workers;
 
 pub use actor::{Actor, ArchivedHandler, AsyncHandler, BoxError, DeferredHandler, Handler, StopReason, VirtualActor};
 pub use actor_ref::{ActorId, ActorRef, Recipient};
@@ -97,6 +99,7 @@ pub use latch::Happening;
 pub use message::{Message, WireMessage, WireOps};
 pub use naming::{GetOrSpawnError, LookupError, NameWaitError, Named, PendingName, RegisterError, WhenNamed};
 pub use peers::PeerState;
+pub use placement::Placement;
 pub use receive::{Receive, kind};
 pub use reply::Reply;
 pub use sending::Sending;
@@ -107,6 +110,7 @@ pub use stats::ShardStats;
 pub use supervision::{Backoff, ChildSpec, Directive, Failure, FailureKind, Restart, Supervision};
 pub use timer::TimerId;
 pub use virtual_ref::VirtualRef;
+pub use workers::WorkerRef;
 
 /// What most programs need: `use shardstage::prelude::*;`.
 pub mod prelude {

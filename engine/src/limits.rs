@@ -208,6 +208,13 @@ pub const DEAD_LETTERS_KEPT: usize = 1024;
 /// How long a virtual actor stays active without a message.
 pub const VIRTUAL_IDLE: Duration = Duration::from_secs(60);
 
+/// Over what time the busy share of a shard is taken that decides where the next actor goes, ns: long enough for turns to even out,
+/// short enough to follow a service's load.
+pub const LOAD_WINDOW_NS: u64 = 100_000_000;
+
+/// Workers of one type on one shard at most, workers: a message looks at those that are busy.
+pub const WORKERS_MAX: u16 = 256;
+
 /// How long a virtual actor that is told to leave goes on with what it has to do.
 pub const VIRTUAL_DRAIN: Duration = Duration::from_secs(5);
 

@@ -15,7 +15,6 @@ pub(crate) use neighbour::ask_neighbour;
 use crate::actor_ref::give_back;
 use crate::ask::Target;
 use crate::cluster::outbound::{self, EncodedMessage};
-use crate::cluster::placement::shard_of;
 use crate::context_block::{Asker, ContextBlock, VirtualTarget};
 use crate::credit::{Credit, CreditKey};
 use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress, VTable, has_spare_word};
@@ -37,7 +36,7 @@ pub(crate) enum Place {
 
 pub(crate) fn place(id: &VirtualId) -> Place {
     let owner = id.engine.placement.owner(id.slot.group());
-    if owner == id.engine.me() { Place::Shard(shard_of(id.slot, id.engine.shard_count())) } else { Place::Node(owner) }
+    if id.shard.is_some() || owner == id.engine.me() { Place::Shard(id.home()) } else { Place::Node(owner) }
 }
 
 /// The place in the registry and the shard of a virtual actor that this node hosts.
@@ -120,7 +119,7 @@ pub(crate) fn line_of(target: &Target) -> (&'static ShardLink, CreditKey, Whom) 
     match target {
         Target::Actor(id) => (id.link(), id.credit_key(), Whom::Cell(id.index(), id.generation())),
         Target::Virtual(id) => {
-            let there = id.engine.link(shard_of(id.slot, id.engine.shard_count()));
+            let there = id.engine.link(id.home());
             match (place(id), id.position) {
                 (Place::Shard(_), Some(position)) => (there, id.credit, Whom::Name(position, id.key.clone())),
                 // The lane is this shard's own; threads outside use the one of the target's slot.
@@ -256,7 +255,7 @@ fn tell_virtual_from_outside<M: Message>(
     vtable: &'static VTable,
     message: M,
 ) -> Result<(), TellError<M>> {
-    let to = shard_of(id.slot, id.engine.shard_count());
+    let to = id.home();
     let (mut envelope, credit) = match place(id) {
         Place::Shard(_) => {
             let Ok(credit) = id.engine.link(to).take_credit(id.credit) else { return Err(TellError::Full(message)) };
@@ -478,7 +477,7 @@ fn encode_outside<M: Message>(
     if registered.is_some_and(|registered| outbound::has_no_room(id.engine, peer, registered.id, &id.key)) {
         return Err(Rejected::Full);
     }
-    let shard = shard_of(id.slot, id.engine.shard_count());
+    let shard = id.home();
     let mut frame = AlignedBytes::new();
     encode(&mut frame, id, kind, 0, ttl, shard, message)?;
     Ok(RemoteSend { peer, lane: lane_of(id), frame, asker: None, ttl_ns: 0, group: id.slot.group() })
@@ -505,7 +504,7 @@ pub(crate) fn ask_from_outside<M: Message>(
         }
         Target::Virtual(id) => {
             let Some(position) = id.position else { return refuse(Rejected::NoHandler) };
-            let to = shard_of(id.slot, id.engine.shard_count());
+            let to = id.home();
             match place(id) {
                 Place::Shard(_) => {
                     let epoch = EpochTag::of(id.engine.placement.epoch(id.slot.group()));

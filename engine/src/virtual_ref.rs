@@ -9,6 +9,7 @@ use shardstage_codec::{Slot, WireValue};
 
 use crate::actor::VirtualActor;
 use crate::ask::{Ask, Target};
+use crate::cluster::placement::shard_of;
 use crate::credit::CreditKey;
 use crate::engine_link::EngineLink;
 use crate::error::TellError;
@@ -27,6 +28,15 @@ pub(crate) struct VirtualId {
     pub(crate) key: Key,
     pub(crate) slot: Slot,
     pub(crate) credit: CreditKey,
+    /// The shard, for workers; else the slot says it.
+    pub(crate) shard: Option<u16>,
+}
+
+impl VirtualId {
+    /// The shard on which it lives, if it lives on this node.
+    pub(crate) fn home(&self) -> u16 {
+        self.shard.unwrap_or_else(|| shard_of(self.slot, self.engine.shard_count()))
+    }
 }
 
 /// A typed reference to a virtual actor. Cloning counts the key's text once.
@@ -40,7 +50,7 @@ impl<A: VirtualActor> VirtualRef<A> {
         let slot = shardstage_codec::slot_of(shardstage_codec::ActorTypeId::of(A::TYPE), key.as_str());
         let position = engine.registry.position(std::any::TypeId::of::<A>());
         let credit = CreditKey::of_name(shardstage_codec::ActorTypeId::of(A::TYPE), key.as_str());
-        Self { id: VirtualId { engine, position, key, slot, credit }, _actor: PhantomData }
+        Self { id: VirtualId { engine, position, key, slot, credit, shard: None }, _actor: PhantomData }
     }
 
     /// Sends a message, activating the actor if it sleeps; never blocks.

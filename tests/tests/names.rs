@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -340,4 +341,71 @@ fn an_engines_end_ends_all_waiting_and_its_names() {
     assert_eq!(seeker.join().unwrap(), Err(NameWaitError::Closed));
     assert_eq!(late.wait(), Err(NameWaitError::Closed));
     elsewhere.shutdown().unwrap();
+}
+
+#[test]
+fn random_names_agree_with_a_map() {
+    const NAMES: [&str; 5] = ["ann", "bob", "cyd", "dan", "eve"];
+    TestKit::check_seeds(0..200, |kit| {
+        let mut random = kit.seed();
+        let mut draw = move |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let mut model: BTreeMap<&str, ActorId> = BTreeMap::new();
+        let mut live: Vec<ActorRef<Lobby>> = Vec::new();
+        let porters = [0_u16, 1].map(|shard| kit.spawn_on(shard, || Porter).unwrap());
+        for step in 0..60 {
+            let name = NAMES[draw(5) as usize];
+            let holder = model.get(name).copied();
+            let taken = holder.map(|holder| RegisterError::Taken { holder, holder_type: name_of::<Lobby>() });
+            match draw(9) {
+                0 => live.push(kit.spawn(Lobby::default).unwrap()),
+                1 if !live.is_empty() => {
+                    let actor = live[draw(live.len() as u64) as usize];
+                    assert_eq!(kit.register(name, actor).err(), taken, "step {step}");
+                    model.entry(name).or_insert(actor.id());
+                }
+                2 => {
+                    let spawned = kit.spawn_named(name, Lobby::default);
+                    assert_eq!(spawned.err(), taken, "step {step}");
+                    if let Ok(actor) = spawned {
+                        model.insert(name, actor.id());
+                        live.push(actor);
+                    }
+                }
+                3 => {
+                    let found = kit.get_or_spawn(name, Lobby::default).unwrap();
+                    assert!(holder.is_none_or(|holder| holder == found.id()), "step {step}");
+                    if model.insert(name, found.id()).is_none() {
+                        live.push(found);
+                    }
+                }
+                4 => {
+                    let porter = porters[draw(2) as usize];
+                    let found = porter.ask(LobbyOf(name, Arc::default())).wait().unwrap().unwrap();
+                    assert!(holder.is_none_or(|holder| holder == found.id()), "step {step}");
+                    if model.insert(name, found.id()).is_none() {
+                        live.push(found);
+                    }
+                }
+                5 => {
+                    assert_eq!(kit.unregister(name), holder, "step {step}");
+                    model.remove(name);
+                }
+                6 | 7 if !live.is_empty() => {
+                    let actor = live.swap_remove(draw(live.len() as u64) as usize);
+                    actor.stop().wait();
+                    model.retain(|_, holder| *holder != actor.id());
+                }
+                _ => {
+                    let found = kit.lookup::<Lobby>(name).map(|actor| actor.id());
+                    assert_eq!(found.ok(), holder, "step {step}");
+                }
+            }
+            let listed: Vec<_> = kit.names().into_iter().map(|named| (named.name.to_string(), named.actor)).collect();
+            let expected: Vec<_> = model.iter().map(|(name, holder)| ((*name).to_owned(), *holder)).collect();
+            assert_eq!(listed, expected, "step {step}");
+        }
+    });
 }

@@ -17,6 +17,7 @@ use crate::envelope::{Envelope, EpochTag};
 use crate::error::Rejected;
 use crate::fan_out::{Shared, Source};
 use crate::key::Key;
+use crate::limits::WORKERS_MAX;
 use crate::message::WireMessage;
 use crate::port::frame::Frame;
 use crate::port::transport::{Lane, SchemaLine};
@@ -58,6 +59,10 @@ pub(crate) struct RegisteredType {
     pub(crate) rust_type: TypeId,
     pub(crate) activate: fn(Key) -> ActorBox,
     pub(crate) settings: VirtualSettings,
+    /// The numbers of a shard's workers; empty for a type whose keys are actors.
+    pub(crate) workers: Box<[Key]>,
+    /// What is wrong with the registration.
+    pub(crate) wrong: Option<String>,
     pub(crate) lane: Lane,
     pub(crate) messages: HashMap<(MessageId, u16), InboundMessage, FixedState>,
     /// Messages that it takes as one of many receivers.
@@ -118,6 +123,8 @@ impl<A: VirtualActor> TypeBuilder<A> {
             rust_type: TypeId::of::<A>(),
             activate: |key| ActorBox::new::<A, _>(Again(move || A::activate(key.as_str()))),
             settings: A::settings(),
+            workers: Box::default(),
+            wrong: None,
             lane: Lane::User,
             messages: HashMap::with_hasher(FixedState::default()),
             shared: HashMap::with_hasher(FixedState::default()),
@@ -212,6 +219,18 @@ impl<A: VirtualActor> TypeBuilder<A> {
     #[must_use]
     pub fn stays_for_timers(self) -> Self {
         self.set(VirtualSettings::stays_for_timers)
+    }
+
+    /// Makes this a type of stateless workers: up to `count` of them a shard, 1 to 256, that
+    /// [`Engine::workers`](crate::Engine::workers) addresses as one. [`VirtualActor::activate`] gets a worker's number on its
+    /// shard; idle ones leave as other virtual actors do.
+    #[must_use]
+    pub fn workers_per_shard(mut self, count: u16) -> Self {
+        self.registered.workers = (0..count).map(|number| Key::from(number.to_string())).collect();
+        if count == 0 || count > WORKERS_MAX {
+            self.registered.wrong = Some(format!("workers_per_shard is {count}; allowed are 1 to {WORKERS_MAX}"));
+        }
+        self
     }
 
     fn set(mut self, change: impl FnOnce(VirtualSettings) -> VirtualSettings) -> Self {

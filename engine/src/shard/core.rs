@@ -322,11 +322,18 @@ impl ShardCore {
         key: &Key,
         epoch: EpochTag,
     ) -> Result<(u32, u32), Rejected> {
+        match &*self.link.engine().registry.types[position].workers {
+            [] => self.activate_key(position, key, epoch),
+            numbers => self.pick_worker(position, numbers, epoch),
+        }
+    }
+
+    /// The cell of the actor of this key, or of the worker of this number.
+    pub(super) fn activate_key(&mut self, position: usize, key: &Key, epoch: EpochTag) -> Result<(u32, u32), Rejected> {
         if let Some((index, generation)) = self.directory.get(position, key) {
             let cell = self.cells.get(index, generation).expect("directory entries are live");
             let passivating = cell.stop_reason() == Some(crate::actor::StopReason::Passivated);
-            let closing = cell.extra.as_ref().is_some_and(|extra| extra.closing);
-            if cell.conduct.life == Life::Stopping && passivating && !cell.is_closing() && !closing {
+            if cell.conduct.life == Life::Stopping && passivating && !cell.is_closing() {
                 // A message was faster than the passivation: the actor stays.
                 cell.conduct.begin(Life::Live);
                 cell.set_stop_reason(None);

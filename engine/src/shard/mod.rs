@@ -18,6 +18,7 @@ mod mesh;
 mod passivate;
 mod stop;
 pub(crate) mod turn;
+mod workers;
 
 use std::cell::{Cell as StdCell, RefCell};
 use std::ptr::NonNull;
