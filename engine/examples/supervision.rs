@@ -63,9 +63,8 @@ fn main() -> shardstage::Result<()> {
     kit.allow_panics();
     let crawler = kit.spawn(Crawler::default)?;
     let fetchers = crawler.ask(Report).wait()?.0;
-    for expected in 1..=2 {
-        assert_eq!(fetchers[0].ask(Fetch("https://a")).wait()?, expected);
-    }
+    assert_eq!(fetchers[0].ask(Fetch("https://a")).wait()?, 1);
+    assert_eq!(fetchers[0].ask(Fetch("https://a")).wait()?, 2);
     assert!(matches!(fetchers[0].ask(Fetch("gopher://b")).wait(), Err(AskError::Failed(_))));
     // The same reference; what is sent during the wait of a second is kept, and answered by a fresh state.
     assert_eq!(fetchers[0].ask(Fetch("https://a")).wait()?, 1);
