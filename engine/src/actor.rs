@@ -9,6 +9,7 @@ use shardstage_codec::WireValue;
 use crate::cluster::settings::VirtualSettings;
 use crate::context::Context;
 use crate::message::{Message, WireMessage};
+use crate::policy::Mailbox;
 use crate::reply::Reply;
 use crate::supervision::{Directive, Failure, Supervision};
 
@@ -32,6 +33,8 @@ pub enum StopReason {
     LinkBroken(String),
     /// The engine shut down.
     Shutdown,
+    /// It was [killed](crate::ActorRef::kill): no hook of it ran.
+    Killed,
     /// Its parent in the spawn tree stopped or was rebuilt, or ended this child for good.
     ParentStopped,
     /// It is rebuilt because of the failure of another one, its child or its sibling. Hooks see this reason; nobody else is told,
@@ -40,14 +43,14 @@ pub enum StopReason {
 }
 
 impl StopReason {
-    /// Whether it ended by a failure of its own, after which no hook of it runs.
+    /// Whether it ended by a failure of its own or was killed, after which no hook of it runs.
     pub(crate) fn is_failure(&self) -> bool {
-        matches!(self, Self::StartFailed(_) | Self::Panicked(_))
+        matches!(self, Self::StartFailed(_) | Self::Panicked(_) | Self::Killed)
     }
 
     /// Whether it takes linked actors along.
     pub(crate) fn breaks_links(&self) -> bool {
-        matches!(self, Self::StartFailed(_) | Self::Panicked(_) | Self::LinkBroken(_))
+        matches!(self, Self::StartFailed(_) | Self::Panicked(_) | Self::LinkBroken(_) | Self::Killed)
     }
 }
 
@@ -55,6 +58,9 @@ impl StopReason {
 ///
 /// All hooks have empty defaults.
 pub trait Actor: Sized + 'static {
+    /// What its mailbox is like: how much it holds, what happens when it is full, in which order messages are handled.
+    const MAILBOX: Mailbox = Mailbox::new();
+
     /// Runs before the first message, after each rebuild too.
     ///
     /// # Errors
@@ -103,7 +109,9 @@ pub trait Actor: Sized + 'static {
     /// A child has failed, and this is what was done about it; decided by [`supervision`](Self::supervision) already.
     fn child_failed(&mut self, _failure: &Failure, _taken: Directive, _cx: &mut Context<Self>) {}
 
-    /// An actor that this one [watches](Context::watch), or is linked to while it [traps](Context::trap_links), has stopped.
+    /// An actor that this one [watches](Context::watch), or is linked to while it [traps](Context::trap_links), has stopped. Runs
+    /// ahead of all messages that users have sent, also of what the other actor had sent before its end, and in the order of the
+    /// ends; a suspended actor hears of them when it goes on.
     fn terminated(&mut self, _who: crate::actor_ref::ActorId, _reason: &StopReason, _cx: &mut Context<Self>) {}
 
     /// Runs when a suspension that [`Context::suspend`] began has ended, before the next message.

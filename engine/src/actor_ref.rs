@@ -12,14 +12,15 @@ use shardstage_codec::ShardId;
 use crate::actor::{Actor, StopReason};
 use crate::ask::{Ask, Target};
 use crate::credit::CreditKey;
-use crate::envelope::{Envelope, EpochTag, Meta, VTable};
-use crate::error::TellError;
+use crate::dead_letter::Reason;
+use crate::envelope::{CellId, Envelope, EpochTag, Meta, VTable};
+use crate::error::{Rejected, TellError};
 use crate::latch::{Happening, Latch, LatchGuard};
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::receive::{Receive, vtable};
 use crate::sending::Sending;
-use crate::shard::{Life, ShardCell, current, here};
+use crate::shard::{Life, ShardCell, ShardCore, current, here};
 
 /// Which actor, whatever its type. Equal ids mean the same actor.
 #[derive(Clone, Copy)]
@@ -156,8 +157,16 @@ impl<A: Actor> ActorRef<A> {
         Recipient { id: self.id, vtable: vtable::<A, M, K>(), _message: PhantomData }
     }
 
-    /// Stops the actor before its next message; what is queued goes to the dead letters. The result tells when its state has
+    /// Ends the actor before anything that is queued: an async handler's future is dropped where it waits, no hook runs, what is
+    /// queued goes to the dead letters. A handler that computes is not interrupted. The result tells when the actor's state has
     /// been dropped, and why it stopped, if something else was faster.
+    pub fn kill(self) -> Happening<StopReason> {
+        self.end("ActorRef::kill().wait()", |shard, id| shard.request_stop(id.index, id.generation, StopReason::Killed))
+    }
+
+    /// Stops the actor before its next message; what is queued goes to the dead letters. An async handler that has begun
+    /// comes to its end before; [`kill`](Self::kill) ends that too. The result tells when the actor's state has been dropped, and
+    /// why it stopped, if something else was faster.
     pub fn stop(self) -> Happening<StopReason> {
         self.end("ActorRef::stop().wait()", |shard, id| {
             shard.request_stop(id.index, id.generation, StopReason::Stopped)
@@ -371,7 +380,7 @@ fn tell_here<M: Message>(
         Ok(cell) => cell,
         Err(reason) => match core.admit_again((id.index, id.generation), reason) {
             Ok(()) => core.cells.slot(id.index).expect("admitted to it"),
-            Err(reason) => return Err(TellError::new(reason, message)),
+            Err(reason) => return refuse(core, id, vtable, reason, message),
         },
     };
     let meta = core.running.map_or(Meta::None, Meta::Sender);
@@ -379,6 +388,26 @@ fn tell_here<M: Message>(
     // SAFETY: the slot was claimed for this message, and `vtable` was made for messages of type `M` by whoever made the
     // reference.
     unsafe { Envelope::write(slot, (id.index, id.generation), vtable, EpochTag::BY_GENERATION, meta, message) };
+    Ok(())
+}
+
+/// A tell found no room or no actor: the message comes back, or is dropped where its receiver says so.
+#[cold]
+#[inline(never)]
+fn refuse<M: Message>(
+    core: &mut ShardCore,
+    id: ActorId,
+    vtable: &'static VTable,
+    reason: Rejected,
+    message: M,
+) -> Result<(), TellError<M>> {
+    if !core.drops_newest((id.index, id.generation), reason) {
+        return Err(TellError::new(reason, message));
+    }
+    let meta = core.running.map_or(Meta::None, Meta::Sender);
+    // SAFETY: as in `tell_here`.
+    let envelope = unsafe { CellId::new(id.index, id.generation).envelope(vtable, meta, message) };
+    core.bury(envelope, Reason::Dropped);
     Ok(())
 }
 

@@ -13,18 +13,18 @@ use crate::actor::{Actor, StopReason, VirtualActor};
 use crate::actor_ref::{ActorId, ActorRef, Recipient, on_shard_of};
 use crate::address::{Address, ResolveError};
 use crate::ask::{Question, Target};
-use crate::envelope::{CellId, Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable, read_payload};
+use crate::envelope::{CellId, Class, Delivery, Envelope, Front, Meta, PackedAddress, VTable, read_payload};
 use crate::erased::Erased;
 use crate::error::AskError;
 use crate::fan_out::{Audience, FanOut, FanOutTarget};
 use crate::key::Key;
 use crate::limits::ASK_DEADLINE;
 use crate::message::{Message, WireMessage};
+use crate::policy::Priority;
 use crate::port::service::Service;
-use crate::receive::{Receive, vtable};
+use crate::receive::{Receive, own_vtable, vtable};
 use crate::reply::{NewSlot, ReplyOps, Then, ThenReply, Waiter};
-use crate::shard::{Midway, ShardCell, ShardCore, current};
-use crate::timer::{Body, Owner, Period, TimerId};
+use crate::shard::{Midway, ShardCell, current};
 use crate::virtual_ref::VirtualRef;
 
 /// Which actor runs, on which shard.
@@ -161,67 +161,6 @@ impl<A: Actor> Context<A> {
         self.shard_cell().request_stop(self.seat.index(), self.seat.generation(), StopReason::Stopped);
     }
 
-    /// Sends `message` to this actor after `delay`, unless it stops or is rebuilt before. The message has its own room: a full
-    /// mailbox does not refuse it.
-    pub fn after<M, K>(&mut self, delay: Duration, message: M) -> TimerId
-    where
-        A: Receive<M, K>,
-        M: Message,
-        K: 'static,
-    {
-        let envelope = self.to_me::<M, K>(message, Meta::None);
-        let mut core = self.shard_cell().core.borrow_mut();
-        let at_ns = core.now_ns.saturating_add(nanos(delay));
-        let owner = self.timer_owner(&mut core);
-        core.timers.insert(at_ns, owner, Body::Once(envelope))
-    }
-
-    /// Sends a copy of `message` to this actor every `period`, at a fixed rate from now on. Ticks that could not be sent in
-    /// time because the shard was late, or because the mailbox was full, are counted as missed and left out. Ends when this
-    /// actor stops or is rebuilt, or when a copy panics.
-    ///
-    /// # Panics
-    /// When `period` is zero.
-    pub fn every<M, K>(&mut self, period: Duration, message: M) -> TimerId
-    where
-        A: Receive<M, K>,
-        M: Message + Clone,
-        K: 'static,
-    {
-        assert!(!period.is_zero(), "a period has a length");
-        let (index, generation) = (self.seat.index(), self.seat.generation());
-        let make = move || {
-            // SAFETY: the vtable is made for `M`, and the cell of this generation is an `A`.
-            unsafe {
-                Envelope::new(
-                    index,
-                    generation,
-                    vtable::<A, M, K>(),
-                    EpochTag::BY_GENERATION,
-                    Meta::None,
-                    message.clone(),
-                )
-            }
-        };
-        let mut core = self.shard_cell().core.borrow_mut();
-        let period_ns = nanos(period);
-        let at_ns = core.now_ns.saturating_add(period_ns);
-        let owner = self.timer_owner(&mut core);
-        core.timers.insert(at_ns, owner, Body::Every(Period { period_ns, make: Box::new(make) }))
-    }
-
-    /// Cancels a timer; nothing happens if it has fired or never was.
-    pub fn cancel(&mut self, timer: TimerId) {
-        let cancelled = self.shard_cell().core.borrow_mut().timers.cancel(timer);
-        drop(cancelled);
-    }
-
-    fn timer_owner(&self, core: &mut ShardCore) -> Owner {
-        let (index, generation) = (self.seat.index(), self.seat.generation());
-        let incarnation = core.cells.get(index, generation).map_or(0, |cell| cell.incarnation);
-        Owner { index, generation, incarnation }
-    }
-
     pub(crate) fn to_me<M, K>(&self, message: M, meta: Meta) -> Envelope
     where
         A: Receive<M, K>,
@@ -229,16 +168,30 @@ impl<A: Actor> Context<A> {
         K: 'static,
     {
         // SAFETY: the vtable is made for `M`, and the cell of this generation is an `A`.
-        unsafe {
-            Envelope::new(
-                self.seat.index(),
-                self.seat.generation(),
-                vtable::<A, M, K>(),
-                EpochTag::BY_GENERATION,
-                meta,
-                message,
-            )
-        }
+        unsafe { self.seat.id.envelope(vtable::<A, M, K>(), meta, message) }
+    }
+
+    /// A message from this actor's timers to itself.
+    pub(crate) fn own_message<M, K>(&self, message: M) -> Envelope
+    where
+        A: Receive<M, K>,
+        M: Message,
+        K: 'static,
+    {
+        // SAFETY: as in `to_me`.
+        unsafe { self.seat.id.envelope(own_vtable::<A, M, K>(), Meta::None, message) }
+    }
+
+    /// What makes one of them after the other.
+    pub(crate) fn own_messages<M, K>(&self, message: M) -> Box<dyn FnMut() -> Envelope>
+    where
+        A: Receive<M, K>,
+        M: Message + Clone,
+        K: 'static,
+    {
+        let id = self.seat.id;
+        // SAFETY: as in `to_me`; the timer ends with the actor.
+        Box::new(move || unsafe { id.envelope(own_vtable::<A, M, K>(), Meta::None, message.clone()) })
     }
 
     /// Asks another actor; `.then(|this, reply, cx| ..)` runs as a turn of this actor when the reply, or the reason why there
@@ -292,7 +245,7 @@ impl<A: Actor> Context<A> {
 }
 
 /// 584 years at most.
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -473,6 +426,7 @@ where
             message_name: || "reply",
             actor_name: std::any::type_name::<A>,
             class: Class::System,
+            priority: Priority::Urgent,
         };
     }
     Made::<A, R, F>::VTABLE

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam::queue::ArrayQueue;
 use shardstage_codec::{FrameHeader, MessageId, ReplyStatus};
 
-use crate::actor_ref::ActorId;
+use crate::actor_ref::{ActorId, Recipient};
+use crate::dead_letter_feed::{DeadLetterFeed, DeadLetterSubscription, Subscribers};
 use crate::error::Rejected;
 use crate::limits::DEAD_LETTERS_KEPT;
+use crate::message::Message;
 
 /// Why a message became a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,9 +34,11 @@ pub enum Reason {
     Fenced,
     /// It came over the wire and could not be read.
     Malformed,
+    /// The mailbox was full, and its [`Mailbox`](crate::Mailbox) says that this one goes.
+    Dropped,
 }
 
-const REASONS: [Reason; 8] = [
+const REASONS: [Reason; 9] = [
     Reason::Full,
     Reason::Closed,
     Reason::Expired,
@@ -43,6 +47,7 @@ const REASONS: [Reason; 8] = [
     Reason::TooLarge,
     Reason::Fenced,
     Reason::Malformed,
+    Reason::Dropped,
 ];
 
 impl From<Rejected> for Reason {
@@ -77,7 +82,7 @@ impl Reason {
     /// What an asker is told.
     pub(crate) fn rejected(self) -> Rejected {
         match self {
-            Self::Full => Rejected::Full,
+            Self::Full | Self::Dropped => Rejected::Full,
             Self::Closed => Rejected::Closed,
             Self::Expired => Rejected::Expired,
             Self::NoHandler | Self::Malformed => Rejected::NoHandler,
@@ -95,6 +100,8 @@ pub struct DeadLetter {
     pub receiver: Option<ActorId>,
     /// Who sent it, if it was an actor of this engine.
     pub sender: Option<ActorId>,
+    /// The Rust type of the actor that should have got it, if it was one of this process.
+    pub receiver_type: Option<&'static str>,
     /// The message's Rust type; its id for one that another node refused.
     pub message: MessageName,
     /// Why.
@@ -115,11 +122,16 @@ pub(crate) struct DeadLetterOffice {
     counts: [AtomicU64; REASONS.len()],
     /// Made with the first letter: an engine without any has no room for them.
     kept: OnceLock<ArrayQueue<DeadLetter>>,
+    subscribers: Subscribers,
 }
 
 impl DeadLetterOffice {
     pub(crate) fn new() -> Self {
-        Self { counts: [const { AtomicU64::new(0) }; REASONS.len()], kept: OnceLock::new() }
+        Self {
+            counts: [const { AtomicU64::new(0) }; REASONS.len()],
+            kept: OnceLock::new(),
+            subscribers: Subscribers::new(),
+        }
     }
 
     pub(crate) fn count(&self, reason: Reason) {
@@ -128,12 +140,14 @@ impl DeadLetterOffice {
 
     pub(crate) fn record(&self, letter: DeadLetter) {
         self.count(letter.reason);
+        self.subscribers.publish(&letter);
         self.kept.get_or_init(|| ArrayQueue::new(DEAD_LETTERS_KEPT)).force_push(letter);
     }
 
     pub(crate) fn bounced(&self, header: &FrameHeader) {
         self.record(DeadLetter {
             receiver: None,
+            receiver_type: None,
             sender: None,
             message: MessageName::Id(header.message_id),
             reason: Reason::from_status(header.status),
@@ -163,11 +177,28 @@ impl DeadLetters<'_> {
         REASONS.iter().map(|reason| self.count(*reason)).sum()
     }
 
+    /// Has a thread see what dies from now on: at most `capacity` letters wait for it, and what finds no room is counted. Dropping
+    /// the result ends it.
+    #[must_use]
+    pub fn subscribe(self, capacity: usize) -> DeadLetterFeed {
+        self.0.subscribers.feed(capacity)
+    }
+
+    /// Has an actor told what dies from now on. A letter that finds its mailbox full is counted and skipped, and letters that
+    /// die themselves are told to nobody. Ends when the actor stops, or the result is dropped.
+    pub fn tell_to(self, actor: Recipient<DeadLetter>) -> DeadLetterSubscription {
+        self.0.subscribers.actor(actor)
+    }
+
     /// Takes the oldest letter that is kept; the latest 1,024 are.
     #[must_use]
     pub fn take(self) -> Option<DeadLetter> {
         self.0.kept.get()?.pop()
     }
+}
+
+impl Message for DeadLetter {
+    type Reply = ();
 }
 
 impl std::fmt::Debug for DeadLetters<'_> {

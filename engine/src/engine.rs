@@ -98,7 +98,7 @@ impl Engine {
         self.spawn_with(self.link.next_shard(), move || ActorBox::new::<A, _>(Once(Some(factory))))
     }
 
-    fn spawn_with<A: Actor>(
+    pub(crate) fn spawn_with<A: Actor>(
         &self,
         shard: u16,
         state: impl FnOnce() -> ActorBox + Send + 'static,

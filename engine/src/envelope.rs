@@ -25,6 +25,7 @@ use shardstage_codec::{Epoch, NodeId};
 use crate::context_block::{Asker, ContextBlock};
 use crate::credit::Credit;
 use crate::error::{AskError, Rejected};
+use crate::policy::Priority;
 use crate::reply::ReplyAddress;
 use crate::shard::{Cell, ShardCell};
 
@@ -80,6 +81,8 @@ pub(crate) struct VTable {
     /// The actor type's name, for blame.
     pub(crate) actor_name: fn() -> &'static str,
     pub(crate) class: Class,
+    /// For actors whose mailbox is in order of priority.
+    pub(crate) priority: Priority,
 }
 
 impl VTable {
@@ -118,6 +121,8 @@ pub(crate) enum Class {
     Plain,
     /// A user's message whose handler holds its `Reply`, which answers when it is dropped.
     OwnsReply,
+    /// A user's message that one of the receiver's own timers sends: nobody else spoke to it.
+    Own,
     /// The engine's own: a reply. Nobody misses it, so it is never a dead letter.
     System,
 }

@@ -108,7 +108,7 @@ impl<A: Actor> Context<A> {
         cell.extra().supervisor.get_or_insert_default().policy = policy;
     }
 
-    fn spawn_box<B: Actor>(&self, state: ActorBox) -> Result<ActorRef<B>, SpawnError> {
+    pub(crate) fn spawn_box<B: Actor>(&self, state: ActorBox) -> Result<ActorRef<B>, SpawnError> {
         let mut core = self.shard_cell().core.borrow_mut();
         let capacity = core.mailbox_capacity;
         let parent = self.seat().index();

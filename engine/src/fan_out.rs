@@ -76,6 +76,7 @@ impl<M: fmt::Debug> fmt::Debug for Shared<M> {
 }
 
 impl<M: Message + Sync> Message for Shared<M> {
+    const PRIORITY: crate::policy::Priority = M::PRIORITY;
     type Reply = ();
 }
 

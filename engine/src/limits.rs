@@ -199,8 +199,17 @@ const _: () = assert!(CREDIT_IDLE_MS < CREDIT_CALM_MS);
 /// [`CREDIT_CALM_MS`] in ns: when a shard with nothing else to do looks at its short receivers again.
 pub const CREDIT_CALM_NS: u64 = (CREDIT_CALM_MS as u64) << 20;
 
-/// Due times of cancelled timers that a shard keeps beyond twice the number of its timers, entries.
+/// Entries of cancelled timers that a shard keeps beyond half of those that are near, entries.
 pub const CANCELLED_TIMERS_KEPT: usize = 1024;
+
+/// What counts as near, as a power of two of nanoseconds: timers within 65.5 us are kept in exact order, all others by the
+/// digits of their time. A million timers spread over a minute are a dozen at a time.
+pub const TIMER_GRANULE_BITS: u32 = 16;
+
+/// Timers for which a shard allocates room at once, timers of 112 bytes.
+pub const TIMERS_PER_CHUNK: usize = 512;
+
+const _: () = assert!(TIMERS_PER_CHUNK.is_power_of_two());
 
 /// Dead letters kept for a reader, letters; older ones are counted only.
 pub const DEAD_LETTERS_KEPT: usize = 1024;

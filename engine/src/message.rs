@@ -2,6 +2,7 @@
 //!
 //! Invariant: the reply type belongs to the message, so whoever holds a reply place of `M` holds one of `M::Reply`.
 
+use crate::policy::Priority;
 use shardstage_codec as codec;
 use shardstage_codec::{AlignedBytes, DecodeError, EncodeError, MessageId, Wire, WireValue};
 
@@ -11,6 +12,9 @@ use shardstage_codec::{AlignedBytes, DecodeError, EncodeError, MessageId, Wire, 
 pub trait Message: Sized + Send + 'static {
     /// What a handler answers; `()` where there is nothing to say.
     type Reply: Send + 'static;
+
+    /// How urgent it is, for actors whose mailbox is [in order of priority](crate::Mailbox::by_priority); no others look at it.
+    const PRIORITY: Priority = Priority::Normal;
 
     /// How the message crosses nodes; `None` for one that stays inside the process.
     #[doc(hidden)]

@@ -10,7 +10,7 @@ use shardstage_codec::{DecodeError, WireValue};
 use crate::actor::{Actor, ArchivedHandler, AsyncHandler, DeferredHandler, Handler};
 use crate::context::{Context, Seat};
 use crate::dead_letter::{DeadLetter, MessageName, Reason};
-use crate::envelope::{Class, Delivery, Envelope, EpochTag, Front, Meta, VTable, drop_message};
+use crate::envelope::{CellId, Class, Delivery, Envelope, EpochTag, Front, Meta, VTable, drop_message};
 use crate::error::{AskError, Panicked, Rejected};
 use crate::fan_out::Shared;
 use crate::message::{Message, WireMessage};
@@ -105,9 +105,42 @@ where
             message_name: std::any::type_name::<M>,
             actor_name: std::any::type_name::<A>,
             class: if <A as sealed::Sealed<M, K>>::OWNS_REPLY { Class::OwnsReply } else { Class::Plain },
+            priority: M::PRIORITY,
         };
     }
     Made::<A, M, K>::VTABLE
+}
+
+/// The vtable of (`A`, `M`, `K`) for messages of the actor's own timers.
+pub(crate) fn own_vtable<A, M, K>() -> &'static VTable
+where
+    A: Receive<M, K>,
+    M: Message,
+    K: 'static,
+{
+    struct Made<A, M, K>(PhantomData<(A, M, K)>);
+    impl<A: Receive<M, K>, M: Message, K: 'static> Made<A, M, K> {
+        const VTABLE: &'static VTable = &VTable {
+            run: <A as sealed::Sealed<M, K>>::run,
+            drop_message: drop_message::<M>,
+            message_name: std::any::type_name::<M>,
+            actor_name: std::any::type_name::<A>,
+            class: Class::Own,
+            priority: M::PRIORITY,
+        };
+    }
+    Made::<A, M, K>::VTABLE
+}
+
+impl CellId {
+    /// A message for this actor.
+    ///
+    /// # Safety
+    /// As for [`Envelope::new`]; the actor takes messages of this vtable.
+    pub(crate) unsafe fn envelope<T: Send>(self, vtable: &'static VTable, meta: Meta, message: T) -> Envelope {
+        // SAFETY: the caller's contract.
+        unsafe { Envelope::new(self.index(), self.generation(), vtable, EpochTag::BY_GENERATION, meta, message) }
+    }
 }
 
 #[inline(always)]
@@ -253,6 +286,7 @@ where
             message_name: std::any::type_name::<M>,
             actor_name: std::any::type_name::<A>,
             class: Class::Plain,
+            priority: M::PRIORITY,
         };
     }
     Made::<A, M>::VTABLE
@@ -281,8 +315,10 @@ where
     M::Reply: WireValue,
 {
     let Ok(archived) = shardstage_codec::access::<M>(bytes) else {
+        let receiver = delivery.shard.core.borrow().actor_id(delivery.id.index(), delivery.id.generation());
         delivery.shard.link.engine().dead_letters.record(DeadLetter {
-            receiver: Some(delivery.shard.core.borrow().actor_id(delivery.id.index(), delivery.id.generation())),
+            receiver: Some(receiver),
+            receiver_type: Some(std::any::type_name::<A>()),
             sender: None,
             message: MessageName::Type(std::any::type_name::<M>()),
             reason: Reason::Malformed,

@@ -17,6 +17,7 @@ use crate::ask::Target;
 use crate::cluster::outbound::{self, EncodedMessage};
 use crate::context_block::{Asker, ContextBlock, VirtualTarget};
 use crate::credit::{Credit, CreditKey};
+use crate::dead_letter::Reason;
 use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress, VTable, has_spare_word};
 use crate::error::{AskError, Rejected, TellError};
 use crate::link::ShardLink;
@@ -223,7 +224,12 @@ fn tell_virtual_from_shard<M: Message>(
                 Err(reason) => return Err(TellError::new(reason, message)),
             };
             if let Err(reason) = core.admit(cell.0, cell.1, epoch) {
-                return Err(TellError::new(reason, message));
+                if !core.drops_newest(cell, reason) {
+                    return Err(TellError::new(reason, message));
+                }
+                let meta = core.running.map_or(Meta::None, Meta::Sender);
+                core.bury(wrap(cell, vtable, epoch, meta, message), Reason::Dropped);
+                return Ok(());
             }
             let meta = core.running.map_or(Meta::None, Meta::Sender);
             core.enqueue_with(cell.0, || wrap(cell, vtable, epoch, meta, message));

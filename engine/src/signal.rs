@@ -10,12 +10,14 @@ use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
 use crate::dead_letter::Reason;
 use crate::engine_link::EngineLink;
-use crate::envelope::{Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable, drop_message};
+use crate::envelope::{CellId, Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable, drop_message};
 use crate::error::{AskError, Rejected};
 use crate::fan_out::{Members, Source};
+use crate::policy::Priority;
 use crate::port::transport::Lane;
 use crate::reply::ForeignAsker;
 use crate::supervision::{Directive, Failure};
+use crate::timer::TimerId;
 
 type Terminated = (ActorId, StopReason);
 
@@ -31,6 +33,7 @@ static TERMINATED: VTable = VTable {
     message_name: || "Terminated",
     actor_name: || "",
     class: Class::System,
+    priority: Priority::Urgent,
 };
 
 /// The signal that tells `watcher` of the end of `who`.
@@ -46,6 +49,32 @@ pub(crate) fn terminated(watcher: ActorId, who: ActorId, reason: StopReason) -> 
             (who, reason),
         )
     }
+}
+
+/// Says that the message of a timer was handled, which went before it.
+static TICK_HANDLED: VTable = VTable {
+    run: run_tick_handled,
+    drop_message: drop_message::<TimerId>,
+    message_name: || "TickHandled",
+    actor_name: || "",
+    class: Class::System,
+    priority: Priority::Low,
+};
+
+/// Follows a timer's message into the mailbox of `owner`, so that the timer hears when it was handled.
+pub(crate) fn tick_handled(owner: CellId, timer: TimerId) -> Envelope {
+    // SAFETY: the vtable takes and drops a `TimerId`, and looks at no state.
+    unsafe { owner.envelope(&TICK_HANDLED, Meta::None, timer) }
+}
+
+/// `VTable::run` of [`TICK_HANDLED`].
+///
+/// # Safety
+/// The envelope holds a `TimerId`.
+unsafe fn run_tick_handled(delivery: &Delivery<'_>, front: Front) {
+    // SAFETY: the caller's contract.
+    let timer = unsafe { front.take::<TimerId>() };
+    delivery.shard.core.borrow_mut().timers.handled(timer);
 }
 
 /// A frame that a thread outside the shards has encoded, on its way to the shard that sends it.
@@ -72,6 +101,7 @@ static REMOTE_SEND: VTable = VTable {
     message_name: || "RemoteSend",
     actor_name: || "",
     class: Class::Plain,
+    priority: Priority::Urgent,
 };
 
 impl RemoteSend {
@@ -120,6 +150,7 @@ static PARCEL: VTable = VTable {
     message_name: || "Parcel",
     actor_name: || "",
     class: Class::Plain,
+    priority: Priority::Urgent,
 };
 
 impl Parcel {
@@ -151,6 +182,7 @@ static CHILD_FAILED: VTable = VTable {
     drop_message: drop_message::<ChildFailed>,
     message_name: || "ChildFailed",
     actor_name: || "",
+    priority: Priority::Urgent,
     class: Class::System,
 };
 
@@ -173,13 +205,14 @@ pub(crate) enum Signal {
 ///
 /// # Panics
 /// When the envelope is none.
-pub(crate) fn open(envelope: Envelope) -> Signal {
+pub(crate) fn open(mut envelope: Envelope) -> Signal {
+    envelope.take_meta();
     if std::ptr::eq(envelope.vtable(), &CHILD_FAILED) {
         // SAFETY: only `child_failed` makes envelopes with this vtable.
         let (failure, taken) = unsafe { envelope.into_message::<ChildFailed>() };
         return Signal::ChildFailed(failure, taken);
     }
-    assert!(std::ptr::eq(envelope.vtable(), &TERMINATED), "the caller has checked");
+    assert!(std::ptr::eq(envelope.vtable(), &TERMINATED), "notices are nothing else");
     // SAFETY: only `terminated` makes envelopes with this vtable.
     let (who, reason) = unsafe { envelope.into_message::<Terminated>() };
     Signal::Terminated(who, reason)

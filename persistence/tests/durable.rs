@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use shardstage::prelude::*;
-use shardstage_persistence::{CommandContext, CommandHandler, Durable, Effect, EventLog, EventSourced};
+use shardstage_persistence::{CommandContext, CommandHandler, Durable, Effect, EventLog, EventSourced, LogShard};
 
 #[message(id = "test.add", reply = i64)]
 struct Add {
@@ -103,6 +103,21 @@ impl CommandHandler<AddAndTell> for Total {
 }
 
 type Actor = Durable<Total>;
+
+/// Looks at its shard's log.
+struct Looker;
+
+impl shardstage::Actor for Looker {}
+
+/// How many names the log keeps in memory.
+#[message(reply = u64)]
+struct NamesInUse;
+
+impl Handler<NamesInUse> for Looker {
+    fn handle(&mut self, _: NamesInUse, cx: &mut Context<Self>) -> u64 {
+        cx.service::<LogShard, _>(|log| log.entity_counts().1 as u64).unwrap()
+    }
+}
 
 fn engine(dir: &Path) -> Engine {
     let mut config = Config::default();
@@ -229,6 +244,8 @@ fn a_panic_in_apply_during_recovery_stops_the_actor_without_a_loop() {
     }
     assert_eq!(BOMB_APPLIED.load(Ordering::SeqCst), 1, "the event is tried once");
     assert_eq!(spawned.ask(Add { by: 1 }).wait().unwrap(), 1, "others go on");
+    let in_use = (0..2).map(|shard| running.spawn_on(shard, || Looker).unwrap().ask(NamesInUse).wait().unwrap());
+    assert_eq!(in_use.sum::<u64>(), 1, "only the other one's name is in memory");
     running.shutdown().unwrap();
     BOMBS_EXPLODE.store(0, Ordering::SeqCst);
     let running = engine(dir.path());

@@ -8,12 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{NODE, Plan, ledger, settle, start, world};
+use shardstage_codec::{AlignedBytes, decode, encode};
 use shardstage_persistence::PlantedBug;
 use shardstage_persistence::format::checkpoint::{CheckpointEnd, CheckpointHead};
 use shardstage_persistence::format::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use shardstage_persistence::format::manifest::Manifest;
 use shardstage_persistence::format::node::NodeFile;
-use shardstage_persistence::format::record::RecordView;
+use shardstage_persistence::format::record::{RecordHeader, RecordKind, RecordView};
 use shardstage_persistence::format::salt;
 use shardstage_persistence::format::section::{SECTION_HEADER_BYTES, SectionHeader};
 
@@ -66,6 +67,33 @@ fn write_seeds() {
         }
     }
     assert!(records > 10);
+    for (nth, state) in states().iter().enumerate() {
+        let mut payload = AlignedBytes::new();
+        encode(state, &mut payload).unwrap();
+        let header = RecordHeader {
+            entity: 1,
+            seq: state.0,
+            schema_version: 1,
+            kind: RecordKind::Snapshot,
+            flags: 0,
+            prev: None,
+        };
+        let mut record = Vec::new();
+        header.encode(&payload, &[], &mut record);
+        seed("snapshot", &format!("state-{nth}"), 1, &record);
+    }
+}
+
+/// The type that the target `snapshot` reads.
+type State = (u64, String, Vec<(u32, String)>, Option<Vec<u8>>);
+
+fn states() -> [State; 3] {
+    let pairs = |count: u32| (0..count).map(|at| (at, format!("entry {at} of a list"))).collect();
+    [
+        (0, String::new(), Vec::new(), None),
+        (7, "a short state".into(), pairs(2), Some(vec![1, 2, 3])),
+        (1 << 39, "a text that does not fit into its place".into(), pairs(9), Some(vec![7; 100])),
+    ]
 }
 
 #[test]
@@ -74,7 +102,7 @@ fn every_seed_is_a_real_file() {
         write_seeds();
     }
     let mut seeds = 0;
-    for target in ["recovery", "record", "manifest", "checkpoint"] {
+    for target in ["recovery", "record", "manifest", "checkpoint", "snapshot"] {
         for entry in fs::read_dir(corpus(target)).unwrap() {
             let path = entry.unwrap().path();
             let bytes = fs::read(&path).unwrap();
@@ -85,6 +113,12 @@ fn every_seed_is_a_real_file() {
                     let section = bytes.get(FRAME_HEADER_BYTES + SECTION_HEADER_BYTES..len);
                     bytes.starts_with(b"SSF1") && (len == FRAME_HEADER_BYTES || section.is_some())
                 }
+                "snapshot" => {
+                    let view = RecordView::decode(bytes).unwrap();
+                    let mut payload = AlignedBytes::new();
+                    payload.extend_from_slice(view.payload);
+                    states().contains(&decode::<State>(&payload).unwrap())
+                }
                 "record" => RecordView::decode(bytes).is_ok(),
                 "manifest" => Manifest::decode(bytes).is_some() || NodeFile::decode(bytes).is_ok(),
                 _ => CheckpointHead::decode(bytes).is_some() || CheckpointEnd::decode(bytes).is_some(),
@@ -93,5 +127,5 @@ fn every_seed_is_a_real_file() {
             seeds += 1;
         }
     }
-    assert!(seeds >= 12, "{seeds}");
+    assert!(seeds >= 15, "{seeds}");
 }

@@ -14,6 +14,7 @@ use shardstage::EngineBuilder;
 use shardstage::port::driver::FileCompletion;
 use shardstage::port::service::{Service, ServiceContext, ServiceError, ServiceFactory, ServiceSeat, Started};
 use shardstage::prelude::*;
+use shardstage_persistence::limits::RECOVERY_BYTES_PER_TURN;
 use shardstage_persistence::{CommandContext, CommandHandler, Durable, Effect, Fold, SnapshotPolicy};
 
 #[message(id = "storm.note", reply = u64)]
@@ -82,6 +83,7 @@ impl Service for TurnCounter {
 
     fn poll(&mut self, _cx: &mut ServiceContext<'_>) -> bool {
         self.0.fetch_add(1, Ordering::SeqCst);
+        MOST_APPLIED.fetch_max(APPLIED.swap(0, Ordering::SeqCst), Ordering::SeqCst);
         false
     }
 
@@ -136,6 +138,9 @@ impl Live {
 }
 
 static TURNS: Mutex<Option<Turns>> = Mutex::new(None);
+
+/// Tests that count turns, or what happens in one, run one after the other.
+static COUNTING: Mutex<()> = Mutex::new(());
 
 fn counted(builder: EngineBuilder) -> EngineBuilder {
     let turns = TURNS.lock().unwrap().get_or_insert_default().clone();
@@ -192,11 +197,77 @@ fn most_turns(bench: &mut Bench, storm: u64) -> u64 {
 
 #[test]
 fn live_asks_go_on_while_ten_thousand_actors_are_recovered() {
+    let _alone = COUNTING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     on_both(1, counted, |mut bench| {
         let most = most_turns(&mut bench, 10_000);
         println!("a live answer took {most} turns at most");
         assert!(most <= 32, "a live answer took {most} turns");
         assert!(bench.counter("recoveries_waited") > 5_000, "the storm was one");
+    });
+}
+
+/// Events of [`Long`] that were applied since a turn began, and the most in one turn.
+static APPLIED: AtomicU64 = AtomicU64::new(0);
+static MOST_APPLIED: AtomicU64 = AtomicU64::new(0);
+
+/// Has more events than one turn may replay.
+#[wire]
+#[derive(Clone, Default)]
+struct Long {
+    notes: u64,
+}
+
+impl Fold for Long {
+    const NAME: &'static str = "storm.long";
+    const POLICY: SnapshotPolicy = SnapshotPolicy::NEVER;
+    type Event = Noted;
+
+    fn apply(&mut self, event: &Noted) {
+        assert_eq!(event.number, self.notes, "in order, each once");
+        self.notes += 1;
+        APPLIED.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl CommandHandler<Flood> for Long {
+    fn handle(&self, Flood { notes }: Flood, _cx: &CommandContext<'_, Self>) -> Effect<Self, u64> {
+        Effect::persist_all((self.notes..self.notes + notes).map(|number| Noted { number })).reply(self.notes + notes)
+    }
+}
+
+fn with_long(builder: EngineBuilder) -> EngineBuilder {
+    counted(builder).register::<Durable<Long>>(|long| long)
+}
+
+#[test]
+fn a_long_replay_is_divided_over_turns() {
+    const EVENTS: u64 = 30_000;
+    let _alone = COUNTING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    on_both(3, with_long, |mut bench| {
+        for _ in 0..EVENTS / 1000 {
+            bench.ask::<Durable<Long>, _, _>("long", Flood { notes: 1000 }).unwrap();
+        }
+        bench.ask::<Durable<Notes>, _, _>("other", Note { number: 7 }).unwrap();
+        bench.crash();
+        APPLIED.store(0, Ordering::SeqCst);
+        MOST_APPLIED.store(0, Ordering::SeqCst);
+        let long = bench.engine.actor::<Durable<Long>>("long").ask(Flood { notes: 0 });
+        let other = bench.engine.actor::<Durable<Notes>>("other").ask(Read {});
+        assert_eq!(bench.world.block_on(long, 100 * SECOND).unwrap(), Ok(EVENTS));
+        assert_eq!(bench.world.block_on(other, 100 * SECOND).unwrap(), Ok(vec![7]), "others are recovered beside it");
+        let most = MOST_APPLIED.load(Ordering::SeqCst);
+        println!("{most} events in one turn at most");
+        // A record takes 40 bytes or more of the share.
+        assert!((1..=RECOVERY_BYTES_PER_TURN as u64 / 40 + 1).contains(&most), "{most}");
+        // A crash in the middle of it is nothing special.
+        bench.crash();
+        let cut_short = bench.engine.actor::<Durable<Long>>("long").ask(Flood { notes: 0 });
+        while MOST_APPLIED.load(Ordering::SeqCst) == 0 {
+            assert!(bench.world.step());
+        }
+        drop(cut_short);
+        bench.crash();
+        assert_eq!(bench.ask::<Durable<Long>, _, _>("long", Flood { notes: 1 }), Ok(EVENTS + 1));
     });
 }
 
@@ -209,8 +280,8 @@ struct Eager;
 
 impl Actor for Eager {}
 
-/// How many notes were taken.
-#[message(reply = u64)]
+/// How many notes were taken, or there are now.
+#[message(id = "storm.flood", reply = u64)]
 struct Flood {
     notes: u64,
 }
@@ -236,15 +307,20 @@ fn what_waits_for_a_recovery_is_bounded_and_in_order() {
             let before = bench.ask::<Durable<Notes>, _, _>("other", Read {}).map(|_| ());
             assert_eq!(before, Ok(()), "the shards are up");
             let eager = bench.engine.spawn_on(shard, || Eager).unwrap();
+            let lost_before = bench.engine.dead_letters().total();
             let taken = bench.world.block_on(eager.ask(Flood { notes: 40 }), SECOND).unwrap().unwrap();
             bench.world.run_for(SECOND);
+            let lost = bench.engine.dead_letters().total() - lost_before;
             let numbers = bench.ask::<Durable<Notes>, _, _>("sleeper", Read {}).unwrap();
             let waited = &numbers[8 + usize::from(shard) * 16..];
             assert_eq!(waited, (100..116).collect::<Vec<u64>>(), "sixteen waited, in order");
+            let (handled, refused) = (waited.len() as u64, 40 - taken);
+            assert_eq!(handled + refused + lost, 40, "every note is handled, handed back, or counted as lost");
             if taken == 16 {
+                assert_eq!((refused, lost), (24, 0));
                 local += 1;
             } else {
-                assert_eq!(taken, 40);
+                assert_eq!((refused, lost), (0, 24));
             }
         }
         assert_eq!(local, 1);

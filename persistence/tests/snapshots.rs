@@ -85,6 +85,7 @@ texts!(ByCount, "snap.by-count", SnapshotPolicy::NEVER.every(5));
 texts!(ByBytes, "snap.by-bytes", SnapshotPolicy::NEVER.bytes(3, 200));
 texts!(Idle, "snap.idle", SnapshotPolicy::NEVER.on_passivation(3));
 texts!(Never, "snap.never", SnapshotPolicy::NEVER);
+texts!(KeepTwo, "snap.keep-two", SnapshotPolicy::NEVER.every(5).keep(2));
 
 /// Asks for a snapshot when it hears the word; what else it can be is not saved well.
 struct ByWord {
@@ -130,6 +131,7 @@ fn register(builder: EngineBuilder) -> EngineBuilder {
     builder
         .register::<Durable<ByCount>>(|it| it)
         .register::<Durable<ByBytes>>(|it| it)
+        .register::<Durable<KeepTwo>>(|it| it)
         .register::<Durable<Idle>>(|it| it.idle_timeout(Duration::from_secs(2)))
         .register::<Durable<Never>>(|it| it.idle_timeout(Duration::from_secs(2)))
         .register::<Durable<ByWord>>(|it| it)
@@ -261,6 +263,29 @@ fn a_damaged_snapshot_falls_back_to_the_one_before_and_the_events_since() {
         assert_eq!(read::<ByCount>(&bench), Err(AskError::Rejected(Rejected::Closed)));
         assert_eq!(bench.counter("entities_broken"), 1);
     });
+}
+
+#[test]
+fn of_two_kept_snapshots_one_may_go_bad() {
+    let (mut bench, store) = in_memory(10);
+    for _ in 0..17 {
+        add::<KeepTwo>(&bench, "word").unwrap();
+    }
+    let before = read::<KeepTwo>(&bench).unwrap();
+    store.damage("snap.keep-two", "it", RecordKind::Snapshot, 15);
+    bench.crash();
+    assert_eq!(read::<KeepTwo>(&bench), Ok(before), "the one before gave the state");
+    assert_eq!(bench.counter("snapshot_fallbacks"), 1);
+    bench.world.run_for(SECOND);
+    assert_eq!(snapshots(&store, "snap.keep-two"), [5, 10, 15, 17], "nothing is deleted");
+    // Those of 10 and 5 are whole, but the newest two are not.
+    for seq in [15, 17] {
+        store.damage("snap.keep-two", "it", RecordKind::Snapshot, seq);
+    }
+    bench.crash();
+    assert_eq!(read::<KeepTwo>(&bench), Err(AskError::Rejected(Rejected::Closed)));
+    assert_eq!(bench.counter("entities_broken"), 1);
+    assert_eq!(bench.counter("snapshot_fallbacks"), 0);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use shardstage::prelude::*;
 use shardstage::sim::{SimOptions, SimWorld};
+use shardstage::testkit::TestKit;
 use shardstage::{NodeId, TimerId};
 use support::{Log, config, engine};
 
@@ -65,7 +66,7 @@ impl Handler<Fired> for Clock {
         self.log.push(((cx.now_ns() - self.began_ns) / 1_000_000, fired.0));
         self.left -= 1;
         if self.left == 0 {
-            cx.cancel(self.repeating.take().unwrap());
+            assert!(cx.cancel(self.repeating.take().unwrap()), "it would have gone on");
             if let Some(done) = &self.done {
                 done.send(()).unwrap();
             }
@@ -92,8 +93,8 @@ impl Handler<SetAndCancel> for Clock {
     fn handle(&mut self, _: SetAndCancel, cx: &mut Context<Self>) {
         let never = cx.after(Duration::ZERO, Fired(1));
         cx.after(Duration::ZERO, Fired(2));
-        cx.cancel(never);
-        cx.cancel(never);
+        assert!(cx.cancel(never), "in time");
+        assert!(!cx.cancel(never), "only once");
         // Ends never, and is no reason to overflow.
         cx.after(Duration::MAX, Fired(3));
         // Many that are cancelled leave nothing behind.
@@ -214,4 +215,275 @@ fn real_timers_fire_once_and_cancelled_ones_never() {
         assert!(at_ms >= tick, "tick {tick} came early, at {at_ms} ms");
     }
     engine.shutdown().unwrap();
+}
+
+/// Repeats at a fixed delay; a tick takes [`Slow::takes`].
+struct Slow {
+    ticks: Log<u64>,
+    takes: Duration,
+    timer: Option<TimerId>,
+    resume: Option<shardstage::Resume>,
+}
+
+#[derive(Clone)]
+#[message]
+struct SlowTick;
+#[derive(Clone)]
+#[message]
+struct Done;
+#[message(reply = (bool, u64))]
+struct CancelSlow;
+
+impl Actor for Slow {
+    fn started(&mut self, cx: &mut Context<Self>) -> Result<(), shardstage::BoxError> {
+        self.timer = Some(cx.every_with_delay(10 * MS, SlowTick));
+        Ok(())
+    }
+}
+
+/// Waits in an `async fn` for a helper that answers after [`Slow::takes`].
+#[message]
+struct Nap(Duration);
+
+struct Bed(Option<shardstage::Reply<()>>);
+impl Actor for Bed {}
+
+impl shardstage::DeferredHandler<Nap> for Bed {
+    fn handle(&mut self, nap: Nap, reply: shardstage::Reply<()>, cx: &mut Context<Self>) {
+        self.0 = Some(reply);
+        cx.after(nap.0, Done);
+    }
+}
+
+impl Handler<Done> for Bed {
+    fn handle(&mut self, _: Done, _cx: &mut Context<Self>) {
+        self.0.take().unwrap().send(());
+    }
+}
+
+impl AsyncHandler<SlowTick> for Slow {
+    async fn handle(&mut self, _: SlowTick, cx: &mut Context<Self>) {
+        self.ticks.push(cx.now_ns() / 1_000_000);
+        let bed = cx.spawn(|| Bed(None)).unwrap();
+        bed.ask(Nap(self.takes)).await.unwrap();
+    }
+}
+
+impl Handler<CancelSlow> for Slow {
+    fn handle(&mut self, _: CancelSlow, cx: &mut Context<Self>) -> (bool, u64) {
+        drop(self.resume.take());
+        let timer = self.timer.unwrap();
+        (cx.cancel(timer), cx.missed_ticks(timer))
+    }
+}
+
+#[test]
+fn a_fixed_delay_counts_from_the_end_of_the_handler() {
+    let kit = TestKit::new();
+    let ticks = Log::new();
+    let log = ticks.clone();
+    let slow = kit.spawn(move || Slow { ticks: log.clone(), takes: 7 * MS, timer: None, resume: None }).unwrap();
+    kit.advance(200 * MS);
+    let seen = ticks.all();
+    assert!((10..=12).contains(&seen.len()), "one every 17 ms: {seen:?}");
+    for pair in seen.windows(2) {
+        assert!((17..=18).contains(&(pair[1] - pair[0])), "10 ms after the handler's end: {seen:?}");
+    }
+    let stats = kit.engine().stats();
+    assert_eq!(stats.iter().map(|shard| shard.missed_ticks).sum::<u64>(), 0, "it never waits behind itself");
+    assert_eq!(slow.ask(CancelSlow).wait().unwrap(), (true, 0));
+    assert_eq!(slow.ask(CancelSlow).wait().unwrap(), (false, 0), "once");
+    kit.advance(200 * MS);
+    assert!(ticks.len() <= seen.len() + 1);
+    assert_eq!(kit.engine().stats().iter().map(|shard| shard.timers).sum::<u64>(), 0);
+}
+
+/// Tells what its timer missed, and lives for a bounded time.
+struct Mayfly {
+    tick: Option<TimerId>,
+}
+
+#[message(reply = u64)]
+struct Missed;
+#[message]
+struct Panic;
+#[message(reply = TimerId)]
+struct TheTimer;
+#[message(reply = bool)]
+struct CancelThis(TimerId);
+
+impl Actor for Mayfly {
+    fn started(&mut self, cx: &mut Context<Self>) -> Result<(), shardstage::BoxError> {
+        self.tick = Some(cx.every(10 * MS, SlowTick));
+        Ok(())
+    }
+}
+
+impl Handler<SlowTick> for Mayfly {
+    fn handle(&mut self, _: SlowTick, _cx: &mut Context<Self>) {}
+}
+
+impl Handler<After> for Mayfly {
+    fn handle(&mut self, after: After, cx: &mut Context<Self>) {
+        let (delay, kind) = after.0[0];
+        if kind == 0 {
+            cx.stop_after(MS * delay)
+        } else {
+            cx.kill_after(MS * delay)
+        };
+    }
+}
+
+impl Handler<Missed> for Mayfly {
+    fn handle(&mut self, _: Missed, cx: &mut Context<Self>) -> u64 {
+        cx.missed_ticks(self.tick.unwrap())
+    }
+}
+
+impl Handler<Panic> for Mayfly {
+    fn handle(&mut self, _: Panic, _cx: &mut Context<Self>) {
+        panic!("planted");
+    }
+}
+
+impl Handler<TheTimer> for Mayfly {
+    fn handle(&mut self, _: TheTimer, _cx: &mut Context<Self>) -> TimerId {
+        self.tick.unwrap()
+    }
+}
+
+impl Handler<CancelThis> for Mayfly {
+    fn handle(&mut self, cancel: CancelThis, cx: &mut Context<Self>) -> bool {
+        cx.cancel(cancel.0)
+    }
+}
+
+#[test]
+fn missed_ticks_are_counted_for_each_timer() {
+    let kit = TestKit::new();
+    let busy = kit.spawn(|| Mayfly { tick: None }).unwrap();
+    kit.run_until_idle();
+    let shard = busy.id().shard();
+    kit.stall_shard(shard.get(), 95 * MS);
+    kit.advance(95 * MS);
+    let other = kit.spawn(|| Mayfly { tick: None }).unwrap();
+    kit.advance(20 * MS);
+    let missed = busy.ask(Missed).wait().unwrap();
+    assert!((7..=9).contains(&missed), "the shard was late by 95 ms: {missed}");
+    assert_eq!(other.ask(Missed).wait().unwrap(), 0);
+}
+
+#[test]
+fn an_actor_cancels_its_own_timers_only() {
+    let kit = TestKit::builder().shards(1).start();
+    let (one, other) = (kit.spawn(|| Mayfly { tick: None }).unwrap(), kit.spawn(|| Mayfly { tick: None }).unwrap());
+    let timer = one.ask(TheTimer).wait().unwrap();
+    assert!(!other.ask(CancelThis(timer)).wait().unwrap());
+    assert!(one.ask(CancelThis(timer)).wait().unwrap());
+    assert!(!one.ask(CancelThis(timer)).wait().unwrap());
+}
+
+#[test]
+fn stop_after_bounds_the_life_across_rebuilds_and_no_other_timer_outlives_its_state() {
+    let kit = TestKit::builder().shards(1).start();
+    kit.allow_panics();
+    let mayfly = kit.spawn(|| Mayfly { tick: None }).unwrap();
+    let timers = || kit.engine().stats().iter().map(|shard| shard.timers).sum::<u64>();
+    mayfly.tell(After(vec![(95, 0)])).unwrap();
+    kit.run_until_idle();
+    assert_eq!(timers(), 2);
+    mayfly.tell(Panic).unwrap();
+    kit.run_until_idle();
+    assert_eq!(timers(), 2, "its successor's tick, and its own end");
+    kit.advance(90 * MS);
+    assert_eq!(mayfly.ask(Missed).wait(), Ok(0));
+    kit.advance(10 * MS);
+    assert_eq!(kit.engine().stats()[0].actors, 0, "it has ended");
+    assert_eq!(timers(), 0, "nothing is left of it");
+    let mayfly = kit.spawn(|| Mayfly { tick: None }).unwrap();
+    let stopped = mayfly.stopped();
+    mayfly.tell(After(vec![(20, 1)])).unwrap();
+    kit.advance(21 * MS);
+    assert_eq!(stopped.wait(), StopReason::Killed);
+    kit.finish();
+}
+
+/// Notes when it was idle; its own ticks do not count.
+struct Quiet {
+    idle: Log<u64>,
+    began_ns: u64,
+}
+
+#[derive(Clone)]
+#[message]
+struct Idle;
+#[message(reply = bool)]
+struct Clear;
+
+impl Actor for Quiet {
+    fn started(&mut self, cx: &mut Context<Self>) -> Result<(), shardstage::BoxError> {
+        self.began_ns = cx.now_ns();
+        cx.set_idle_timeout(Duration::from_secs(5), Done);
+        cx.set_idle_timeout(100 * MS, Idle);
+        cx.every(7 * MS, SlowTick);
+        Ok(())
+    }
+}
+
+impl Handler<Idle> for Quiet {
+    fn handle(&mut self, _: Idle, cx: &mut Context<Self>) {
+        self.idle.push((cx.now_ns() - self.began_ns) / 1_000_000);
+    }
+}
+
+impl Handler<Done> for Quiet {
+    fn handle(&mut self, _: Done, _cx: &mut Context<Self>) {
+        unreachable!("it was replaced");
+    }
+}
+
+impl Handler<SlowTick> for Quiet {
+    fn handle(&mut self, _: SlowTick, _cx: &mut Context<Self>) {}
+}
+
+impl Handler<Clear> for Quiet {
+    fn handle(&mut self, _: Clear, cx: &mut Context<Self>) -> bool {
+        cx.clear_idle_timeout()
+    }
+}
+
+impl Handler<Panic> for Quiet {
+    fn handle(&mut self, _: Panic, _cx: &mut Context<Self>) {
+        panic!("planted");
+    }
+}
+
+#[test]
+fn an_idle_timeout_counts_from_the_last_message_of_somebody_else() {
+    let kit = TestKit::new();
+    kit.allow_panics();
+    let idle = Log::new();
+    let log = idle.clone();
+    let quiet = kit.spawn(move || Quiet { idle: log.clone(), began_ns: 0 }).unwrap();
+    kit.run_until_idle();
+    // Spoken to every 60 ms: never idle.
+    for _ in 0..5 {
+        kit.advance(60 * MS);
+        quiet.tell(SlowTick).unwrap();
+    }
+    kit.run_until_idle();
+    assert_eq!(idle.len(), 0, "{:?}", idle.all());
+    kit.advance(250 * MS);
+    let seen = idle.all();
+    assert!(seen.len() == 2 && (400..402).contains(&seen[0]) && (500..502).contains(&seen[1]), "{seen:?}");
+    // A rebuild begins anew, with the timeout that the new state sets.
+    quiet.tell(Panic).unwrap();
+    kit.advance(95 * MS);
+    assert_eq!(idle.len(), 2);
+    kit.advance(10 * MS);
+    assert_eq!(idle.len(), 3);
+    assert!(quiet.ask(Clear).wait().unwrap());
+    assert!(!quiet.ask(Clear).wait().unwrap(), "there is none any more");
+    kit.advance(1000 * MS);
+    assert_eq!(idle.len(), 3);
 }

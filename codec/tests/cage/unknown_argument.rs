@@ -1,4 +1,4 @@
-//~ unknown argument; known are id, version and reply
+//~ unknown argument; known are id, version, reply and priority
 
 use shardstage::{message, wire};
 

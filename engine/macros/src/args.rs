@@ -3,7 +3,7 @@
 //! Invariant: whatever is wrong is reported at the token that is wrong.
 
 use proc_macro2::TokenStream;
-use syn::{Error, LitInt, LitStr, Result, Type, meta::ParseNestedMeta, parse::Parser};
+use syn::{Error, Ident, LitInt, LitStr, Result, Type, meta::ParseNestedMeta, parse::Parser};
 
 /// Bytes of a wire name, at most; the codec's `NAME_BYTES_MAX`, which checks it again.
 const NAME_BYTES_MAX: usize = 128;
@@ -15,6 +15,8 @@ pub(crate) struct Args {
     pub(crate) name: Option<Name>,
     /// The reply's type, where it was said.
     pub(crate) reply: Option<Type>,
+    /// How urgent it is, where that was said.
+    pub(crate) priority: Option<Ident>,
 }
 
 /// A wire name and its version.
@@ -38,6 +40,7 @@ impl Args {
         let mut id: Option<LitStr> = None;
         let mut version: Option<(LitInt, u16)> = None;
         let mut reply: Option<Type> = None;
+        let mut priority: Option<Ident> = None;
         let parser = syn::meta::parser(|meta| {
             if meta.path.is_ident("id") {
                 once(&id, &meta)?;
@@ -48,10 +51,13 @@ impl Args {
             } else if meta.path.is_ident("reply") && is_message {
                 once(&reply, &meta)?;
                 reply = Some(meta.value()?.parse()?);
+            } else if meta.path.is_ident("priority") && is_message {
+                once(&priority, &meta)?;
+                priority = Some(parse_priority(&meta)?);
             } else if meta.path.is_ident("reply") {
                 return Err(meta.error("only a message has a reply: use #[message(..)]"));
             } else if is_message {
-                return Err(meta.error("unknown argument; known are id, version and reply"));
+                return Err(meta.error("unknown argument; known are id, version, reply and priority"));
             } else {
                 return Err(meta.error("unknown argument; known are id and version"));
             }
@@ -65,7 +71,7 @@ impl Args {
             }
             (None, None) => None,
         };
-        Ok(Self { name, reply })
+        Ok(Self { name, reply, priority })
     }
 }
 
@@ -74,6 +80,15 @@ fn once<T>(slot: &Option<T>, meta: &ParseNestedMeta<'_>) -> Result<()> {
         None => Ok(()),
         Some(_) => Err(meta.error("this argument is given twice")),
     }
+}
+
+fn parse_priority(meta: &ParseNestedMeta<'_>) -> Result<Ident> {
+    let priority: Ident = meta.value()?.parse()?;
+    let known = ["Low", "Normal", "High", "Urgent"];
+    if known.iter().all(|known| priority != known) {
+        return Err(Error::new(priority.span(), "a priority is Low, Normal, High or Urgent"));
+    }
+    Ok(priority)
 }
 
 fn parse_id(meta: &ParseNestedMeta<'_>) -> Result<LitStr> {

@@ -16,6 +16,9 @@ pub(crate) fn message(args: TokenStream, item: TokenStream) -> Result<TokenStrea
     check_item(&item)?;
     let reply = args.reply.unwrap_or_else(|| parse_quote! { () });
     let ident = &item.ident;
+    let priority = args.priority.map(|level| {
+        quote! { const PRIORITY: ::shardstage::Priority = ::shardstage::Priority::#level; }
+    });
     let Some(name) = &args.name else {
         return Ok(quote! {
             #item
@@ -23,6 +26,7 @@ pub(crate) fn message(args: TokenStream, item: TokenStream) -> Result<TokenStrea
             #[automatically_derived]
             impl ::shardstage::Message for #ident {
                 type Reply = #reply;
+                #priority
             }
         });
     };
@@ -35,6 +39,7 @@ pub(crate) fn message(args: TokenStream, item: TokenStream) -> Result<TokenStrea
         #[automatically_derived]
         impl ::shardstage::Message for #ident {
             type Reply = #reply;
+            #priority
             const WIRE: ::core::option::Option<::shardstage::WireOps<Self>> =
                 ::core::option::Option::Some(::shardstage::WireOps::new());
         }

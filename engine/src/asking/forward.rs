@@ -136,6 +136,7 @@ fn bury<M: Message>(shard: &ShardCell, target: &Target, refused: TellError<M>) {
     engine.dead_letters.record(DeadLetter {
         receiver: if let Target::Actor(id) = target { Some(*id) } else { None },
         sender: sender.map(|sender| ActorId::new(engine.link(sender.shard()), sender.index(), sender.generation())),
+        receiver_type: None,
         message: MessageName::Type(std::any::type_name::<M>()),
         reason: refused.rejected().into(),
     });

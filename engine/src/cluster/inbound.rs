@@ -396,6 +396,7 @@ impl Inbound<'_> {
         let engine = self.shard.link.engine();
         engine.dead_letters.record(DeadLetter {
             receiver: None,
+            receiver_type: None,
             sender: None,
             message: MessageName::Id(header.message_id),
             reason: Reason::from_status(status),

@@ -3,6 +3,7 @@
 //! Invariant: an activation takes at most what was queued when it began, and at most its budget; the cell of a running actor
 //! says `scheduled`, so nothing can run it a second time. One of the few files with `unsafe`.
 
+pub(super) mod attend;
 mod recover;
 pub(super) mod rigged;
 
@@ -196,10 +197,11 @@ impl ShardCell {
         (cell.state.take().expect("a running actor's state is in its cell"), running)
     }
 
-    /// Runs a signal, or drops a message that expired; then the share ends.
+    /// Drops a message that expired; then the share ends.
     #[cold]
     #[inline(never)]
     fn run_rare(&self, index: u32, what: Opened, handled: u32) -> u32 {
+        assert!(what != Opened::Signal, "notices have a lane of their own");
         let (mut state, running) = self.take_out(index);
         let envelope = {
             let mut core = self.core.borrow_mut();
@@ -214,26 +216,10 @@ impl ShardCell {
             }
             envelope
         };
-        if what == Opened::Signal {
-            match crate::signal::open(envelope) {
-                Signal::Terminated(who, why) => {
-                    // Else it was on its way when the watch ended.
-                    if self.takes_news((running.index, running.generation), who) {
-                        self.contain(&mut state, running, |state, shard| {
-                            state.terminated(who, &why, shard.seat(running))
-                        });
-                    }
-                }
-                Signal::ChildFailed(failure, taken) => self.contain(&mut state, running, |state, shard| {
-                    state.child_failed(&failure, taken, shard.seat(running));
-                }),
-            }
-        } else {
-            if let Opened::Expired(Some(address)) = what {
-                reply::answer_failure(self, address, AskError::Rejected(Rejected::Expired));
-            }
-            self.contain(&mut state, running, |_, _| drop(envelope));
+        if let Opened::Expired(Some(address)) = what {
+            reply::answer_failure(self, address, AskError::Rejected(Rejected::Expired));
         }
+        self.contain(&mut state, running, |_, _| drop(envelope));
         self.put_back(state, running);
         handled
     }
@@ -260,7 +246,8 @@ impl ShardCell {
     #[inline(never)]
     fn look_after(&self, index: u32) -> bool {
         let may = self.look_closer(index);
-        self.rigged(index, may)
+        let may = self.rigged(index, may);
+        self.attend(index, may)
     }
 
     fn look_closer(&self, index: u32) -> bool {
@@ -274,6 +261,7 @@ impl ShardCell {
             return false;
         }
         self.resume(&mut state, running);
+        self.take_notices(&mut state, running);
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(index).expect("a running actor keeps its cell");
         if cell.takes_messages() && cell.len() > 0 {
@@ -283,6 +271,32 @@ impl ShardCell {
         drop(core);
         self.put_back(state, running);
         false
+    }
+
+    /// Handles the notices of ends that wait for the actor, ahead of all messages of users.
+    fn take_notices(&self, state: &mut ActorBox, running: Running) {
+        loop {
+            let notice = {
+                let mut core = self.core.borrow_mut();
+                let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
+                if cell.conduct.suspended || !matches!(cell.conduct.life, Life::Live | Life::Draining) {
+                    return;
+                }
+                cell.extra.as_mut().and_then(|extra| extra.notices.pop_front())
+            };
+            let Some(notice) = notice else { return };
+            match crate::signal::open(notice) {
+                Signal::Terminated(who, why) => {
+                    // Else it was on its way when the watch ended.
+                    if self.takes_news((running.index, running.generation), who) {
+                        self.contain(state, running, |state, shard| state.terminated(who, &why, shard.seat(running)));
+                    }
+                }
+                Signal::ChildFailed(failure, taken) => self.contain(state, running, |state, shard| {
+                    state.child_failed(&failure, taken, shard.seat(running));
+                }),
+            }
+        }
     }
 
     /// Takes the state of an actor that is to do something else than to handle messages.
@@ -308,7 +322,7 @@ impl ShardCell {
         cell.state = Some(state);
         cell.mailbox.rest(&mut core_ref.pool);
         let drained = cell.conduct.life == Life::Draining && cell.len() == 0 && !cell.conduct.suspended;
-        if cell.conduct.life == Life::Stopping || drained {
+        if (cell.conduct.life == Life::Stopping && !cell.finishes_first()) || drained {
             drop(core);
             self.finish_stop(running.index);
             return;
@@ -360,7 +374,8 @@ impl ShardCell {
             }
             return;
         }
-        if cell.conduct.life == Life::Stopping || !std::mem::take(&mut cell.conduct.woken) {
+        let ends_now = cell.conduct.life == Life::Stopping && !cell.finishes_first();
+        if ends_now || !std::mem::take(&mut cell.conduct.woken) {
             return;
         }
         if cell.extra().async_slot.is_live() {

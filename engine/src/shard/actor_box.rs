@@ -12,6 +12,7 @@ use crate::actor::{Actor, StopReason};
 use crate::actor_ref::ActorId;
 use crate::context::{Context, Seat};
 use crate::error::Panicked;
+use crate::policy::Mailbox;
 use crate::supervision::{Directive, Failure};
 
 /// How the next state is made.
@@ -21,6 +22,11 @@ pub(crate) trait Factory<A>: 'static {
 
     /// A fresh state, or `None` when the actor cannot be rebuilt.
     fn make(&mut self) -> Option<A>;
+
+    /// The actor's mailbox, if it is not the one of its type.
+    fn mailbox(&self) -> Option<Mailbox> {
+        None
+    }
 }
 
 /// A factory that can be called again.
@@ -78,6 +84,7 @@ trait AnyActor {
     fn may_passivate(&self) -> bool;
     fn actor_type(&self) -> TypeId;
     fn actor_name(&self) -> &'static str;
+    fn mailbox(&self) -> Mailbox;
 }
 
 #[repr(C)]
@@ -195,6 +202,10 @@ impl<A: Actor, F: Factory<A>> AnyActor for ActorState<A, F> {
     fn actor_name(&self) -> &'static str {
         std::any::type_name::<A>()
     }
+
+    fn mailbox(&self) -> Mailbox {
+        self.factory.mailbox().unwrap_or(A::MAILBOX)
+    }
 }
 
 /// An actor of any type, owned through a raw pointer so that moving the box never touches what points to the state.
@@ -270,6 +281,11 @@ impl ActorBox {
     /// The actor's type, for references that came over the wire.
     pub(crate) fn actor_type(&mut self) -> TypeId {
         self.get().actor_type()
+    }
+
+    /// What its mailbox is like.
+    pub(crate) fn mailbox(&mut self) -> Mailbox {
+        self.get().mailbox()
     }
 
     /// The actor's Rust type, for people.

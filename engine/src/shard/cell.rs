@@ -7,6 +7,7 @@
 //! Invariant: a cell's generation rises when its actor is gone; one whose generation would wrap is
 //! retired.
 
+use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
@@ -20,9 +21,11 @@ use crate::error::Rejected;
 use crate::key::Key;
 use crate::latch::LatchGuard;
 use crate::limits::CELLS_SKIPPED;
+use crate::policy::{Mailbox as Policy, Overflow};
 use crate::run_queue::{Ready, RunQueue};
 use crate::supervision::{ChildSpec, Recovery, Step, Supervision, Supervisor, Window};
 
+use super::activate::attend::Attended;
 use super::actor_box::ActorBox;
 use super::async_slot::AsyncSlot;
 use super::kin::Kin;
@@ -54,8 +57,14 @@ pub(crate) struct CellExtra {
     pub(crate) async_slot: AsyncSlot,
     /// What the suspended future handles.
     pub(crate) doing: Option<super::Doing>,
+    /// Notices of ends, which are handled before all messages of users.
+    pub(crate) notices: VecDeque<Envelope>,
+    /// What is looked at before each message; `None` for most.
+    pub(crate) attended: Option<Box<Attended>>,
     /// Whom the async handler that runs answers.
     pub(crate) answering: Answering,
+    /// What happens to a message that finds the mailbox full.
+    pub(crate) overflow: Overflow,
     /// A suspension without a future, begun by `Context::suspend`.
     pub(crate) suspensions: u32,
     /// What a suspended actor is in the middle of; says nothing of others.
@@ -164,6 +173,7 @@ enum Why {
     Drained,
     Passivated,
     Shutdown,
+    Killed,
     ParentStopped,
     Restarting,
     /// [`CellExtra`] has the words.
@@ -241,6 +251,7 @@ impl Cell {
             Some(StopReason::Drained) => Why::Drained,
             Some(StopReason::Passivated) => Why::Passivated,
             Some(StopReason::Shutdown) => Why::Shutdown,
+            Some(StopReason::Killed) => Why::Killed,
             Some(StopReason::ParentStopped) => Why::ParentStopped,
             Some(StopReason::Restarting) => Why::Restarting,
             Some(StopReason::StartFailed(_) | StopReason::Panicked(_) | StopReason::LinkBroken(_)) => {
@@ -258,6 +269,7 @@ impl Cell {
             Why::Drained => Some(StopReason::Drained),
             Why::Passivated => Some(StopReason::Passivated),
             Why::Shutdown => Some(StopReason::Shutdown),
+            Why::Killed => Some(StopReason::Killed),
             Why::ParentStopped => Some(StopReason::ParentStopped),
             Why::Restarting => Some(StopReason::Restarting),
             Why::InWords => self.extra.as_ref().and_then(|extra| extra.stop_reason.clone()),
@@ -335,6 +347,21 @@ impl Cell {
         Ok(())
     }
 
+    /// What happens to a message that finds the mailbox full.
+    pub(crate) fn overflow(&self) -> Overflow {
+        self.extra.as_ref().map_or(Overflow::HandBack, |extra| extra.overflow)
+    }
+
+    /// Gives the mailbox what its type or its spawn asks for beyond a bound.
+    #[cold]
+    pub(crate) fn adopt(&mut self, policy: Policy) {
+        let extra = self.extra();
+        extra.overflow = policy.on_overflow();
+        if policy.is_by_priority() {
+            extra.attended.get_or_insert_default().ordered = Some(0);
+        }
+    }
+
     /// Whether it takes messages, given room.
     #[inline]
     pub(crate) fn admits(&self) -> bool {
@@ -347,6 +374,12 @@ impl Cell {
             let is_down = extra.recovery.as_ref().is_some_and(|recovery| recovery.step != Step::Ready);
             extra.suspensions > 0 || extra.async_slot.is_live() || is_down
         })
+    }
+
+    /// Whether an actor that stops handles its current message to the end before: an async handler waits, and the stop is one
+    /// that lets it.
+    pub(crate) fn finishes_first(&self) -> bool {
+        self.why == Why::Stopped && self.extra.as_ref().is_some_and(|extra| extra.async_slot.is_live())
     }
 
     /// What a grant of credit depends on.
@@ -384,6 +417,9 @@ impl Cell {
     pub(crate) fn unstash(&mut self, pool: &mut BacklogPool) -> usize {
         let Some(stash) = self.extra.as_mut().and_then(|extra| extra.stash.take()) else { return 0 };
         let count = stash.messages.len();
+        if let Some(attended) = self.extra.as_mut().and_then(|extra| extra.attended.as_mut()) {
+            attended.ordered = attended.ordered.map(|_| 0);
+        }
         stash.messages.into_iter().rev().for_each(|envelope| self.mailbox.push_front(envelope, pool));
         count
     }

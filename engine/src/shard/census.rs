@@ -31,15 +31,10 @@ impl ShardCell {
     pub(crate) fn census(&self) -> Vec<Resident> {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
-        let owners: Vec<_> = core.timers.owners().collect();
         let live = core.cells.live_indices();
         let look = |(index, generation)| {
             let cell = core.cells.get(index, generation)?;
-            let incarnation = cell.incarnation;
-            let timers = owners
-                .iter()
-                .filter(|owner| (owner.index, owner.generation, owner.incarnation) == (index, generation, incarnation));
-            let timers = u32::try_from(timers.count()).unwrap_or(u32::MAX);
+            let timers = core.timers.owned_by(index);
             let extra = cell.extra.as_ref();
             Some(Resident {
                 id: ActorId::new(self.link, index, generation),

@@ -19,6 +19,7 @@ use crate::envelope::{Envelope, EpochTag, PackedAddress};
 use crate::error::{Rejected, SpawnError};
 use crate::key::Key;
 use crate::link::{ShardLink, SystemOp};
+use crate::policy::{Mailbox, Overflow};
 use crate::reply::{ReplyAddress, ReplyTable};
 use crate::run_queue::RunQueue;
 use crate::timer::Timers;
@@ -123,12 +124,34 @@ impl ShardCore {
     pub(crate) fn admit_again(&mut self, cell: (u32, u32), reason: Rejected) -> Result<(), Rejected> {
         let now_ms = self.now_ms();
         let receiver = self.cells.get(cell.0, cell.1).ok_or(reason)?;
+        if reason == Rejected::Full && receiver.overflow() == Overflow::DropOldest {
+            return self.give_way(cell);
+        }
         if reason != Rejected::Full || !receiver.short {
             return Err(reason);
         }
         let tokens = self.ledger.reclaim(&self.link.credit, cell, now_ms);
         receiver.return_credit(tokens);
         if receiver.len() < receiver.mailbox.capacity { Ok(()) } else { Err(reason) }
+    }
+
+    /// Drops a message of a full mailbox for one that comes.
+    fn give_way(&mut self, cell: (u32, u32)) -> Result<(), Rejected> {
+        let receiver = self.cells.get(cell.0, cell.1).ok_or(Rejected::Closed)?;
+        let ordered = receiver.extra().attended.as_mut().and_then(|attended| attended.ordered.as_mut());
+        let by_priority = ordered.is_some();
+        if let Some(ordered) = ordered {
+            *ordered = 0;
+        }
+        let victim = receiver.mailbox.give_way(by_priority, &mut self.pool).ok_or(Rejected::Full)?;
+        self.bury(victim, Reason::Dropped);
+        Ok(())
+    }
+
+    /// Whether a tell for this actor that finds no room is dropped.
+    pub(crate) fn drops_newest(&mut self, (index, generation): (u32, u32), reason: Rejected) -> bool {
+        let cell = self.cells.get(index, generation).filter(|_| reason == Rejected::Full);
+        cell.is_some_and(|cell| cell.overflow() == Overflow::DropNewest)
     }
 
     /// Puts an admitted message into the mailbox and its actor into the run queue. `make` builds it in its slot.
@@ -157,6 +180,24 @@ impl ShardCore {
         }
     }
 
+    /// Puts a notice into its actor's lane, which comes before all messages of users. Nothing happens if the actor is gone.
+    pub(crate) fn notify(&mut self, notice: Envelope) {
+        let index = notice.index;
+        let Some(cell) = self.cells.get(index, notice.generation) else { return };
+        if cell.conduct.life == Life::Stopping {
+            return;
+        }
+        cell.extra().notices.push_back(notice);
+        if cell.conduct.suspended {
+            return;
+        }
+        cell.conduct.woken = true;
+        if !cell.scheduled {
+            cell.scheduled = true;
+            self.run_queue.push(cell.ready(index));
+        }
+    }
+
     /// Delivers a message that came from another shard, thread or node: never waits; an overrun bounces.
     pub(crate) fn deliver(&mut self, envelope: Envelope) {
         let (index, generation) = (envelope.index, envelope.generation);
@@ -166,12 +207,15 @@ impl ShardCore {
         match self.admit(index, generation, envelope.epoch()) {
             Ok(()) => {
                 let cell = self.cells.slot(index).expect("admitted to it");
-                if cell.len() * 2 >= cell.mailbox.capacity && !cell.short {
+                if cell.len() * 2 >= cell.mailbox.capacity && !cell.short && cell.overflow() == Overflow::HandBack {
                     self.mark_short(index, generation);
                 }
                 self.enqueue(envelope);
             }
             Err(reason) => {
+                if self.drops_newest((index, generation), reason) {
+                    return self.bury(envelope, Reason::Dropped);
+                }
                 if reason == Rejected::Full {
                     self.mark_short(index, generation);
                     if envelope.is_patient() {
@@ -296,7 +340,11 @@ impl ShardCore {
         None
     }
 
-    fn occupy(&mut self, index: u32, generation: u32, spawn: Spawn) {
+    fn occupy(&mut self, index: u32, generation: u32, mut spawn: Spawn) {
+        let policy = spawn.state.mailbox();
+        if let Some(capacity) = policy.own_capacity().filter(|_| spawn.capacity == self.mailbox_capacity) {
+            spawn.capacity = capacity;
+        }
         self.cells.grow_to(index);
         self.cells.occupy(index, generation, spawn.state, spawn.capacity, spawn.epoch);
         if let Some(parent) = spawn.parent {
@@ -306,6 +354,9 @@ impl ShardCore {
         let cell = self.cells.slot(index).expect("just occupied");
         cell.scheduled = true;
         let ready = cell.ready(index);
+        if policy != Mailbox::new() {
+            cell.adopt(policy);
+        }
         if spawn.identity.is_some() {
             let extra = cell.extra();
             extra.identity = spawn.identity;

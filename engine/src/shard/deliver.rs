@@ -165,6 +165,7 @@ impl ShardCell {
         }
         engine.dead_letters.record(DeadLetter {
             receiver: Some(crate::actor_ref::ActorId::new(self.link, envelope.index, envelope.generation)),
+            receiver_type: Some((envelope.vtable().actor_name)()).filter(|name| !name.is_empty()),
             sender: sender.map(id),
             message: MessageName::Type((envelope.vtable().message_name)()),
             reason,

@@ -11,8 +11,9 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use crate::envelope::Envelope;
+use crate::envelope::{Class, Envelope};
 use crate::limits::{BACKLOG_FIRST_SLOTS, BACKLOG_KEPT_CAPACITY, BACKLOG_LOG2_MAX, BACKLOGS_KEPT};
+use crate::policy::Priority;
 
 /// The slots of a backlog: a power of two of them, one cache line each. Owns memory, not the messages in it.
 #[derive(Clone, Copy)]
@@ -225,6 +226,50 @@ impl Mailbox {
         false
     }
 
+    /// Puts the most urgent messages first and leaves those of one urgency in their order, if they are not. The first `ordered` are,
+    /// since this was last called; afterwards all are.
+    pub(crate) fn order(&mut self, pool: &mut BacklogPool, ordered: &mut u32) {
+        let (mut at, mut last, known) = (0, u8::MAX, *ordered);
+        let disorder = self.find(|envelope| {
+            at += 1;
+            if at < known {
+                return false;
+            }
+            let before = std::mem::replace(&mut last, urgency(envelope));
+            last > before
+        });
+        *ordered = self.len;
+        if disorder {
+            let mut all: Vec<_> = std::iter::from_fn(|| self.pop(pool)).collect();
+            all.sort_by_key(|envelope| std::cmp::Reverse(urgency(envelope)));
+            for envelope in all {
+                let slot = self.claim(pool);
+                // SAFETY: just claimed.
+                unsafe { slot.write(envelope) };
+            }
+        }
+    }
+
+    /// Takes the oldest message of the least urgency that a user sent, to make room.
+    pub(crate) fn give_way(&mut self, by_priority: bool, pool: &mut BacklogPool) -> Option<Envelope> {
+        let (mut at, mut victim) = (0, None);
+        self.find(|envelope| {
+            let urgency = urgency(envelope);
+            if envelope.vtable().class != Class::System
+                && victim.is_none_or(|(_, least)| by_priority && urgency < least)
+            {
+                victim = Some((at, urgency));
+            }
+            at += 1;
+            !by_priority && victim.is_some()
+        });
+        let (position, _) = victim?;
+        let before: Vec<_> = (0..position).map_while(|_| self.pop(pool)).collect();
+        let victim = self.pop(pool);
+        before.into_iter().rev().for_each(|envelope| self.push_front(envelope, pool));
+        victim
+    }
+
     /// Puts a message in front of all others.
     pub(crate) fn push_front(&mut self, envelope: Envelope, pool: &mut BacklogPool) {
         if self.head >= FIRST {
@@ -253,6 +298,13 @@ impl Mailbox {
     }
 }
 
+/// In which order messages go in a mailbox in order of priority: replies first.
+fn urgency(envelope: &Envelope) -> u8 {
+    let vtable = envelope.vtable();
+    let is_reply = vtable.class == Class::System && vtable.priority == Priority::Urgent;
+    vtable.priority as u8 + u8::from(is_reply)
+}
+
 impl Drop for Mailbox {
     fn drop(&mut self) {
         if self.len == 0 && self.slots.is_none() {
@@ -271,7 +323,7 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::envelope::{Class, Delivery, EpochTag, Front, Meta, VTable, drop_message};
+    use crate::envelope::{Delivery, EpochTag, Front, Meta, VTable, drop_message};
     use crate::random::Random;
 
     unsafe fn never(_: &Delivery<'_>, _: Front) {
@@ -284,6 +336,7 @@ mod tests {
         message_name: || "u64",
         actor_name: || "",
         class: Class::Plain,
+        priority: Priority::Normal,
     };
 
     fn envelope(number: u64) -> Envelope {

@@ -24,8 +24,9 @@ use std::cell::{Cell as StdCell, RefCell};
 use std::ptr::NonNull;
 
 pub(crate) use self::activate::Doing;
+pub(crate) use self::activate::attend::{Attended, Idle};
 pub(crate) use self::activate::rigged::{Fault, Rig};
-pub(crate) use self::actor_box::{ActorBox, Again, Once};
+pub(crate) use self::actor_box::{ActorBox, Again, Factory, Once};
 pub(crate) use self::cell::{CELLS_MAX, Cell, Life, Midway, foreign_index};
 pub(crate) use self::census::Resident;
 pub(crate) use self::core::{DeadLetterDraft, ShardCore, Spawn};

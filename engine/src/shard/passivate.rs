@@ -76,7 +76,7 @@ impl ShardCore {
         if answers.binary_search(&cell).is_ok() {
             return true;
         }
-        registered.settings.stays_for_timers && self.timers.has_owner(cell.0, cell.1)
+        registered.settings.stays_for_timers && self.timers.owned_by(cell.0) > 0
     }
 
     /// Takes out who is idle, and who is least recently used where there are too many; at most [`PASSIVATION_LOOKS`] a time.

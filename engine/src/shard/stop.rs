@@ -14,13 +14,16 @@ use crate::envelope::CellId;
 use crate::supervision::{Recovery, Step};
 
 impl ShardCell {
-    /// Asks the actor to stop before its next message, for `reason`. Nothing happens if it is gone.
+    /// Asks the actor to stop before its next message, for `reason`. Nothing happens if it is gone. One that stops already but
+    /// waits for the end of an async handler waits no more, unless that is what `reason` says.
     pub(crate) fn request_stop(&self, index: u32, generation: u32, reason: StopReason) {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         let Some(cell) = core.cells.get(index, generation) else { return };
         if cell.conduct.life != Life::Stopping {
             cell.conduct.begin(Life::Stopping);
+            cell.set_stop_reason(Some(reason));
+        } else if cell.finishes_first() && reason != StopReason::Stopped {
             cell.set_stop_reason(Some(reason));
         }
         if !cell.scheduled {
@@ -154,7 +157,8 @@ impl ShardCell {
 
     /// Frees the cell of an actor whose state is gone, and tells whoever waits or watches.
     pub(super) fn abandon(&self, index: u32) {
-        let (told, timers, id, give_out) = {
+        self.end_timers(index, true);
+        let (told, id, give_out) = {
             let mut core = self.core.borrow_mut();
             let core = &mut *core;
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
@@ -179,15 +183,11 @@ impl ShardCell {
                 core.child_has_gone(parent, extra.as_deref(), reason.as_ref());
             }
             core.replies.owner_has_gone();
-            let timers = core.timers.remove_owner(index, generation);
             if passivated {
                 core.end_passivation(extra.as_ref().and_then(|extra| extra.identity.as_ref()), carried);
             }
-            (extra.map(|extra| (extra, reason)), timers, core.actor_id(index, generation), give_out)
+            (extra.map(|extra| (extra, reason)), core.actor_id(index, generation), give_out)
         };
-        if !timers.is_empty() {
-            super::drop_contained(timers);
-        }
         if let Some(slot) = give_out {
             self.link.give_back_index(slot);
         }
@@ -212,7 +212,7 @@ impl ShardCell {
     pub(crate) fn tell_terminated(&self, watcher: ActorId, who: ActorId, reason: StopReason) {
         let deliver = move |shard: &Self| {
             let envelope = crate::signal::terminated(watcher, who, reason);
-            shard.core.borrow_mut().push_reserved(envelope);
+            shard.core.borrow_mut().notify(envelope);
         };
         if std::ptr::eq(watcher.link(), self.link) {
             deliver(self);

@@ -286,11 +286,7 @@ impl Shard {
 
     /// Timers and idle virtual actors.
     fn fire(&mut self, cell: &ShardCell, now_ns: u64) -> bool {
-        let mut any = false;
-        while let Some(due) = { cell.core.borrow_mut().timers.pop_due(now_ns) } {
-            any = true;
-            cell.fire(due, now_ns);
-        }
+        let any = cell.fire(now_ns);
         if now_ns >= cell.core.borrow().directory.next_sweep_ns {
             cell.passivate_idle();
         }

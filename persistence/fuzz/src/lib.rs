@@ -7,6 +7,9 @@ use shardstage_persistence::format::section::SECTION_HEADER_BYTES;
 
 /// The log that all bytes are taken to be of.
 pub const LOG_ID: u64 = 0x1122_3344_5566_7788;
+/// The state of an actor that is read back: numbers, text, lists, a list of pairs, an option.
+pub type State = (u64, String, Vec<(u32, String)>, Option<Vec<u8>>);
+
 /// Bytes of a block.
 pub const BLOCK: usize = 4096;
 /// Blocks of a segment in these targets.

@@ -20,8 +20,9 @@ use super::commit::answer;
 use super::courier::Courier;
 use super::effect::Effect;
 use super::policy::SnapshotClock;
-use super::recover::{Trouble, recover};
+use super::recover::{Replay, Trouble};
 use super::{CommandContext, CommandHandler, EventSourced};
+use crate::limits::RECOVERY_BYTES_PER_TURN;
 use crate::store::{
     CommitOutcome, EntityId, LoadError, LoadFrom, LoadedEntity, StoreKind, StoreShared, Ticket, with_store,
 };
@@ -44,8 +45,12 @@ pub struct Durable<A: EventSourced> {
     /// The last commit with something of this actor.
     pub(super) last: Option<Ticket>,
     loaded: Loaded,
-    /// Why the newest snapshot could not be read, while an older one is tried.
-    fallback: Option<String>,
+    /// Why the newest snapshot could not be read, and how many could not, while an older one is tried.
+    fallback: Option<(String, u32)>,
+    /// A replay that goes on in a later turn.
+    replaying: Option<Box<Replay<A>>>,
+    /// Keeps the entity in use.
+    lease: Option<Lease>,
     pub(super) courier: Courier,
 }
 
@@ -55,6 +60,18 @@ pub(super) struct Seat {
     pub(super) kind: StoreKind,
     pub(super) entity: EntityId,
     pub(super) shared: Rc<StoreShared>,
+}
+
+/// Gives the entity back when the actor ends, however it does: a panic drops it too.
+struct Lease {
+    shared: Rc<StoreShared>,
+    entity: EntityId,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shared.let_go(self.entity);
+    }
 }
 
 impl<A: EventSourced> Durable<A> {
@@ -71,6 +88,8 @@ impl<A: EventSourced> Durable<A> {
             last: None,
             loaded: Rc::default(),
             fallback: None,
+            replaying: None,
+            lease: None,
             courier: Courier::default(),
         }
     }
@@ -93,8 +112,27 @@ impl<A: EventSourced> Durable<A> {
         );
     }
 
+    /// Goes on with the recovery by a share that one turn has room for; whether it is finished.
+    fn recover_on(&mut self) -> Result<bool, Trouble> {
+        let mut replay = match (self.loaded.take(), self.replaying.take()) {
+            (Some(result), _) => self.begin_replay(result)?,
+            (None, Some(replay)) => replay,
+            (None, None) => return Ok(false),
+        };
+        if !replay.step(&self.key, RECOVERY_BYTES_PER_TURN)? {
+            self.replaying = Some(replay);
+            return Ok(false);
+        }
+        let recovered = replay.end(&self.key)?;
+        self.courier.ledger = recovered.ledger;
+        self.state = Some(recovered.state);
+        self.clock = recovered.clock;
+        self.version = recovered.version;
+        Ok(true)
+    }
+
     /// Takes what was read.
-    fn recovered(&mut self, result: Result<LoadedEntity, LoadError>) -> Result<(), Trouble> {
+    fn begin_replay(&self, result: Result<LoadedEntity, LoadError>) -> Result<Box<Replay<A>>, Trouble> {
         let loaded = result.map_err(|error| Trouble {
             snapshot: match error {
                 LoadError::Damaged { snapshot, .. } => snapshot,
@@ -102,12 +140,12 @@ impl<A: EventSourced> Durable<A> {
             },
             why: format!("{} {:?}: {error}", A::TYPE, &*self.key),
         })?;
-        let recovered = recover::<A>(&self.key, &loaded)?;
-        self.courier.ledger = recovered.ledger;
-        self.state = Some(recovered.state);
-        self.clock = recovered.clock;
-        self.version = loaded.last_seq;
-        Ok(())
+        Replay::new(&self.key, loaded).map(Box::new)
+    }
+
+    /// Snapshots that could not be read so far.
+    fn passed(&self) -> u32 {
+        self.fallback.as_ref().map_or(0, |(_, passed)| *passed)
     }
 
     /// Appends a snapshot now.
@@ -129,25 +167,33 @@ impl<A: EventSourced> Actor for Durable<A> {
             store.raise_epoch(group, epoch)?;
             let entity = store.intern(A::TYPE, key, group, <A::Event as Wire>::ID.get())?;
             let shared = store.shared();
+            let lease = Lease { shared: Rc::clone(&shared), entity };
             match shared.broken(entity) {
                 Some(why) => Err(String::from(why).into()),
-                None => Ok(Seat { kind, entity, shared }),
+                None => Ok((Seat { kind, entity, shared }, lease)),
             }
         });
-        self.seat = Some(seat.ok_or("the store is busy")??);
+        let (seat, lease) = seat.ok_or("the store is busy")??;
+        (self.seat, self.lease) = (Some(seat), Some(lease));
         self.load(LoadFrom::Newest, cx);
         Ok(())
     }
 
-    /// The records were read.
+    /// The records were read, or the next turn has room for more of them: a long replay is divided over turns.
     ///
-    /// A snapshot that cannot be read sends it back for an older one. Any other failure is remembered on the shard before the
+    /// A snapshot that cannot be read sends it back for an older one, as far as they are kept. Any other failure is remembered on the shard before the
     /// actor is given up by unwinding: its rebuild then ends at once, with the same words as its stop reason, instead of reading
     /// everything again.
     fn resumed(&mut self, cx: &mut Context<Self>) {
-        let Some(result) = self.loaded.borrow_mut().take() else { return };
-        match self.recovered(result) {
-            Ok(()) => {
+        match self.recover_on() {
+            Ok(false) => {
+                if self.replaying.is_some() {
+                    let seat = self.seat.as_ref().expect("a loaded actor has its seat");
+                    let resume = cx.suspend();
+                    seat.shared.go_on_later(Box::new(move || drop(resume)));
+                }
+            }
+            Ok(true) => {
                 let fell_back = self.fallback.take().is_some();
                 let seat = self.seat.as_ref().expect("a loaded actor has its seat");
                 if fell_back {
@@ -159,12 +205,12 @@ impl<A: EventSourced> Actor for Durable<A> {
                 }
                 self.send_outbox(cx);
             }
-            Err(Trouble { snapshot: Some(seq), why }) => {
-                self.fallback.get_or_insert(why);
+            Err(Trouble { snapshot: Some(seq), why }) if A::SNAPSHOTS.may_fall_back(self.passed() + 1) => {
+                self.fallback.get_or_insert((why, 0)).1 += 1;
                 self.load(LoadFrom::Before(seq), cx);
             }
-            Err(Trouble { snapshot: None, why }) => {
-                let why = self.fallback.take().unwrap_or(why);
+            Err(Trouble { why, .. }) => {
+                let why = self.fallback.take().map_or(why, |(newest, _)| newest);
                 let seat = self.seat.as_ref().expect("a loaded actor has its seat");
                 seat.shared.mark_broken(seat.entity, &why);
                 resume_unwind(Box::new(why));
@@ -177,9 +223,7 @@ impl<A: EventSourced> Actor for Durable<A> {
         if passivated && self.clock.is_due_on_passivation(&A::SNAPSHOTS, self.version) {
             self.snapshot_now(cx);
         }
-        if let Some(seat) = &self.seat {
-            with_store(seat.kind, cx, |store| store.release(seat.entity));
-        }
+        self.lease = None;
     }
 
     fn may_passivate(&self) -> bool {

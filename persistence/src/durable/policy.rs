@@ -20,6 +20,7 @@ pub struct SnapshotPolicy {
     min_bytes: u64,
     after_replay: u64,
     on_passivation: u64,
+    keep: u32,
 }
 
 /// A rule that never applies.
@@ -27,7 +28,8 @@ const OFF: u64 = u64::MAX;
 
 impl SnapshotPolicy {
     /// No rule: only [`EventSourced::snapshot_due`](super::EventSourced::snapshot_due) asks for snapshots.
-    pub const NEVER: Self = Self { every: OFF, ratio: OFF, min_bytes: OFF, after_replay: OFF, on_passivation: OFF };
+    pub const NEVER: Self =
+        Self { every: OFF, ratio: OFF, min_bytes: OFF, after_replay: OFF, on_passivation: OFF, keep: u32::MAX };
 
     /// The defaults: after 200 events; after events of twice the last snapshot's size, if that is at least 64 KiB; after a replay
     /// of 200 events; on passivation with 50 events since the last one.
@@ -39,6 +41,7 @@ impl SnapshotPolicy {
             min_bytes: SNAPSHOT_MIN_BYTES,
             after_replay: SNAPSHOT_REPLAY,
             on_passivation: SNAPSHOT_ON_PASSIVATION,
+            keep: u32::MAX,
         }
     }
 
@@ -68,6 +71,27 @@ impl SnapshotPolicy {
     pub const fn on_passivation(mut self, events: u64) -> Self {
         self.on_passivation = events;
         self
+    }
+
+    /// How many snapshots are kept: all, unless this says otherwise. A recovery uses the newest one that it can read among so
+    /// many; where none of them can be read the actor is not served, and the reason names the newest. With 1 a snapshot that went
+    /// bad is never passed over in silence; with all of them the oldest resort is every event from the first on.
+    ///
+    /// Nothing is deleted: older snapshots, and events before the oldest kept one, stay in the log and are never read again but by
+    /// the tool and by [`ReplayCheck`](crate::testkit::ReplayCheck). They are what may be forgotten once a log can shed its oldest part.
+    ///
+    /// # Panics
+    /// With 0; at compile time, where the policy is a constant.
+    #[must_use]
+    pub const fn keep(mut self, snapshots: u32) -> Self {
+        assert!(snapshots > 0, "an actor without a snapshot to begin with could not be recovered");
+        self.keep = snapshots;
+        self
+    }
+
+    /// Whether a recovery that passed over so many may try an older one.
+    pub(super) fn may_fall_back(&self, passed: u32) -> bool {
+        passed < self.keep
     }
 }
 

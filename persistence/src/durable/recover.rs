@@ -10,7 +10,7 @@ use shardstage_codec::{Wire, decode};
 use super::ledger::Ledger;
 use super::policy::SnapshotClock;
 use super::{EventSourced, Stored, UnknownEvents};
-use crate::format::record::RecordKind;
+use crate::format::record::{RECORD_HEADER_BYTES, RecordKind};
 use crate::store::{LoadedEntity, LoadedRecord};
 
 /// What recovery made.
@@ -18,6 +18,8 @@ pub(super) struct Recovered<A> {
     pub(super) state: A,
     pub(super) clock: SnapshotClock,
     pub(super) ledger: Ledger,
+    /// Number of the last event or saved state.
+    pub(super) version: u64,
 }
 
 /// Why it made nothing.
@@ -27,28 +29,63 @@ pub(super) struct Trouble {
     pub(super) why: String,
 }
 
-/// Makes the state from what the store has.
-pub(super) fn recover<A: EventSourced>(key: &str, loaded: &LoadedEntity) -> Result<Recovered<A>, Trouble> {
-    let mut state = A::new(key);
-    let mut clock = SnapshotClock::default();
-    if let Some(snapshot) = &loaded.snapshot {
-        let seq = snapshot.header.seq;
-        restore(&mut state, snapshot)
-            .map_err(|why| Trouble { snapshot: Some(seq), why: place::<A>(key, snapshot, &why) })?;
-        clock.taken(seq, snapshot.payload.len());
+/// Makes the state from what the store has, all at once.
+pub(super) fn recover<A: EventSourced>(key: &str, loaded: LoadedEntity) -> Result<Recovered<A>, Trouble> {
+    let mut replay = Replay::new(key, loaded)?;
+    while !replay.step(key, usize::MAX)? {}
+    replay.end(key)
+}
+
+/// A recovery under way: the state after the snapshot and the events so far.
+pub(super) struct Replay<A> {
+    loaded: LoadedEntity,
+    state: A,
+    clock: SnapshotClock,
+    /// Events that were applied.
+    done: usize,
+}
+
+impl<A: EventSourced> Replay<A> {
+    /// Begins with the snapshot.
+    pub(super) fn new(key: &str, loaded: LoadedEntity) -> Result<Self, Trouble> {
+        let mut state = A::new(key);
+        let mut clock = SnapshotClock::default();
+        if let Some(snapshot) = &loaded.snapshot {
+            let seq = snapshot.header.seq;
+            restore(&mut state, snapshot)
+                .map_err(|why| Trouble { snapshot: Some(seq), why: place::<A>(key, snapshot, &why) })?;
+            clock.taken(seq, snapshot.payload.len());
+        }
+        Ok(Self { loaded, state, clock, done: 0 })
     }
-    for record in &loaded.events {
-        clock.add(record.payload.len());
-        let taken = take(&mut state, record, &mut clock);
-        taken.map_err(|why| Trouble { snapshot: None, why: place::<A>(key, record, &why) })?;
+
+    /// Applies events of about so many bytes with their headers, one at least; whether all are applied.
+    pub(super) fn step(&mut self, key: &str, bytes: usize) -> Result<bool, Trouble> {
+        let mut taken = 0;
+        while let Some(record) = self.loaded.events.get(self.done) {
+            if taken >= bytes {
+                return Ok(false);
+            }
+            taken += record.payload.len() + RECORD_HEADER_BYTES;
+            self.clock.add(record.payload.len());
+            take(&mut self.state, record, &mut self.clock)
+                .map_err(|why| Trouble { snapshot: None, why: place::<A>(key, record, &why) })?;
+            self.done += 1;
+        }
+        Ok(true)
     }
-    clock.replayed(&A::SNAPSHOTS, loaded.events.len() as u64);
-    let mut ledger = Ledger::default();
-    ledger
-        .recover(&loaded.ledger, A::SESSIONS)
-        .map_err(|(record, why)| Trouble { snapshot: None, why: place::<A>(key, record, &why) })?;
-    clock.beside(loaded.ledger.len());
-    Ok(Recovered { state, clock, ledger })
+
+    /// After the last event.
+    pub(super) fn end(self, key: &str) -> Result<Recovered<A>, Trouble> {
+        let Self { loaded, state, mut clock, .. } = self;
+        clock.replayed(&A::SNAPSHOTS, loaded.events.len() as u64);
+        let mut ledger = Ledger::default();
+        ledger
+            .recover(&loaded.ledger, A::SESSIONS)
+            .map_err(|(record, why)| Trouble { snapshot: None, why: place::<A>(key, record, &why) })?;
+        clock.beside(loaded.ledger.len());
+        Ok(Recovered { state, clock, ledger, version: loaded.last_seq })
+    }
 }
 
 /// Names a record for an error.

@@ -81,9 +81,9 @@ impl<A: EventSourced> AsyncHandler<ReplayCheck> for Durable<A> {
         let state = self.state.as_ref().ok_or("the actor has not been recovered")?;
         let live = state.state_hash().ok_or_else(no_hash)?;
         let newest = self.read(LoadFrom::Newest, cx).await?.map_err(|error| error.to_string())?;
-        let from_snapshot = self.fold(&newest)?;
+        let from_snapshot = self.fold(newest)?;
         let all = match self.read(LoadFrom::Start, cx).await? {
-            Ok(all) => Some(self.fold(&all)?),
+            Ok(all) => Some(self.fold(all)?),
             Err(LoadError::NotKept) => None,
             Err(error) => return Err(error.to_string()),
         };
@@ -94,7 +94,7 @@ impl<A: EventSourced> AsyncHandler<ReplayCheck> for Durable<A> {
 }
 
 impl<A: EventSourced> Durable<A> {
-    fn fold(&self, loaded: &LoadedEntity) -> Result<Option<u64>, String> {
+    fn fold(&self, loaded: LoadedEntity) -> Result<Option<u64>, String> {
         let recovered = super::recover::recover::<A>(&self.key, loaded).map_err(|trouble| trouble.why)?;
         Ok(recovered.state.state_hash())
     }

@@ -42,8 +42,8 @@ pub(crate) struct Entity {
     pub(crate) tail: Option<Position>,
     /// The latest key definition that was sealed.
     pub(crate) key_at: Option<Position>,
-    /// Nobody uses it any more: it sleeps as soon as everything is durable.
-    released: bool,
+    /// How many use it: with none it sleeps as soon as everything is durable.
+    users: u32,
 }
 
 /// All entities of one log.
@@ -70,7 +70,7 @@ impl EntityIndex {
         let print = self.prints.of(def.type_name, def.key);
         let number = self.table.find(print).unwrap_or_else(|| self.table.add(print));
         if let Some(entity) = self.in_use.get_mut(&number) {
-            entity.released = false;
+            entity.users += 1;
             let same = *entity.type_name == *def.type_name && *entity.key == *def.key;
             return same.then_some(EntityId(u64::from(number)));
         }
@@ -84,22 +84,22 @@ impl EntityIndex {
             batch: 0,
             tail: entry.tail(),
             key_at: entry.key_at(),
-            released: false,
+            users: 1,
         };
         self.in_use.insert(number, Box::new(entity));
         Some(EntityId(u64::from(number)))
     }
 
-    /// Nobody uses the entity any more. It sleeps from now on, or from when everything appended for it is durable.
+    /// One who interned the entity uses it no more. After the last one it sleeps from now on, or from when everything appended for it is durable.
     pub(crate) fn release(&mut self, id: EntityId, durable_batch: u64) {
         let Some(entity) = self.in_use.get_mut(&number_of(id)) else { return };
-        entity.released = true;
+        entity.users = entity.users.saturating_sub(1);
         self.sleep_if_released(id, durable_batch);
     }
 
     fn sleep_if_released(&mut self, id: EntityId, durable_batch: u64) {
         let number = number_of(id);
-        let sleeps = self.in_use.get(&number).is_some_and(|entity| entity.released && entity.batch <= durable_batch);
+        let sleeps = self.in_use.get(&number).is_some_and(|entity| entity.users == 0 && entity.batch <= durable_batch);
         if sleeps {
             self.in_use.remove(&number);
             self.table.remove_unwritten(number);

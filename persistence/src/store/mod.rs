@@ -86,7 +86,8 @@ pub trait EventStore: Service {
     /// [`LoadError::KeyTooLong`], [`LoadError::Closed`]; nothing changed.
     fn intern(&mut self, type_name: &str, key: &str, group: GroupId, event_id: u64) -> Result<EntityId, LoadError>;
 
-    /// Nobody uses the entity any more, until it is interned again: the store may forget all but where its records lie.
+    /// Takes back one [`intern`](Self::intern): after as many of these nobody uses the entity any more, and the store may forget
+    /// all but where its records lie.
     fn release(&mut self, _entity: EntityId) {}
 
     /// Raises the epoch of a slot group: appends under a lower one are refused from now on.

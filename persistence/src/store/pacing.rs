@@ -19,6 +19,10 @@ pub(super) struct Pacer {
     /// Begun at the store, not delivered by it.
     loading: usize,
     ready: VecDeque<(Result<LoadedEntity, LoadError>, OnLoaded)>,
+    /// Replays that are too long for one turn.
+    long: VecDeque<Box<dyn FnOnce()>>,
+    /// The last turn's share went to one of them.
+    was_long: bool,
     bytes: usize,
     actors: usize,
     /// Requests that had to wait for a place.
@@ -27,13 +31,13 @@ pub(super) struct Pacer {
 
 impl Pacer {
     pub(super) fn request(&mut self, entity: EntityId, from: LoadFrom, on_loaded: OnLoaded) {
-        self.waited += u64::from(self.loading + self.ready.len() >= RECOVERY_LOADS);
+        self.waited += u64::from(self.loading + self.ready.len() + self.long.len() >= RECOVERY_LOADS);
         self.waiting.push_back((entity, from, on_loaded));
     }
 
     /// A request to begin now, if there is a place.
     pub(super) fn begin(&mut self) -> Option<(EntityId, LoadFrom, OnLoaded)> {
-        if self.loading + self.ready.len() >= RECOVERY_LOADS {
+        if self.loading + self.ready.len() + self.long.len() >= RECOVERY_LOADS {
             return None;
         }
         let request = self.waiting.pop_front()?;
@@ -52,6 +56,22 @@ impl Pacer {
         (self.bytes, self.actors) = (0, 0);
     }
 
+    /// A replay goes on when a turn has a whole share for it.
+    pub(super) fn go_on_later(&mut self, go_on: Box<dyn FnOnce()>) {
+        self.long.push_back(go_on);
+    }
+
+    /// The long replay that gets this turn's share: every second turn while others wait for theirs.
+    pub(super) fn share(&mut self) -> Option<Box<dyn FnOnce()>> {
+        let gives_way = self.was_long && !self.ready.is_empty();
+        let share = if gives_way { None } else { self.long.pop_front() };
+        self.was_long = share.is_some();
+        if self.was_long {
+            (self.bytes, self.actors) = (RECOVERY_BYTES_PER_TURN, 1);
+        }
+        share
+    }
+
     /// A delivery that this turn has room for; the first of a turn always fits.
     pub(super) fn deliver(&mut self) -> Option<(Result<LoadedEntity, LoadError>, OnLoaded)> {
         let next = self.ready.front()?;
@@ -67,6 +87,6 @@ impl Pacer {
 
     /// Whether something could be delivered in another turn.
     pub(super) fn is_behind(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || !self.long.is_empty()
     }
 }

@@ -23,6 +23,8 @@ pub struct StoreShared {
     outbox: OutboxCounters,
     fallbacks: Cell<u64>,
     pacer: RefCell<Pacer>,
+    /// Entities that an actor used and uses no more.
+    let_go: RefCell<Vec<EntityId>>,
 }
 
 /// What became of outbox messages on this shard.
@@ -87,11 +89,29 @@ impl StoreShared {
         self.pacer.borrow_mut().request(entity, from, on_loaded);
     }
 
-    /// Begins requested loads and delivers finished ones, as far as one turn has room for them. A store calls it once a turn,
+    /// Runs `go_on` in a turn that has room for a whole share of recovery.
+    pub(crate) fn go_on_later(&self, go_on: Box<dyn FnOnce()>) {
+        self.pacer.borrow_mut().go_on_later(go_on);
+    }
+
+    /// An actor uses the entity no more; the store hears of it in its next turn.
+    pub(crate) fn let_go(&self, entity: EntityId) {
+        self.let_go.borrow_mut().push(entity);
+    }
+
+    /// Tells the store which entities are used no more, begins requested loads and delivers finished ones, as far as one turn has room for them. A store calls it once a turn,
     /// from its `poll`, and says that it was busy when this returns `true`.
     pub fn pace(self: &Rc<Self>, store: &mut dyn EventStore) -> bool {
+        for entity in self.let_go.take() {
+            store.release(entity);
+        }
         self.pacer.borrow_mut().new_turn();
         let mut did = self.begin_loads(store);
+        let go_on = self.pacer.borrow_mut().share();
+        if let Some(go_on) = go_on {
+            did = true;
+            go_on();
+        }
         loop {
             // No borrow may last: what is delivered runs actors' code.
             let Some((result, on_loaded)) = self.pacer.borrow_mut().deliver() else { break };
@@ -114,10 +134,10 @@ impl StoreShared {
         }
     }
 
-    /// Whether a load has ended that no turn had room for: a store's `next_deadline_ns` is 0 then.
+    /// Whether something waits for the next turn: a store's `next_deadline_ns` is 0 then.
     #[must_use]
     pub fn is_behind(&self) -> bool {
-        self.pacer.borrow().is_behind()
+        self.pacer.borrow().is_behind() || !self.let_go.borrow().is_empty()
     }
 
     /// Counters by name, for a store's own [`counters`](shardstage::port::service::Service::counters).

@@ -22,7 +22,7 @@ use crate::shard::actor_box::ActorBox;
 use crate::shard::cell::Life;
 use crate::shard::{ShardCell, ShardCore, drop_contained};
 use crate::supervision::{Directive, Failure, FailureKind, Recovery, Restart, Step, Strategy, Verdict};
-use crate::timer::{Body, Owner};
+use crate::timer::{Body, Other, Owner};
 
 /// What an actor did when it failed.
 #[derive(Clone, Copy, Default)]
@@ -151,7 +151,6 @@ impl ShardCell {
         let mut core = self.core.borrow_mut();
         let core_ref = &mut *core;
         core_ref.replies.owner_has_gone();
-        let timers = core_ref.timers.remove_owner(running.index, running.generation);
         let cell = core_ref.cells.slot(running.index).expect("an actor that runs keeps its cell");
         cell.incarnation = cell.incarnation.wrapping_add(1);
         cell.conduct.suspended = false;
@@ -160,9 +159,10 @@ impl ShardCell {
         cell.unstash(&mut core_ref.pool);
         if let Some(extra) = &mut cell.extra {
             extra.suspensions = 0;
+            super::attend::Attended::take_idle(&mut extra.attended);
         }
         drop(core);
-        drop_contained(timers);
+        self.end_timers(running.index, false);
     }
 
     /// Has an actor, and those of its siblings that restart with it, taken down in their next turns.
@@ -339,7 +339,7 @@ impl ShardCell {
         let core = &mut *core;
         let Some(parent) = core.cells.kin.parent(index) else { return };
         let generation = core.cells.slot(parent).expect("a child never outlives its parent").generation;
-        core.push_reserved(crate::signal::child_failed((parent, generation), Arc::clone(failure), directive));
+        core.notify(crate::signal::child_failed((parent, generation), Arc::clone(failure), directive));
     }
 
     /// The wait before a restart is over: that of the timer's owner, or of the children that it restarts together.
@@ -398,7 +398,7 @@ impl ShardCore {
         let now_ns = self.now_ns;
         let parent = self.cells.kin.parent(index);
         let cell = self.cells.slot(index).expect("an actor in recovery keeps its cell");
-        let owner = Owner { index, generation: cell.generation, incarnation: cell.incarnation };
+        let owner = Owner { index, generation: cell.generation };
         cell.conduct.suspended = true;
         let Some(recovery) = cell.extra.as_mut().and_then(|extra| extra.recovery.as_mut()) else { return };
         let held_up = recovery.holds_up_group();
@@ -410,7 +410,9 @@ impl ShardCore {
                 }
             }
             (false, 0) => self.release(index),
-            (false, delay_ns) => drop(self.timers.insert(now_ns.saturating_add(delay_ns), owner, Body::Restart)),
+            (false, delay_ns) => {
+                self.timers.insert(now_ns.saturating_add(delay_ns), owner, Body::Other(Other::Restart));
+            }
         }
     }
 
@@ -418,7 +420,7 @@ impl ShardCore {
     pub(in crate::shard) fn group_member_is_down(&mut self, parent: u32, held_up: bool) {
         let now_ns = self.now_ns;
         let cell = self.cells.slot(parent).expect("a child never outlives its parent");
-        let owner = Owner { index: parent, generation: cell.generation, incarnation: cell.incarnation };
+        let owner = Owner { index: parent, generation: cell.generation };
         let supervisor = cell.extra().supervisor.get_or_insert_default();
         supervisor.going_down -= u32::from(held_up);
         if supervisor.going_down > 0 {
@@ -427,7 +429,9 @@ impl ShardCore {
         match supervisor.delay_ns {
             // One of them may be running: they start in order when none is.
             0 => self.deferred.push(Box::new(move |shard| shard.restart_is_due(owner))),
-            delay_ns => drop(self.timers.insert(now_ns.saturating_add(delay_ns), owner, Body::Restart)),
+            delay_ns => {
+                self.timers.insert(now_ns.saturating_add(delay_ns), owner, Body::Other(Other::Restart));
+            }
         }
     }
 
@@ -469,7 +473,7 @@ impl ShardCore {
         let spec =
             self.cells.slot(index).and_then(|cell| cell.extra.as_ref()).map(|extra| extra.spec).unwrap_or_default();
         let wanted = match reason {
-            StopReason::Stopped | StopReason::Drained => spec.restart == Restart::Permanent,
+            StopReason::Stopped | StopReason::Drained | StopReason::Killed => spec.restart == Restart::Permanent,
             StopReason::LinkBroken(_) => spec.restart != Restart::Never,
             _ => false,
         };

@@ -96,7 +96,7 @@ impl ShardCell {
     }
 
     /// Handles one message in the ordinary way.
-    fn run_one(&self, index: u32) {
+    pub(super) fn run_one(&self, index: u32) {
         let ready = self.core.borrow_mut().cells.slot(index).map(|cell| cell.ready(index));
         let ready = ready.expect("a running actor keeps its cell");
         if let Some(share) = self.begin(ready) {

@@ -33,8 +33,8 @@ impl LogShard {
         self.index.intern(&KeyDef { event_id, group, type_name, key }).ok_or(LoadError::SameFingerprint)
     }
 
-    /// Nobody uses the entity any more: it costs its place in a table from now on, or from when everything that was appended
-    /// for it is durable. Its number stays the same; [`intern`](Self::intern) takes it into use again.
+    /// Takes back one [`intern`](Self::intern). With the last one nobody uses the entity any more: it costs its place in a table
+    /// from now on, or from when everything that was appended for it is durable. Its number stays the same; [`intern`](Self::intern) takes it into use again.
     pub fn release(&mut self, entity: EntityId) {
         self.index.release(entity, self.durable_batch);
     }
