@@ -19,6 +19,7 @@ pub mod ours;
 pub mod peers;
 pub mod picture;
 pub mod place;
+pub mod quinn_echo;
 pub mod remote;
 pub mod resident;
 pub mod results;

@@ -216,7 +216,13 @@ impl Entry {
 #[must_use]
 pub fn entries(work: Work) -> Vec<Entry> {
     use crate::{bare, ours, peers};
-    let groups = [ours::ENTRIES, &[crate::remote::ENTRIES], crate::log::ENTRIES, bare::ENTRIES, peers::ENTRIES];
+    let groups = [
+        ours::ENTRIES,
+        &[crate::remote::ENTRIES, crate::quinn_echo::ENTRIES],
+        crate::log::ENTRIES,
+        bare::ENTRIES,
+        peers::ENTRIES,
+    ];
     groups.into_iter().flatten().copied().flatten().copied().filter(|entry| entry.work == work).collect()
 }
 

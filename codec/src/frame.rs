@@ -13,7 +13,7 @@
 //!      4     4  header_crc       CRC-32C of these 64 bytes with this field zero
 //!      8     2  header_version   1
 //!     10     2  kind             1 Hello, 2 Tell, 3 Ask, 4 Reply, 5 Bounce, 6 Route,
-//!                           7 FanOut, 8 Room
+//!                           7 FanOut, 8 Room, 9 TellWith, 10 AskWith
 //!     12     2  message_version  version of message_id; 0 without message
 //!     14     1  group            slot group of the actor, below 64
 //!     15     1  status           Reply and Bounce: how it ended; else 0
@@ -62,6 +62,10 @@ pub enum FrameKind {
     FanOut = 7,
     /// The actor that `key` names, which refused a message for want of room, has room again.
     Room = 8,
+    /// A [`Tell`](FrameKind::Tell) that carries a request; [`request`](crate::request) draws the payload.
+    TellWith = 9,
+    /// An [`Ask`](FrameKind::Ask) that carries a request; [`request`](crate::request) draws the payload.
+    AskWith = 10,
 }
 
 impl FrameKind {
@@ -75,6 +79,8 @@ impl FrameKind {
             6 => Some(Self::Route),
             7 => Some(Self::FanOut),
             8 => Some(Self::Room),
+            9 => Some(Self::TellWith),
+            10 => Some(Self::AskWith),
             _ => None,
         }
     }
@@ -315,11 +321,15 @@ impl FrameHeader {
         let (key, message, status) = (self.key_len != 0, self.message_id.get() != 0, self.status != ReplyStatus::Ok);
         let wrong = match kind {
             FrameKind::Hello if key || message || status => Some("a Hello with key, message or status"),
-            FrameKind::Tell | FrameKind::Ask | FrameKind::Route | FrameKind::FanOut if !message => {
-                Some("a message without id")
-            }
-            FrameKind::Tell | FrameKind::Ask | FrameKind::Route | FrameKind::FanOut if status => {
-                Some("a message with a status")
+            FrameKind::Tell
+            | FrameKind::Ask
+            | FrameKind::Route
+            | FrameKind::FanOut
+            | FrameKind::TellWith
+            | FrameKind::AskWith
+                if !message || status =>
+            {
+                Some(if message { "a message with a status" } else { "a message without id" })
             }
             FrameKind::FanOut if key => Some("a FanOut with a key"),
             FrameKind::Room if message || status || self.payload_len != 0 => {

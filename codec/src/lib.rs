@@ -17,8 +17,10 @@ pub mod frame;
 pub mod hello;
 pub mod ids;
 pub mod limits;
+pub mod request;
 pub mod shape;
 pub mod short;
+pub mod trace_parent;
 pub mod wire;
 
 pub use frame::{
@@ -27,8 +29,10 @@ pub use frame::{
 pub use hello::{Disagreement, Hello, HelloError, HelloRefusal, Schema, Schemas};
 pub use ids::{ActorTypeId, Epoch, GroupId, MessageId, NodeId, ShardId, Slot, slot_of};
 pub use limits::{GROUP_COUNT, KEY_BYTES_MAX, MAX_DEPTH, MAX_FRAME_BYTES, PLACEMENT_HASH_VERSION, SLOT_COUNT};
+pub use request::{Caller, RequestBlock, RequestError};
 pub use shape::{Shape, fingerprint, fingerprint_with_reply};
 pub use short::{ShortHeader, append_short_with, is_short};
+pub use trace_parent::{TraceParent, TraceParentError};
 pub use wire::{AlignedBytes, DecodeError, EncodeError, Wire, WireValue, access, assert_wire, decode, encode};
 
 /// The archive library, for the code that the macros write. Nobody else needs to name it.

@@ -22,7 +22,7 @@ pub const PLACEMENT_HASH_VERSION: u16 = 1;
 pub const HEADER_VERSION: u16 = 1;
 
 /// Version of the node-to-node protocol above the header: who greets first, which kinds exist.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Bytes of a frame header. One cache line.
 pub const HEADER_BYTES: usize = 64;
@@ -60,6 +60,31 @@ pub const MAX_DEPTH: u32 = 8;
 /// Bytes of a message's or actor type's wire name, at most.
 pub const NAME_BYTES_MAX: usize = 128;
 
+/// Headers of a request, at most: what identifies a tenant, a user and a flow, not a payload.
+pub const REQUEST_HEADERS_MAX: usize = 16;
+
+/// Bytes of a request header's name, at most.
+pub const REQUEST_NAME_BYTES_MAX: usize = 64;
+
+/// Bytes of a request header's value, at most.
+pub const REQUEST_VALUE_BYTES_MAX: usize = 512;
+
+/// Bytes of the names and values of all headers of a request, at most: they are written with every message of the chain.
+pub const REQUEST_TEXT_BYTES_MAX: usize = 2048;
+
+/// Actors that may wait for each other up one chain of calls, actors.
+pub const CALLERS_MAX: usize = 32;
+
+/// Bytes of the text that names one of them, at most; longer ones are cut.
+pub const CALLER_LABEL_BYTES_MAX: usize = 80;
+
+/// Bytes of a request between nodes, at most.
+pub const REQUEST_BYTES_MAX: usize =
+    64 + 3 * REQUEST_HEADERS_MAX + REQUEST_TEXT_BYTES_MAX + CALLERS_MAX * (17 + CALLER_LABEL_BYTES_MAX);
+
+/// Bytes of a `traceparent` text that are looked at, at most: later versions may be longer than the 55 bytes of version 00.
+pub const TRACE_PARENT_TEXT_BYTES_MAX: usize = 512;
+
 /// Schemas in a greeting, at most: a greeting of the longest names then still fits one frame.
 pub const SCHEMA_COUNT_MAX: usize = 4096;
 
@@ -71,6 +96,10 @@ const _: () = assert!(HEADER_BYTES.is_multiple_of(ALIGN_BYTES));
 const _: () = assert!(MAX_FRAME_BYTES < 1 << 24, "the highest byte of a frame's length tells short forms");
 const _: () = assert!(NAME_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(SCHEMA_COUNT_MAX <= u16::MAX as usize);
+const _: () = assert!(REQUEST_NAME_BYTES_MAX <= u8::MAX as usize);
+const _: () = assert!(CALLER_LABEL_BYTES_MAX <= u8::MAX as usize);
+const _: () = assert!(REQUEST_VALUE_BYTES_MAX <= u16::MAX as usize && REQUEST_HEADERS_MAX <= u8::MAX as usize);
+const _: () = assert!(CALLERS_MAX <= u8::MAX as usize && REQUEST_BYTES_MAX <= ARCHIVE_SLACK_BYTES);
 const _: () = assert!(
     SCHEMA_COUNT_MAX * (crate::hello::SCHEMA_FIXED_BYTES + NAME_BYTES_MAX) + crate::hello::HELLO_FIXED_BYTES
         <= PAYLOAD_BYTES_MAX

@@ -4,12 +4,12 @@
 
 use proptest::{collection::vec, option, prelude::*};
 use shardstage_codec::{
-    ActorTypeId, AlignedBytes, DecodeError, Disagreement, EncodeError, Epoch, FrameHeader, FrameKind, GroupId,
-    HeaderError, Hello, HelloError, HelloRefusal, MessageId, NodeId, ReplyStatus, Schema, ShardId, ShortHeader, Slot,
-    Wire, WireValue, access, append_frame, append_frame_bytes, assert_wire, checksum, decode, encode, fan_out,
-    frame_len,
+    ActorTypeId, AlignedBytes, Caller, DecodeError, Disagreement, EncodeError, Epoch, FrameHeader, FrameKind, GroupId,
+    HeaderError, Hello, HelloError, HelloRefusal, MessageId, NodeId, ReplyStatus, RequestBlock, Schema, ShardId,
+    ShortHeader, Slot, TraceParent, Wire, WireValue, access, append_frame, append_frame_bytes, assert_wire, checksum,
+    decode, encode, fan_out, frame_len,
     limits::{KEY_BYTES_MAX, MAX_FRAME_BYTES, PAYLOAD_BYTES_MAX, USER_BYTES_MAX},
-    rkyv, slot_of, wire,
+    request, rkyv, slot_of, wire,
 };
 
 #[derive(Clone, Debug, PartialEq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -102,6 +102,36 @@ fn a_frame_is_these_bytes() {
 }
 
 #[test]
+fn a_message_with_a_request_is_these_bytes() {
+    let block = RequestBlock {
+        ttl_ns: 0x0102_0304,
+        trace: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok(),
+        headers: vec![("tenant", "blue")],
+        callers: vec![Caller { node: NodeId::new(1), wait: 2, actor: 3, label: "A(x)" }],
+    };
+    let mut out = AlignedBytes::new();
+    let header = FrameHeader { kind: FrameKind::AskWith, ..ask() };
+    shardstage_codec::append_frame_with(&mut out, header, "alice", |out| {
+        let len = request::append(out, &block);
+        out.extend_from_slice(b"payload");
+        Ok(len + 7)
+    })
+    .expect("it fits");
+    let header = FrameHeader::decode(&out).expect("it is valid");
+    let payload = header.payload(&out).expect("it is whole");
+    assert_eq!(
+        hex(payload),
+        "4b000000 01010100 04030201 00000000\n\
+         36470e0e 9d92cea3 a64db377 352ff94b\n\
+         b702a90b aa67f000 01060400 74656e61\n\
+         6e74626c 75650100 00000200 00000300\n\
+         00000000 00000441 28782900 00000000\n\
+         7061796c 6f6164"
+    );
+    assert_eq!(request::decode(payload), Ok((block, &b"payload"[..])));
+}
+
+#[test]
 fn a_greeting_is_these_bytes() {
     let mut out = AlignedBytes::new();
     let hello = Hello::new("test", NodeId::new(3), 9, ShardId::new(1), 2);
@@ -112,7 +142,7 @@ fn a_greeting_is_these_bytes() {
     let payload = header.payload(&out).expect("it is whole");
     assert_eq!(
         hex(payload),
-        "02000100 03000000 252b7c19 efe6e6f9\n\
+        "03000100 03000000 252b7c19 efe6e6f9\n\
          09000000 00000000 01000200 00100100\n\
          e3dbb29d c21dd12a 08070605 04030201\n\
          02000a00 74657374 2e6f7264 6572"
@@ -311,7 +341,7 @@ fn a_header_that_contradicts_itself_says_how() {
     assert!(forged(|_| ()).is_ok());
     assert!(matches!(forged(|h| h[0] += 1), Err(HeaderError::Len { len: 0x58, key_len: 5, payload_len: 7 })));
     assert!(matches!(forged(|h| h[8] = 2), Err(HeaderError::Version { version: 2 })));
-    assert!(matches!(forged(|h| h[10] = 9), Err(HeaderError::Kind { kind: 9 })));
+    assert!(matches!(forged(|h| h[10] = 11), Err(HeaderError::Kind { kind: 11 })));
     assert!(matches!(forged(|h| h[14] = 64), Err(HeaderError::Group { group: 64 })));
     assert!(matches!(forged(|h| h[15] = 10), Err(HeaderError::Status { status: 10 })));
     assert!(matches!(forged(|h| h[15] = 1), Err(HeaderError::Contradiction { .. })));
@@ -350,8 +380,8 @@ fn nodes_that_differ_say_in_what() {
     let own = Hello::new("test", NodeId::new(3), 9, ShardId::new(1), 2);
     assert_eq!(own.accept(&Hello { node: NodeId::new(4), incarnation: 1, ..own }), Ok(()));
     assert_eq!(
-        own.accept(&Hello { protocol_version: 3, ..own }),
-        Err(HelloRefusal::Differs { what: "protocol version", own: 2, theirs: 3 })
+        own.accept(&Hello { protocol_version: 4, ..own }),
+        Err(HelloRefusal::Differs { what: "protocol version", own: 3, theirs: 4 })
     );
     assert!(matches!(own.accept(&Hello { placement_hash_version: 0, ..own }), Err(HelloRefusal::Differs { .. })));
     assert!(matches!(own.accept(&Hello { slot_count: 1, ..own }), Err(HelloRefusal::Differs { .. })));
@@ -482,6 +512,29 @@ proptest! {
         if let Ok((receivers, archive)) = fan_out::decode(&bytes) {
             prop_assert_eq!(receivers.len(), usize::from(count));
             prop_assert!(8 + 2 * receivers.len() + archive.len() <= bytes.len());
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_a_request_and_a_message_or_an_error(mut bytes in vec(any::<u8>(), 0..300), headers in 0_u8..20) {
+        let _ = request::decode(&bytes);
+        if bytes.len() > 16 {
+            let len = u32::try_from(bytes.len()).expect("short") & !15;
+            bytes[..4].copy_from_slice(&len.to_le_bytes());
+            bytes[4..8].copy_from_slice(&[1, headers % 3, headers, 0]);
+        }
+        if let Ok((block, archive)) = request::decode(&bytes) {
+            let mut again = AlignedBytes::new();
+            let len = request::append(&mut again, &block);
+            prop_assert_eq!(&again[..], &bytes[..len]);
+            prop_assert_eq!(len + archive.len(), bytes.len());
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_trace_parent_or_an_error(text in "[0-9a-g-]{0,60}|00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}") {
+        if let Ok(parent) = text.parse::<TraceParent>() {
+            prop_assert_eq!(parent.to_string().parse(), Ok(parent));
         }
     }
 

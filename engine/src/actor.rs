@@ -135,7 +135,12 @@ pub trait Handler<M: Message>: Actor {
 
 /// Handles messages of type `M` in an `async fn`, which suspends the actor while it waits, never its shard.
 ///
-/// The actor handles no other message meanwhile. The future's room is reused from message to message.
+/// The actor handles no other message meanwhile: the future borrows its state. So an ask that comes back to it up the same chain
+/// of calls could never be answered; where that can be seen, on one shard, whoever awaits it gets
+/// [`AskError::Deadlock`](crate::AskError::Deadlock) at once, and elsewhere its deadline. Ask with
+/// [`then`](crate::PendingAsk::then) in a handler that has to be free for calls meanwhile.
+///
+/// The future's room is reused from message to message.
 pub trait AsyncHandler<M: Message>: Actor {
     /// Handles one message.
     fn handle(&mut self, message: M, cx: &mut Context<Self>) -> impl Future<Output = M::Reply>;

@@ -11,6 +11,7 @@ use shardstage_codec::ShardId;
 
 use crate::actor::{Actor, StopReason};
 use crate::ask::{Ask, Target};
+use crate::carried;
 use crate::credit::CreditKey;
 use crate::dead_letter::Reason;
 use crate::envelope::{CellId, Envelope, EpochTag, Meta, VTable};
@@ -19,6 +20,7 @@ use crate::latch::{Happening, Latch, LatchGuard};
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::receive::{Receive, vtable};
+use crate::request::{self, Request};
 use crate::sending::Sending;
 use crate::shard::{Life, ShardCell, ShardCore, current, here};
 
@@ -117,6 +119,19 @@ impl<A: Actor> ActorRef<A> {
         K: 'static,
     {
         tell(self.id, vtable::<A, M, K>(), message)
+    }
+
+    /// Like [`tell`](Self::tell), as part of `request`.
+    ///
+    /// # Errors
+    /// As [`tell`](Self::tell).
+    pub fn tell_with<M, K>(self, message: M, request: &Request) -> Result<(), TellError<M>>
+    where
+        A: Receive<M, K>,
+        M: Message,
+        K: 'static,
+    {
+        request.scope(|| self.tell(message))
     }
 
     /// Sends a message and waits for room: `.await` it in async code, where a handler suspends its own actor only, or
@@ -305,6 +320,14 @@ impl<M: Message> Recipient<M> {
         tell(self.id, self.vtable, message)
     }
 
+    /// Like [`ActorRef::tell_with`].
+    ///
+    /// # Errors
+    /// As [`tell`](Self::tell).
+    pub fn tell_with(self, message: M, request: &Request) -> Result<(), TellError<M>> {
+        request.scope(|| self.tell(message))
+    }
+
     /// Like [`ActorRef::send`].
     pub fn send(self, message: M) -> Sending<M> {
         Sending::new(Target::Actor(self.id), self.vtable, message)
@@ -358,10 +381,11 @@ pub(crate) fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M)
 #[inline(never)]
 fn tell_elsewhere<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
     current(|shard| match shard {
-        Some(shard) if std::ptr::eq(shard.link.engine(), id.link.engine()) => {
-            tell_other_shard(shard, id, vtable, message)
-        }
-        _ => tell_from_outside(id, vtable, message),
+        Some(shard) if shard.is_plainly_of(id.link.engine()) => tell_other_shard(shard, id, vtable, message),
+        _ => match request::open() {
+            None => tell_from_outside(id, vtable, message),
+            Some(request) => carried::tell(request, &Target::Actor(id), vtable, message),
+        },
     })
 }
 

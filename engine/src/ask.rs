@@ -11,13 +11,16 @@ use std::time::Duration;
 
 use crate::actor_ref::ActorId;
 use crate::asking::cancel::give_up;
+use crate::carried;
 use crate::engine_link::EngineLink;
 use crate::envelope::VTable;
-use crate::error::{AskError, Rejected, Unknown};
+use crate::error::{AskError, Unknown};
 use crate::limits::{ASK_DEADLINE, SIM_ASK_SLACK};
 use crate::link::ShardLink;
 use crate::message::Message;
+use crate::reentrancy;
 use crate::reply::{ForeignReply, NewSlot, ReplyAddress, ReplyOps, Waiter};
+use crate::request::Request;
 use crate::route;
 use crate::shard::{ShardCell, assert_not_on_a_shard, current};
 use crate::until::Until;
@@ -119,8 +122,13 @@ impl<M: Message> Ask<M> {
         }
         let until = Until::after(question.ttl);
         let reply = ForeignReply::<M::Reply>::new(ReplyOps::of::<M>());
-        let Question { target, vtable, message, ttl } = question;
-        route::ask_from_outside(&target, (vtable, message, ttl), Arc::clone(&reply));
+        match crate::request::open() {
+            Some(request) => carried::ask_from_outside(request, question, &reply),
+            None => {
+                let Question { target, vtable, message, ttl } = question;
+                route::ask_from_outside(&target, (vtable, message, ttl), Arc::clone(&reply));
+            }
+        }
         loop {
             if let Some(value) = reply.try_take() {
                 return value;
@@ -148,14 +156,62 @@ impl<M: Message> Ask<M> {
             _ => Err(question),
         });
         match on_shard {
-            Ok(refused) => refused.map(AskError::Rejected),
-            Err(question) => {
+            Ok(refused) => refused,
+            Err(question) => match crate::request::open() {
+                Some(request) => self.send_in_request(question, request, cx),
+                None => {
+                    let reply = ForeignReply::<M::Reply>::new(ReplyOps::of::<M>());
+                    let Question { target, vtable, message, ttl } = question;
+                    route::ask_from_outside(&target, (vtable, message, ttl), Arc::clone(&reply));
+                    self.state = State::Outside(reply, target);
+                    None
+                }
+            },
+        }
+    }
+
+    #[cold]
+    fn send_in_request(
+        &mut self,
+        question: Question<M>,
+        request: Request,
+        cx: &mut TaskContext<'_>,
+    ) -> Option<AskError> {
+        let target = question.target.clone();
+        let engine = target.engine();
+        current(|shard| match shard.filter(|shard| std::ptr::eq(shard.link.engine(), engine)) {
+            Some(shard) => match reentrancy::cycle(shard, &target).map_or_else(
+                || {
+                    let sent = carried::ask_from_shard(shard, request, question, Self::new_slot(shard, cx));
+                    sent.map_err(|(reason, _slot)| AskError::Rejected(reason))
+                },
+                |cycle| Err(AskError::Deadlock(cycle)),
+            ) {
+                Ok(address) => {
+                    self.state = State::OnShard(address, shard.link, target);
+                    None
+                }
+                Err(error) => Some(error),
+            },
+            None => {
                 let reply = ForeignReply::<M::Reply>::new(ReplyOps::of::<M>());
-                let Question { target, vtable, message, ttl } = question;
-                route::ask_from_outside(&target, (vtable, message, ttl), Arc::clone(&reply));
+                carried::ask_from_outside(request, question, &reply);
                 self.state = State::Outside(reply, target);
                 None
             }
+        })
+    }
+
+    #[inline(always)]
+    fn new_slot(shard: &ShardCell, cx: &TaskContext<'_>) -> NewSlot {
+        NewSlot {
+            deadline_ns: 0,
+            ops: ReplyOps::of::<M>(),
+            waiter: Waiter::Task { waker: Some(cx.waker().clone()), owner: shard.core.borrow().running },
+            closure: None,
+            peer: None,
+            group: None,
+            incarnation: 0,
         }
     }
 
@@ -164,23 +220,17 @@ impl<M: Message> Ask<M> {
         shard: &ShardCell,
         question: Question<M>,
         cx: &mut TaskContext<'_>,
-    ) -> Option<Rejected> {
-        let slot = NewSlot {
-            deadline_ns: 0,
-            ops: ReplyOps::of::<M>(),
-            waiter: Waiter::Task { waker: Some(cx.waker().clone()) },
-            closure: None,
-            peer: None,
-            group: None,
-            incarnation: 0,
-        };
+    ) -> Option<AskError> {
+        if let Some(cycle) = reentrancy::cycle(shard, &question.target) {
+            return Some(AskError::Deadlock(cycle));
+        }
         let Question { target, vtable, message, ttl } = question;
-        match route::ask_from_shard(shard, &target, (vtable, message, ttl), slot) {
+        match route::ask_from_shard(shard, &target, (vtable, message, ttl), Self::new_slot(shard, cx)) {
             Ok(address) => {
                 self.state = State::OnShard(address, shard.link, target);
                 None
             }
-            Err((reason, _slot)) => Some(reason),
+            Err((reason, _slot)) => Some(AskError::Rejected(reason)),
         }
     }
 

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use shardstage_codec::NodeId;
 
-use crate::actor::VirtualActor;
+use crate::actor::{Actor, VirtualActor};
 use crate::cluster::registry::{Registry, TypeBuilder};
 use crate::config::{Config, IdleStrategy};
 use crate::driver::RealDriverFactory;
 use crate::engine::Engine;
 use crate::engine_link::EngineLink;
 use crate::error::StartError;
+use crate::intercept::{Interceptor, Interceptors};
 use crate::latch::Latch;
 use crate::port::driver::{DriverFactory, DriverKind};
 use crate::port::service::ServiceFactory;
@@ -28,6 +29,7 @@ pub struct EngineBuilder {
     cluster: Option<ClusterConfig>,
     introspection: Option<SocketAddr>,
     wrong: Option<String>,
+    interceptors: Interceptors,
 }
 
 /// An engine that has been put together and waits for whoever turns its shards.
@@ -47,6 +49,7 @@ impl EngineBuilder {
             cluster: None,
             introspection: None,
             wrong: None,
+            interceptors: Interceptors::default(),
         }
     }
 
@@ -72,6 +75,21 @@ impl EngineBuilder {
             self.wrong.get_or_insert(format!("actor type {:?}: {why}", registered.name));
         }
         self.registry.types.push(registered);
+        self
+    }
+
+    /// Runs an interceptor around the messages of every actor. An engine without any pays nothing for it; with one, a message of
+    /// an intercepted actor costs a share of its own and a clone of a list.
+    #[must_use]
+    pub fn intercept(mut self, interceptor: impl Interceptor) -> Self {
+        self.interceptors.add(None, Arc::new(interceptor));
+        self
+    }
+
+    /// Runs an interceptor around the messages of actors of type `A`; others pay nothing per message.
+    #[must_use]
+    pub fn intercept_actor<A: Actor>(mut self, interceptor: impl Interceptor) -> Self {
+        self.interceptors.add(Some(std::any::TypeId::of::<A>()), Arc::new(interceptor));
         self
     }
 
@@ -195,6 +213,9 @@ impl EngineBuilder {
             }
         };
         let engine = EngineLink::leak(shards, me, node_count, self.registry, self.config.long_turn);
+        if !self.interceptors.is_empty() {
+            engine.intercept(self.interceptors);
+        }
         let blueprint = Arc::new(Blueprint {
             engine,
             services: self.services,

@@ -24,6 +24,7 @@ use crate::policy::Priority;
 use crate::port::service::Service;
 use crate::receive::{Receive, own_vtable, vtable};
 use crate::reply::{NewSlot, ReplyOps, Then, ThenReply, Waiter};
+use crate::request::{Request, Scope};
 use crate::shard::{Midway, ShardCell, current};
 use crate::virtual_ref::VirtualRef;
 
@@ -93,6 +94,13 @@ impl<A: Actor> Context<A> {
         let engine = self.shard_cell().link.engine();
         let sender = self.seat.sender.filter(|sender| sender.as_node().is_none());
         sender.map(|sender| ActorId::new(engine.link(sender.shard()), sender.index(), sender.generation()))
+    }
+
+    /// The request that this message is part of: its headers, deadline and trace parent. In an async handler this holds after
+    /// each `.await` too, in a `then` it is that of the asking message.
+    #[must_use]
+    pub fn request(&self) -> Option<Request> {
+        self.shard_cell().request()?.real()
     }
 
     /// The shard that this actor lives on.
@@ -387,6 +395,11 @@ impl<'a, A: Actor, M: Message> PendingAsk<'a, A, M> {
         let sent = if crate::route::is_home(shard, &question.target) {
             let Question { target, vtable, message, ttl } = question;
             crate::route::ask_from_shard(shard, &target, (vtable, message, ttl), slot)
+        } else if let Some(request) = shard.request() {
+            let deliver = then_in_request_vtable::<A, M::Reply, F>();
+            let slot = NewSlot { waiter: Waiter::Then { deliver, index, generation }, ..slot };
+            crate::carried::ask_then(shard, request, question, slot);
+            return;
         } else {
             Err((crate::error::Rejected::Unavailable, slot))
         };
@@ -430,6 +443,51 @@ where
         };
     }
     Made::<A, R, F>::VTABLE
+}
+
+/// The same for an ask that is part of a request, which is the slot's value.
+pub(crate) fn then_in_request_vtable<A, R, F>() -> &'static VTable
+where
+    A: Actor,
+    R: Send + 'static,
+    F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
+{
+    struct Made<A, R, F>(PhantomData<(A, R, F)>);
+    impl<A, R, F> Made<A, R, F>
+    where
+        A: Actor,
+        R: Send + 'static,
+        F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
+    {
+        const VTABLE: &'static VTable = &VTable {
+            run: run_then_in_request::<A, R, F>,
+            drop_message: drop_reply::<R>,
+            message_name: || "reply",
+            actor_name: std::any::type_name::<A>,
+            class: Class::System,
+            priority: Priority::Urgent,
+        };
+    }
+    Made::<A, R, F>::VTABLE
+}
+
+/// `VTable::run` of a reply to an ask that is part of a request.
+///
+/// # Safety
+/// As for [`run_then`].
+unsafe fn run_then_in_request<A, R, F>(delivery: &Delivery<'_>, front: Front)
+where
+    A: Actor,
+    R: Send + 'static,
+    F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
+{
+    // SAFETY: the caller's contract; it stays where it is.
+    let address = unsafe { front.peek::<ThenReply<R>>() }.address;
+    let kept = delivery.shard.core.borrow_mut().replies.ready(address).and_then(|slot| slot.value.take());
+    // SAFETY: `carried::ask_then` put a request there.
+    let _scope = kept.map(|kept| Scope::on(delivery.shard, unsafe { kept.take::<Request>() }));
+    // SAFETY: the caller's contract.
+    unsafe { run_then::<A, R, F>(delivery, front) }
 }
 
 /// `VTable::drop_message` of a reply whose actor is gone: drops the answer, and frees the slot with the closure.

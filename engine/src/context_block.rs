@@ -1,4 +1,4 @@
-//! The optional context block of an envelope: what most messages do not need.
+//! The optional context block of an envelope: what most messages do not need, the request that they are part of among it.
 //!
 //! Invariant: whoever takes the block answers its asker exactly once, or hands it on; dropping it unanswered rejects the ask.
 
@@ -10,6 +10,7 @@ use crate::error::{AskError, Rejected};
 use crate::key::Key;
 use crate::limits::CONTEXT_BLOCKS_KEPT;
 use crate::reply::{ForeignAsker, ReplyAddress};
+use crate::request::Request;
 
 /// Who waits for the answer.
 pub(crate) enum Asker {
@@ -19,6 +20,10 @@ pub(crate) enum Asker {
     Slot(ReplyAddress),
     /// A thread or task outside the shards; the receiving shard makes a slot for it.
     Foreign(std::sync::Arc<dyn ForeignAsker>),
+    /// A reply slot, or nobody, of a message that is part of a request.
+    InRequest(Request, Option<ReplyAddress>),
+    /// As [`Foreign`](Self::Foreign), of a message that is part of a request.
+    ForeignInRequest(Box<(std::sync::Arc<dyn ForeignAsker>, Request)>),
 }
 
 /// A virtual actor as target: resolved to a cell on the shard that owns its slot.
@@ -84,12 +89,20 @@ impl ContextBlock {
         Self { asker: Asker::None, deadline_ns: 0, ttl_ns: 0, sender: None, target: None, origin: None }
     }
 
+    /// Whether nobody waits for an answer.
+    pub(crate) fn is_tell(&self) -> bool {
+        matches!(self.asker, Asker::None | Asker::InRequest(_, None))
+    }
+
     /// Answers whoever waits that the message was surely not executed.
     pub(crate) fn reject(self, reason: Rejected) {
         match self.asker {
-            Asker::None => {}
-            Asker::Slot(address) => crate::reply::fail_anywhere(address, AskError::Rejected(reason)),
+            Asker::None | Asker::InRequest(_, None) => {}
+            Asker::Slot(address) | Asker::InRequest(_, Some(address)) => {
+                crate::reply::fail_anywhere(address, AskError::Rejected(reason));
+            }
             Asker::Foreign(asker) => asker.fail(AskError::Rejected(reason)),
+            Asker::ForeignInRequest(both) => both.0.fail(AskError::Rejected(reason)),
         }
     }
 }

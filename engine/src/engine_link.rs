@@ -13,6 +13,7 @@ use crate::cluster::credit::NoRoom;
 use crate::cluster::placement::Placement;
 use crate::cluster::registry::Registry;
 use crate::dead_letter::DeadLetterOffice;
+use crate::intercept::Interceptors;
 use crate::link::ShardLink;
 use crate::naming::NameTable;
 use crate::peers::Peers;
@@ -25,6 +26,8 @@ pub(crate) struct EngineLink {
     next_shard: AtomicU32,
     pub(crate) placement: Placement,
     pub(crate) registry: Registry,
+    /// Set before the shards are made, if there are any.
+    interceptors: std::sync::OnceLock<Interceptors>,
     pub(crate) dead_letters: DeadLetterOffice,
     pub(crate) long_turns: LongTurnOffice,
     pub(crate) peers: Peers,
@@ -35,6 +38,17 @@ pub(crate) struct EngineLink {
 }
 
 impl EngineLink {
+    /// What runs around messages, if anything does.
+    pub(crate) fn interceptors(&self) -> Option<&Interceptors> {
+        self.interceptors.get()
+    }
+
+    /// Says what runs around messages; once, before the engine's shards are made.
+    pub(crate) fn intercept(&self, interceptors: Interceptors) {
+        let fresh = self.interceptors.set(interceptors).is_ok();
+        assert!(fresh, "an engine is put together once");
+    }
+
     pub(crate) fn leak(
         shard_count: u16,
         me: NodeId,
@@ -45,6 +59,7 @@ impl EngineLink {
         let shards =
             (0..shard_count).map(|shard| ShardLink::new(shardstage_codec::ShardId::new(shard), long_turn)).collect();
         let link: &'static Self = Box::leak(Box::new(Self {
+            interceptors: std::sync::OnceLock::new(),
             shards,
             me,
             next_shard: AtomicU32::new(0),

@@ -203,6 +203,22 @@ impl Front {
         unsafe { read_payload::<T>(payload.cast()) }
     }
 
+    /// The message, still in its slot.
+    ///
+    /// # Safety
+    /// As for [`take`](Self::take), which was not called; the reference ends before it is, and before the mailbox is used.
+    pub(crate) unsafe fn peek<'a, T>(self) -> &'a T {
+        // SAFETY: the caller's contract.
+        let payload = unsafe { self.slot.as_ref() }.payload.as_ptr();
+        if const { is_inline::<T>() } {
+            // SAFETY: the caller's contract.
+            unsafe { &*payload.cast::<T>() }
+        } else {
+            // SAFETY: the caller's contract.
+            unsafe { &*payload.cast::<Box<T>>() }
+        }
+    }
+
     /// The deadline that travelled with the message itself, if one did.
     ///
     /// # Safety
@@ -478,7 +494,8 @@ impl Envelope {
         let context = ptr::with_exposed_provenance_mut::<ContextBlock>(self.meta as usize);
         // SAFETY: the kind bits say that the word is a box's raw pointer, which this envelope owns.
         let context = unsafe { &mut *context };
-        let found = matches!(context.asker, Asker::Slot(asker) if asker == address);
+        let found =
+            matches!(&context.asker, Asker::Slot(asker) | Asker::InRequest(_, Some(asker)) if *asker == address);
         if found {
             context.deadline_ns = GIVEN_UP_NS;
         }

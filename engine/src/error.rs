@@ -155,6 +155,9 @@ pub enum AskError {
     Failed(Panicked),
     /// May or may not have been executed.
     Unknown(Unknown),
+    /// Surely not executed: whoever was asked waits, up the same chain of calls, for the handler that asked. Ask without waiting,
+    /// by `cx.ask(..).then(..)`, or tell.
+    Deadlock(Deadlock),
 }
 
 /// Why a message was surely not executed.
@@ -185,6 +188,10 @@ pub enum Unknown {
     Fenced,
 }
 
+/// The actors that would have waited for each other, by type and key or id: from the one whom the last one asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deadlock(pub Box<str>);
+
 /// The text of a handler's panic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Panicked(pub Box<str>);
@@ -206,6 +213,7 @@ impl fmt::Display for AskError {
             Self::Rejected(reason) => write!(f, "surely not executed: {reason}"),
             Self::Failed(panic) => write!(f, "begun, not finished: {}", panic.0),
             Self::Unknown(reason) => write!(f, "outcome unknown: {reason}"),
+            Self::Deadlock(cycle) => write!(f, "surely not executed, as it would wait for itself: {}", cycle.0),
         }
     }
 }

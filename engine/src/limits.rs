@@ -339,6 +339,9 @@ pub const WATCH_QUIET_PERIODS: u32 = 8;
 
 const _: () = assert!(LONG_TURN.as_nanos() >= LONG_TURN_MIN.as_nanos());
 
+/// Actors that an awaited ask looks at, up its chain of calls, for one that waits for it, actors.
+pub const CALLERS_LOOKED_AT: u32 = 64;
+
 /// Received bytes that messages read in place may keep from being used again, bytes a shard; beyond it they are copied, so
 /// that slow readers of small messages do not hold large buffers without bound.
 pub const PINNED_BYTES: usize = 64 * 1024 * 1024;

@@ -20,6 +20,7 @@ use crate::credit::{Credit, CreditKey};
 use crate::dead_letter::Reason;
 use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress, VTable, has_spare_word};
 use crate::error::{AskError, Rejected, TellError};
+use crate::key::Key;
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::port::transport::Lane;
@@ -48,16 +49,16 @@ pub(crate) fn home_of(id: &VirtualId) -> Option<(usize, &'static ShardLink)> {
     }
 }
 
-/// Whether the target belongs to the engine of this shard.
+/// Whether the target belongs to the engine of this shard, and no request is open.
 pub(crate) fn is_home(shard: &ShardCell, target: &Target) -> bool {
     let engine = match target {
         Target::Actor(id) => id.link().engine(),
         Target::Virtual(id) => id.engine,
     };
-    std::ptr::eq(shard.link.engine(), engine)
+    shard.is_plainly_of(engine)
 }
 
-fn deadline_ns(now_ns: u64, ttl: Duration) -> u64 {
+pub(crate) fn deadline_ns(now_ns: u64, ttl: Duration) -> u64 {
     now_ns.saturating_add(u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX))
 }
 
@@ -75,7 +76,7 @@ pub(crate) fn wrap<M: Message>(
 }
 
 /// The message of an envelope that was wrapped for an `M` and whose meta word was taken.
-fn unwrap<M: Message>(mut envelope: Envelope) -> M {
+pub(crate) fn unwrap<M: Message>(mut envelope: Envelope) -> M {
     drop_meta(&mut envelope);
     // SAFETY: `wrap::<M>` made it in the same call.
     unsafe { envelope.into_message::<M>() }
@@ -88,7 +89,7 @@ fn drop_meta(envelope: &mut Envelope) {
     }
 }
 
-fn target_of(id: &VirtualId, position: usize) -> VirtualTarget {
+pub(crate) fn target_of(id: &VirtualId, position: usize) -> VirtualTarget {
     VirtualTarget { position, key: id.key.clone(), epoch: id.engine.placement.epoch(id.slot.group()) }
 }
 
@@ -100,10 +101,11 @@ pub(crate) fn tell_virtual<M: Message>(
 ) -> Result<(), TellError<M>> {
     let Some(position) = id.position else { return Err(TellError::NoHandler(message)) };
     current(|shard| match shard {
-        Some(shard) if std::ptr::eq(shard.link.engine(), id.engine) => {
-            tell_virtual_from_shard(shard, id, position, vtable, message)
-        }
-        _ => tell_virtual_from_outside(id, position, vtable, message),
+        Some(shard) if shard.is_plainly_of(id.engine) => tell_virtual_from_shard(shard, id, position, vtable, message),
+        _ => match crate::request::open() {
+            None => tell_virtual_from_outside(id, position, vtable, message),
+            Some(request) => crate::carried::tell(request, &Target::Virtual(id.clone()), vtable, message),
+        },
     })
 }
 
@@ -177,7 +179,7 @@ pub(crate) fn send_with<M: Message>(
         envelope
     };
     current(|shard| match shard {
-        Some(shard) if std::ptr::eq(shard.link, link) => {
+        Some(shard) if shard.is_plainly(link) => {
             let mut core = shard.core.borrow_mut();
             if let Target::Actor(id) = target
                 && core.cells.get(id.index(), id.generation()).is_none_or(|cell| !cell.admits())
@@ -189,7 +191,7 @@ pub(crate) fn send_with<M: Message>(
             shard.deliver(wrap_granted(sender, message));
             Ok(())
         }
-        Some(shard) if std::ptr::eq(shard.link.engine(), link.engine()) => {
+        Some(shard) if shard.is_plainly_of(link.engine()) => {
             let mut core = shard.core.borrow_mut();
             let to = link.shard().get();
             if !core.mesh.has_room(to) {
@@ -199,8 +201,14 @@ pub(crate) fn send_with<M: Message>(
             core.mesh.push(to, wrap_granted(sender, message));
             Ok(())
         }
-        _ => {
-            let sent = link.inject(wrap_granted(None, message));
+        shard => {
+            let sent = match crate::request::open() {
+                None => link.inject(wrap_granted(None, message)),
+                Some(request) => {
+                    let sender = shard.and_then(|shard| shard.core.borrow().running);
+                    crate::carried::granted(request, link, wrap_granted(sender, message))
+                }
+            };
             sent.map_err(|(reason, envelope)| TellError::new(reason, unwrap::<M>(envelope)))
         }
     })
@@ -289,10 +297,16 @@ fn tell_virtual_from_outside<M: Message>(
 }
 
 /// Gives back the token of a message to a virtual actor that was not sent.
-fn give_back_virtual(id: &VirtualId, to: u16, position: usize, credit: Credit) {
-    if credit == Credit::Token && !id.engine.link(to).credit.give_back(id.credit, 1) {
-        let key = id.key.clone();
-        id.engine.link(to).run(Box::new(move |shard| {
+pub(crate) fn give_back_virtual(id: &VirtualId, to: u16, position: usize, credit: Credit) {
+    if credit == Credit::Token {
+        give_back_name(id.engine.link(to), id.credit, position, id.key.clone());
+    }
+}
+
+/// The same, of the actor `key` of the registered type at `position`.
+pub(crate) fn give_back_name(link: &'static ShardLink, credit: CreditKey, position: usize, key: Key) {
+    if !link.credit.give_back(credit, 1) {
+        link.run(Box::new(move |shard| {
             let mut core = shard.core.borrow_mut();
             if let Some((index, generation)) = core.directory.get(position, &key) {
                 core.redeem(index, generation, 1);
@@ -429,7 +443,7 @@ fn ask_node<M: Message>(
     }
 }
 
-fn header<M: Message>(
+pub(crate) fn header<M: Message>(
     id: &VirtualId,
     kind: FrameKind,
     correlation: u64,
@@ -468,7 +482,7 @@ fn encode<M: Message>(
     Ok(())
 }
 
-fn lane_of(id: &VirtualId) -> Lane {
+pub(crate) fn lane_of(id: &VirtualId) -> Lane {
     id.position.map_or(Lane::User, |position| id.engine.registry.types[position].lane)
 }
 

@@ -127,6 +127,7 @@ impl ShardSeed {
             forsaken: crate::asking::cancel::Forsaken::default(),
             asked_until_ns: 0,
             rigs: Vec::new(),
+            is_rigged: engine.interceptors().is_some(),
         };
         let queues = link.open(driver.waker());
         Ok(Shard::new(core, services, transport, queues, on_started))

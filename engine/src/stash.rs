@@ -47,7 +47,13 @@ impl<A: Actor> Context<A> {
         if self.stash_is_full() {
             return Err(StashFull(message));
         }
-        let meta = self.seat().sender().map_or(Meta::None, Meta::Sender);
+        let sender = self.seat().sender();
+        let meta = match self.request() {
+            None => sender.map_or(Meta::None, Meta::Sender),
+            Some(request) => {
+                self.meta_of(ContextBlock { asker: Asker::InRequest(request, None), sender, ..ContextBlock::new() })
+            }
+        };
         self.put_aside(self.to_me::<M, K>(message, meta));
         Ok(())
     }
@@ -69,13 +75,15 @@ impl<A: Actor> Context<A> {
             return Err(StashFull((message, reply)));
         }
         let sender = self.seat().sender();
-        let meta = match reply.into_address() {
-            None => sender.map_or(Meta::None, Meta::Sender),
+        let asker = match (self.request(), reply.into_address()) {
+            (Some(request), address) => Asker::InRequest(request, address),
+            (None, None) => Asker::None,
             // A block says that there is no deadline; without one it would be looked for in this shard's table.
-            Some(address) => {
-                let context = ContextBlock { asker: Asker::Slot(address), sender, ..ContextBlock::new() };
-                Meta::Context(self.shard_cell().link.contexts.make(context))
-            }
+            (None, Some(address)) => Asker::Slot(address),
+        };
+        let meta = match asker {
+            Asker::None => sender.map_or(Meta::None, Meta::Sender),
+            asker => self.meta_of(ContextBlock { asker, sender, ..ContextBlock::new() }),
         };
         self.put_aside(self.to_me::<M, K>(message, meta));
         Ok(())
@@ -95,6 +103,10 @@ impl<A: Actor> Context<A> {
     pub fn stashed(&self) -> usize {
         let core = self.shard_cell().core.borrow();
         core.cells.peek(self.seat().index(), self.seat().generation()).map_or(0, crate::shard::Cell::stashed)
+    }
+
+    fn meta_of(&self, context: ContextBlock) -> Meta {
+        Meta::Context(self.shard_cell().link.contexts.make(context))
     }
 
     fn stash_is_full(&self) -> bool {

@@ -16,6 +16,7 @@ use crate::error::TellError;
 use crate::key::Key;
 use crate::message::WireMessage;
 use crate::receive::{Receive, vtable};
+use crate::request::Request;
 use crate::route;
 use crate::sending::Sending;
 
@@ -66,6 +67,20 @@ impl<A: VirtualActor> VirtualRef<A> {
         K: 'static,
     {
         route::tell_virtual(&self.id, vtable::<A, M, K>(), message)
+    }
+
+    /// Like [`tell`](Self::tell), as part of `request`.
+    ///
+    /// # Errors
+    /// As [`tell`](Self::tell).
+    pub fn tell_with<M, K>(&self, message: M, request: &Request) -> Result<(), TellError<M>>
+    where
+        A: Receive<M, K>,
+        M: WireMessage,
+        M::Reply: WireValue,
+        K: 'static,
+    {
+        request.scope(|| self.tell(message))
     }
 
     /// Sends a message and waits for room, activating the actor if it sleeps. See [`ActorRef::send`](crate::ActorRef::send).

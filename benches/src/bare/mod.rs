@@ -7,12 +7,13 @@
 pub mod calls;
 pub mod line;
 pub mod ring;
+pub mod tick;
 pub mod wakes;
 
 use crate::workload::{Entry, Role, Run, Work};
 
 /// The limits' share of the table.
-pub const ENTRIES: &[&[Entry]] = &[calls::ENTRIES, ring::ENTRIES, line::ENTRIES, wakes::ENTRIES];
+pub const ENTRIES: &[&[Entry]] = &[calls::ENTRIES, ring::ENTRIES, line::ENTRIES, wakes::ENTRIES, tick::ENTRIES];
 
 const fn limit(work: Work, name: &'static str, run: Run) -> Entry {
     Entry { work, name, role: Role::Limit, run }

@@ -3,8 +3,9 @@
 use std::{fs, io, path::Path};
 
 use shardstage_codec::{
-    ActorTypeId, AlignedBytes, FrameHeader, FrameKind, Hello, MessageId, NodeId, ReplyStatus,
-    Schema, ShardId, ShortHeader, append_frame_bytes, encode, fan_out::append_receivers,
+    ActorTypeId, AlignedBytes, Caller, FrameHeader, FrameKind, Hello, MessageId, NodeId, ReplyStatus,
+    RequestBlock, Schema, ShardId, ShortHeader, append_frame_bytes, encode, fan_out::append_receivers,
+    request::append as append_request,
 };
 use shardstage_codec_fuzz::{Part, Value};
 
@@ -12,6 +13,7 @@ fn main() -> io::Result<()> {
     frame_headers()?;
     short_frames()?;
     fan_outs()?;
+    requests()?;
     hellos()?;
     wire_values()
 }
@@ -111,6 +113,25 @@ fn fan_outs() -> io::Result<()> {
         append_receivers(&mut out, numbers);
         out.extend_from_slice(b"message");
         write("fan_out", name, &out)?;
+    }
+    Ok(())
+}
+
+fn requests() -> io::Result<()> {
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let caller = Caller { node: NodeId::new(1), wait: 2, actor: 3, label: "Account(alice)" };
+    let whole = RequestBlock {
+        ttl_ns: 5,
+        trace: trace.parse().ok(),
+        headers: vec![("tenant", "blue"), ("user", "7")],
+        callers: vec![caller],
+    };
+    let bare = RequestBlock { ttl_ns: 0, trace: None, headers: Vec::new(), callers: Vec::new() };
+    for (name, block) in [("whole", whole), ("bare", bare)] {
+        let mut out = AlignedBytes::new();
+        append_request(&mut out, &block);
+        out.extend_from_slice(b"message");
+        write("request", name, &out)?;
     }
     Ok(())
 }

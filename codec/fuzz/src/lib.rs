@@ -5,7 +5,7 @@
 
 extern crate self as shardstage;
 
-use shardstage_codec::{AlignedBytes, FrameHeader, Hello, ShortHeader, access, decode, encode, wire::rebuild};
+use shardstage_codec::{AlignedBytes, FrameHeader, Hello, ShortHeader, TraceParent, access, decode, encode, wire::rebuild};
 use shardstage_macros::wire;
 
 /// What the macros reach through the engine.
@@ -102,6 +102,28 @@ pub fn fan_out(bytes: &[u8]) -> bool {
     let list = shardstage_codec::fan_out::append_receivers(&mut again, &numbers);
     assert_eq!(bytes[..8 + 2 * numbers.len()], again[..8 + 2 * numbers.len()]);
     assert_eq!(bytes.len() - list, archive.len());
+    true
+}
+
+/// Decodes the payload of a message that carries a request; the request must come back byte by byte.
+pub fn request(bytes: &[u8]) -> bool {
+    let Ok((block, archive)) = shardstage_codec::request::decode(bytes) else {
+        return false;
+    };
+    let mut again = AlignedBytes::new();
+    let len = shardstage_codec::request::append(&mut again, &block);
+    assert_eq!(bytes[..len], again[..], "encode undoes decode");
+    assert_eq!(bytes.len() - len, archive.len());
+    true
+}
+
+/// Reads a trace parent; what passes must be the same after another trip.
+pub fn trace_parent(bytes: &[u8]) -> bool {
+    let parent = core::str::from_utf8(bytes).ok().and_then(|text| text.parse::<TraceParent>().ok());
+    let Some(parent) = parent else {
+        return false;
+    };
+    assert_eq!(parent.to_string().parse(), Ok(parent));
     true
 }
 

@@ -4,10 +4,11 @@ use std::{fs, path::Path};
 
 #[test]
 fn every_committed_seed_is_valid() {
-    let oracles: [(&str, fn(&[u8]) -> bool, usize); 5] = [
+    let oracles: [(&str, fn(&[u8]) -> bool, usize); 6] = [
         ("frame_header", shardstage_codec_fuzz::frame_header, 6),
         ("short_frame", shardstage_codec_fuzz::short_frame, 3),
         ("fan_out", shardstage_codec_fuzz::fan_out, 2),
+        ("request", shardstage_codec_fuzz::request, 2),
         ("hello", shardstage_codec_fuzz::hello, 3),
         ("wire_value", shardstage_codec_fuzz::wire_value, 7),
     ];

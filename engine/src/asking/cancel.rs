@@ -12,7 +12,8 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use crate::actor::Actor;
 use crate::actor_ref::ActorId;
 use crate::ask::{Question, Target};
-use crate::context::{Context, PendingAsk, then_vtable};
+use crate::carried;
+use crate::context::{Context, PendingAsk, then_in_request_vtable, then_vtable};
 use crate::envelope::{Envelope, GIVEN_UP_NS};
 use crate::erased::Erased;
 use crate::error::{AskError, Rejected};
@@ -130,6 +131,11 @@ pub(crate) struct Answering {
 }
 
 impl Answering {
+    /// Whom the async handler that waits, or runs, answers.
+    pub(crate) fn whom(&self) -> Option<ReplyAddress> {
+        self.address
+    }
+
     /// Another message begins.
     #[inline]
     pub(crate) fn begin(&mut self, address: Option<ReplyAddress>) {
@@ -221,6 +227,12 @@ impl<A: Actor, M: Message> PendingAsk<'_, A, M> {
         };
         let sent = if route::is_home(shard, &target) {
             route::ask_from_shard(shard, &target, (vtable, message, ttl), slot)
+        } else if let Some(request) = shard.request() {
+            let deliver = then_in_request_vtable::<A, M::Reply, F>();
+            let slot = NewSlot { waiter: Waiter::Then { deliver, index, generation }, ..slot };
+            let question = Question { target: target.clone(), vtable, message, ttl };
+            let address = carried::ask_then(shard, request, question, slot);
+            return AskHandle { open: address.map(|address| (address, shard.link, target)) };
         } else {
             Err((Rejected::Unavailable, slot))
         };

@@ -17,6 +17,7 @@ use crate::error::{AskError, TellError};
 use crate::limits::ASK_DEADLINE;
 use crate::message::Message;
 use crate::reply::{Reply, ReplyAddress, ask_calling};
+use crate::request::Request;
 use crate::route;
 use crate::shard::{ShardCell, current, drop_contained};
 
@@ -96,11 +97,17 @@ fn forward_here<M: Message>(
     // The answer's place is the message's from here on.
     let _ = reply.into_address();
     let own = address.0.shard() == shard.link.shard().get();
-    let in_message = own || (until_ns != 0 && const { has_spare_word::<M>() });
+    let request = shard.request().and_then(Request::real);
+    let in_message = request.is_none() && (own || (until_ns != 0 && const { has_spare_word::<M>() }));
     let meta = if in_message {
         Meta::Reply(address)
     } else {
-        let context = ContextBlock { asker: Asker::Slot(address), deadline_ns: until_ns, ..ContextBlock::new() };
+        let asker = match request {
+            None => Asker::Slot(address),
+            Some(request) => Asker::InRequest(request, Some(address)),
+        };
+        let own_ns = if own { core.replies.deadline_ns(address).unwrap_or(0) } else { until_ns };
+        let context = ContextBlock { asker, deadline_ns: own_ns, ..ContextBlock::new() };
         Meta::Context(shard.link.contexts.make(context))
     };
     let mut envelope = route::wrap(cell, vtable, EpochTag::BY_GENERATION, meta, message);

@@ -40,6 +40,78 @@ pub(crate) struct EncodedMessage {
     pub(crate) shard: codec::ShardId,
 }
 
+impl EncodedMessage {
+    /// Its frame's header.
+    pub(crate) fn frame(&self) -> FrameHeader {
+        FrameHeader {
+            message_version: self.message.1,
+            group: self.group,
+            message_id: self.message.0,
+            actor_type: self.actor_type,
+            group_epoch: self.epoch,
+            correlation: self.correlation,
+            ttl_ns: self.ttl_ns,
+            shard: self.shard,
+            ..FrameHeader::new(self.kind)
+        }
+    }
+}
+
+/// Appends the frame of a message that carries a request.
+pub(crate) fn append_carried(
+    out: &mut AlignedBytes,
+    header: FrameHeader,
+    key: &str,
+    block: &codec::RequestBlock<'_>,
+    encode: impl FnOnce(&mut AlignedBytes) -> Result<usize, EncodeError>,
+) -> Result<usize, Rejected> {
+    let written = codec::append_frame_with(out, header, key, |out| {
+        let len = codec::request::append(out, block) + encode(out)?;
+        let limit = codec::limits::PAYLOAD_BYTES_MAX;
+        if len > limit { Err(EncodeError::TooLarge { limit }) } else { Ok(len) }
+    });
+    written.map_err(|_| Rejected::TooLarge)
+}
+
+/// Sends a message that carries a request to a virtual actor of another node, with a full header; `ask` says its kind, its
+/// correlation and the time left.
+pub(crate) fn send_carried<M: Message>(
+    shard: &ShardCell,
+    id: &VirtualId,
+    peer: NodeId,
+    ask: (FrameKind, u64, Duration),
+    request: &crate::request::Request,
+    message: &M,
+) -> Result<(), Rejected> {
+    let ops = const { M::WIRE };
+    let ops = ops.as_ref().ok_or(Rejected::NoHandler)?;
+    let position = id.position.ok_or(Rejected::NoHandler)?;
+    let registered = &id.engine.registry.types[position];
+    if has_no_room(id.engine, peer, registered.id, &id.key) {
+        return Err(Rejected::Full);
+    }
+    let (kind, correlation, ttl) = ask;
+    let Some(request) = request.clone().real() else {
+        let kind = if kind == FrameKind::AskWith { FrameKind::Ask } else { FrameKind::Tell };
+        return send_message(shard, id, peer, kind, correlation, ttl, message);
+    };
+    let group = id.slot.group();
+    let header = EncodedMessage {
+        kind,
+        message: (ops.id, ops.version),
+        actor_type: registered.id,
+        group,
+        epoch: id.engine.placement.epoch(group),
+        correlation,
+        ttl_ns: u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX),
+        shard: shard.link.shard(),
+    };
+    let block = request.block(Some(shard.core.borrow().now_ns));
+    let mut frame = AlignedBytes::new();
+    append_carried(&mut frame, header.frame(), &id.key, &block, |out| (ops.encode)(message, out))?;
+    send(shard, peer, registered.lane, &frame)
+}
+
 /// Appends the frame of one message to `out`.
 pub(crate) fn encode_message<M>(
     out: &mut AlignedBytes,
@@ -48,18 +120,7 @@ pub(crate) fn encode_message<M>(
     message: &M,
     encode: fn(&M, &mut AlignedBytes) -> Result<usize, EncodeError>,
 ) -> Result<usize, Rejected> {
-    let frame = FrameHeader {
-        message_version: header.message.1,
-        group: header.group,
-        message_id: header.message.0,
-        actor_type: header.actor_type,
-        group_epoch: header.epoch,
-        correlation: header.correlation,
-        ttl_ns: header.ttl_ns,
-        shard: header.shard,
-        ..FrameHeader::new(header.kind)
-    };
-    codec::append_frame_with(out, frame, key, |out| encode(message, out)).map_err(|_| Rejected::TooLarge)
+    codec::append_frame_with(out, header.frame(), key, |out| encode(message, out)).map_err(|_| Rejected::TooLarge)
 }
 
 /// Sends a message to a virtual actor of another node, or says why not. Never allocates once the shard's scratch room has
@@ -349,7 +410,7 @@ fn status_of(error: &AskError) -> ReplyStatus {
         AskError::Rejected(Rejected::Expired) => ReplyStatus::Expired,
         AskError::Rejected(Rejected::NoHandler) => ReplyStatus::NoHandler,
         AskError::Rejected(Rejected::Unavailable | Rejected::TooLarge) => ReplyStatus::Unavailable,
-        AskError::Failed(_) => ReplyStatus::Failed,
+        AskError::Failed(_) | AskError::Deadlock(_) => ReplyStatus::Failed,
         AskError::Unknown(Unknown::Deadline) => ReplyStatus::Deadline,
         AskError::Unknown(Unknown::PeerLost) => ReplyStatus::PeerLost,
         AskError::Unknown(Unknown::Fenced) => ReplyStatus::Fenced,

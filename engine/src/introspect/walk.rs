@@ -199,7 +199,7 @@ impl Walk {
                     let name = name.map(crate::shard::ActorBox::actor_name);
                     (Some((ActorId::new(link, *index, *generation), name)), false)
                 }
-                Waiter::Task { waker } => {
+                Waiter::Task { waker, .. } => {
                     let waker = waker.as_ref().map(|waker| waker.data().addr());
                     let known = waker.and_then(|waker| self.wakers.get(&waker));
                     (known.map(|(id, name)| (*id, Some(*name))), true)
@@ -233,9 +233,12 @@ fn asker(envelope: &mut Envelope) -> Option<ReplyAddress> {
     let meta = envelope.take_meta();
     let slot = match &meta {
         Meta::Reply(slot) => Some(*slot),
-        Meta::Context(context) => match context.asker {
-            context_block::Asker::Slot(slot) => Some(slot),
-            context_block::Asker::None | context_block::Asker::Foreign(_) => None,
+        Meta::Context(context) => match &context.asker {
+            context_block::Asker::Slot(slot) => Some(*slot),
+            context_block::Asker::InRequest(_, slot) => *slot,
+            context_block::Asker::None
+            | context_block::Asker::Foreign(_)
+            | context_block::Asker::ForeignInRequest(_) => None,
         },
         Meta::None | Meta::Sender(_) | Meta::Signal => None,
     };

@@ -7,6 +7,7 @@
 
 use super::{NewSlot, ReplyAddress, ReplyOps, Waiter};
 use crate::ask::Question;
+use crate::carried;
 use crate::erased::Erased;
 use crate::error::{AskError, Rejected};
 use crate::message::Message;
@@ -45,21 +46,43 @@ where
     M: Message,
     F: FnOnce(&ShardCell, Result<M::Reply, AskError>) + 'static,
 {
-    if !route::is_home(shard, &question.target) {
-        f(shard, Err(AskError::Rejected(Rejected::Unavailable)));
-        return None;
+    if route::is_home(shard, &question.target) {
+        let Question { target, vtable, message, ttl } = question;
+        return calling(shard, ReplyOps::of::<M>(), f, |slot| {
+            route::ask_from_shard(shard, &target, (vtable, message, ttl), slot)
+        });
     }
+    if let Some(request) = shard.request()
+        && std::ptr::eq(question.target.engine(), shard.link.engine())
+    {
+        let carried = request.clone();
+        let f = move |shard: &ShardCell, outcome| carried.scope(|| f(shard, outcome));
+        return calling(shard, ReplyOps::of::<M>(), f, |slot| carried::ask_from_shard(shard, request, question, slot));
+    }
+    f(shard, Err(AskError::Rejected(Rejected::Unavailable)));
+    None
+}
+
+/// Opens a slot that calls `f`, with `send`.
+fn calling<R, F>(
+    shard: &ShardCell,
+    ops: ReplyOps,
+    f: F,
+    send: impl FnOnce(NewSlot) -> Result<ReplyAddress, (Rejected, NewSlot)>,
+) -> Option<ReplyAddress>
+where
+    F: FnOnce(&ShardCell, Result<R, AskError>) + 'static,
+{
     let slot = NewSlot {
         deadline_ns: 0,
-        ops: ReplyOps::of::<M>(),
-        waiter: Waiter::Call { call: call::<M::Reply, F> },
+        ops,
+        waiter: Waiter::Call { call: call::<R, F> },
         closure: Some(Erased::new(f)),
         peer: None,
         group: None,
         incarnation: 0,
     };
-    let Question { target, vtable, message, ttl } = question;
-    match route::ask_from_shard(shard, &target, (vtable, message, ttl), slot) {
+    match send(slot) {
         Ok(address) => Some(address),
         Err((reason, slot)) => {
             let closure = slot.closure.expect("it came back as it was given");

@@ -137,7 +137,7 @@ pub(crate) fn complete<R: Send + 'static>(
             });
             drop(core);
         }
-        Waiter::Task { waker } => {
+        Waiter::Task { waker, .. } => {
             let waker = waker.take();
             slot.value = Some(Erased::new(value));
             slot.set_ready();

@@ -18,8 +18,8 @@ const NONE: u32 = u32::MAX;
 pub(crate) enum Waiter {
     /// `cx.ask(..).then(..)`: a turn of the asking actor. The closure is in the slot.
     Then { deliver: &'static VTable, index: u32, generation: u32 },
-    /// A future polled on this shard.
-    Task { waker: Option<Waker> },
+    /// A future polled on this shard, in a turn of `owner`.
+    Task { waker: Option<Waker>, owner: Option<PackedAddress> },
     /// A thread or task outside the shards; its `Arc<ForeignReply<R>>` is the slot's closure.
     Foreign,
     /// Another node; its `RemoteAsker<R>` is the slot's closure.
@@ -206,8 +206,9 @@ impl ReplyTable {
             return Some(self.free(address));
         }
         match &mut slot.waiter {
-            Waiter::Task { waker: Some(old) } if old.will_wake(waker) => {}
-            other => *other = Waiter::Task { waker: Some(waker.clone()) },
+            Waiter::Task { waker: Some(old), .. } if old.will_wake(waker) => {}
+            Waiter::Task { waker: old, .. } => *old = Some(waker.clone()),
+            _ => unreachable!("a task's slot waits for a task"),
         }
         None
     }
@@ -257,7 +258,7 @@ impl ReplyTable {
             closure: slot.closure.take(),
             value: slot.value.take(),
             incarnation: slot.incarnation,
-            _waker: if let Waiter::Task { waker } = &mut slot.waiter { waker.take() } else { None },
+            _waker: if let Waiter::Task { waker, .. } = &mut slot.waiter { waker.take() } else { None },
         };
         self.release(address);
         taken

@@ -12,7 +12,7 @@ use crate::reply::Then;
 use crate::shard::{ShardCell, ShardCore};
 
 /// Asks an actor of this engine, with the slot made in place: the hot path of [`PendingAsk::then`]. Everything comes back
-/// when the target is virtual or refuses, and the general path decides.
+/// when the target is virtual or refuses, or a request is open, and the general path decides.
 ///
 /// [`PendingAsk::then`]: crate::PendingAsk::then
 #[inline(always)]
@@ -23,7 +23,7 @@ pub(crate) fn ask_neighbour<M: Message, F: 'static>(
     then: Then<F>,
 ) -> Result<(), (Question<M>, Then<F>)> {
     let Target::Actor(id) = question.target else { return Err((question, then)) };
-    if !std::ptr::eq(id.link(), shard.link) {
+    if !shard.is_plainly(id.link()) {
         return ask_across(shard, core, id, question, then);
     }
     let refused = core.admit(id.index(), id.generation(), EpochTag::BY_GENERATION).is_err();
@@ -49,7 +49,7 @@ fn ask_across<M: Message, F: 'static>(
     then: Then<F>,
 ) -> Result<(), (Question<M>, Then<F>)> {
     let to = id.link().shard().get();
-    let home = std::ptr::eq(id.link().engine(), shard.link.engine());
+    let home = shard.is_plainly_of(id.link().engine());
     if !home || !const { has_spare_word::<M>() } || !core.replies.has_free() || !core.mesh.has_room(to) {
         return Err((question, then));
     }

@@ -4,6 +4,8 @@
 //! says `scheduled`, so nothing can run it a second time. One of the few files with `unsafe`.
 
 pub(super) mod attend;
+mod in_request;
+mod intercepted;
 mod recover;
 pub(super) mod rigged;
 
@@ -43,6 +45,8 @@ enum Opened {
     Expired(Option<ReplyAddress>),
     /// Not for a handler.
     Signal,
+    /// Part of a request; its meta word is where it was.
+    InRequest,
 }
 
 /// Who runs: the cell, and what its handlers need of it.
@@ -148,7 +152,10 @@ impl ShardCell {
                 let reply = match context.asker {
                     Asker::None => None,
                     Asker::Slot(address) => Some(address),
-                    Asker::Foreign(_) => unreachable!("foreign askers got a slot on delivery"),
+                    Asker::InRequest(..) => return in_request::leave(envelope, context),
+                    Asker::Foreign(_) | Asker::ForeignInRequest(_) => {
+                        unreachable!("foreign askers got a slot on delivery")
+                    }
                 };
                 let (sender, deadline_ns) = (context.sender, context.deadline_ns);
                 core.link.contexts.recycle(context);
@@ -201,6 +208,9 @@ impl ShardCell {
     #[cold]
     #[inline(never)]
     fn run_rare(&self, index: u32, what: Opened, handled: u32) -> u32 {
+        if what == Opened::InRequest {
+            return self.run_in_request(index, handled);
+        }
         assert!(what != Opened::Signal, "notices have a lane of their own");
         let (mut state, running) = self.take_out(index);
         let envelope = {

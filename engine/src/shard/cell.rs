@@ -87,6 +87,8 @@ pub(crate) struct CellExtra {
     pub(crate) drains: bool,
     /// It has begun to stop and waits for its children.
     pub(crate) closing: bool,
+    /// What runs around its messages.
+    pub(crate) intercepted: Option<crate::intercept::Chain>,
     /// Messages that the actor has put aside; `None` when there are none.
     pub(crate) stash: Option<Box<Stash>>,
     /// A virtual actor that stops before its next message.

@@ -106,6 +106,8 @@ pub(crate) struct ShardCore {
     pub(crate) asked_until_ns: u64,
     /// Faults that a test has planted; looked at for actors that do something else than to handle messages.
     pub(crate) rigs: Vec<super::Rig>,
+    /// Whether there are any, or interceptors.
+    pub(crate) is_rigged: bool,
 }
 
 impl ShardCore {

@@ -8,6 +8,7 @@ use crate::dead_letter::{DeadLetter, MessageName, Reason};
 use crate::envelope::{Class, Envelope, Meta, PackedAddress};
 use crate::error::{AskError, Panicked};
 use crate::reply;
+use crate::request::Deadline;
 use crate::signal::{Parcel, RemoteSend};
 
 impl ShardCell {
@@ -88,22 +89,40 @@ impl ShardCell {
                 Err(reason) => return Err(reason.into()),
             }
         }
-        if let Asker::Foreign(asker) = &context.asker {
-            let deadline_ns = self.core.borrow().now_ns.saturating_add(context.ttl_ns);
-            match asker.clone().register(self, deadline_ns, group) {
-                Ok(address) => {
-                    context.asker = Asker::Slot(address);
-                    context.deadline_ns = deadline_ns;
+        let (asker, request) = match &mut context.asker {
+            Asker::None | Asker::Slot(_) => return Ok(()),
+            Asker::Foreign(asker) => (asker.clone(), None),
+            Asker::InRequest(request, _) => {
+                if let Deadline::Left(_) = request.deadline() {
+                    *request = request.clone().begun_at(self.core.borrow().now_ns);
+                    context.deadline_ns = request.deadline_ns();
                 }
-                Err(reason) => {
-                    if envelope.has_credit() {
-                        self.core.borrow_mut().redeem(envelope.index, envelope.generation, 1);
-                    }
-                    return Err(reason.into());
+                return Ok(());
+            }
+            Asker::ForeignInRequest(both) => (both.0.clone(), Some(both.1.clone())),
+        };
+        let now_ns = self.core.borrow().now_ns;
+        let request = request.map(|request| request.begun_at(now_ns));
+        let mut deadline_ns = now_ns.saturating_add(context.ttl_ns);
+        if let Some(request) = request.as_ref().filter(|request| request.deadline_ns() != 0) {
+            deadline_ns = deadline_ns.min(request.deadline_ns());
+        }
+        match asker.register(self, deadline_ns, group) {
+            Ok(address) => {
+                context.asker = match request {
+                    None => Asker::Slot(address),
+                    Some(request) => Asker::InRequest(request, Some(address)),
+                };
+                context.deadline_ns = deadline_ns;
+                Ok(())
+            }
+            Err(reason) => {
+                if envelope.has_credit() {
+                    self.core.borrow_mut().redeem(envelope.index, envelope.generation, 1);
                 }
+                Err(reason.into())
             }
         }
-        Ok(())
     }
 
     fn group_of(&self, position: usize, key: &str) -> shardstage_codec::GroupId {
@@ -151,7 +170,7 @@ impl ShardCell {
             Meta::Reply(address) => reply::answer_failure(self, address, rejected),
             Meta::Context(context) => {
                 sender = context.sender;
-                if let (Some(peer), Asker::None) = (context.origin, &context.asker) {
+                if let Some(peer) = context.origin.filter(|_| context.is_tell()) {
                     self.bounce(peer, (envelope.index, envelope.generation), reason);
                 }
                 context.reject(reason.rejected());

@@ -226,6 +226,13 @@ impl Mailbox {
         false
     }
 
+    /// The oldest message, to be changed where it is.
+    pub(crate) fn peek_mut(&mut self) -> Option<&mut Envelope> {
+        let mut front = self.front()?;
+        // SAFETY: the slot at the front is initialised, and the reference borrows the mailbox.
+        Some(unsafe { front.as_mut() })
+    }
+
     /// Puts the most urgent messages first and leaves those of one urgency in their order, if they are not. The first `ordered` are,
     /// since this was last called; afterwards all are.
     pub(crate) fn order(&mut self, pool: &mut BacklogPool, ordered: &mut u32) {

@@ -34,17 +34,82 @@ pub(crate) use self::core_cell::CoreCell;
 pub(crate) use self::mesh::{Inbound, Mesh, Outbound, link_shards};
 pub(crate) use self::passivate::passivate;
 pub(crate) use self::turn::Shard;
+use crate::engine_link::EngineLink;
+use crate::intercept::Observers;
 use crate::link::ShardLink;
 use crate::port::service::Service;
 use crate::port::transport::Transport;
+use crate::request::Request;
 use crate::sync::thread_local;
 
 /// What the turn and the handlers of one shard share.
 pub(crate) struct ShardCell {
     pub(crate) link: &'static ShardLink,
+    ways: Ways,
     pub(crate) core: CoreCell,
     pub(crate) services: Vec<RefCell<Box<dyn Service>>>,
     pub(crate) transport: RefCell<Option<Box<dyn Transport>>>,
+}
+
+/// Which sends take the plain way: those to this shard, and those to its engine. While a request is open (`request.rs`)
+/// nothing does, since nobody's link and engine are null; so what is looked at anyway tells the two apart.
+struct Ways {
+    link: StdCell<*const ShardLink>,
+    engine: StdCell<*const EngineLink>,
+    request: RefCell<Option<Request>>,
+    observers: RefCell<Option<Observers>>,
+}
+
+impl ShardCell {
+    pub(crate) fn new(
+        link: &'static ShardLink,
+        core: CoreCell,
+        services: Vec<RefCell<Box<dyn Service>>>,
+        transport: RefCell<Option<Box<dyn Transport>>>,
+    ) -> Self {
+        let ways = Ways {
+            link: StdCell::new(link),
+            engine: StdCell::new(link.engine()),
+            request: RefCell::new(None),
+            observers: RefCell::new(None),
+        };
+        Self { link, ways, core, services, transport }
+    }
+
+    /// Whether `link` is this shard's, and no request is open.
+    #[inline(always)]
+    pub(crate) fn is_plainly(&self, link: &'static ShardLink) -> bool {
+        std::ptr::eq(self.ways.link.get(), link)
+    }
+
+    /// Whether `engine` is this shard's, and no request is open.
+    #[inline(always)]
+    pub(crate) fn is_plainly_of(&self, engine: &'static EngineLink) -> bool {
+        std::ptr::eq(self.ways.engine.get(), engine)
+    }
+
+    /// The request that is open.
+    pub(crate) fn request(&self) -> Option<Request> {
+        self.ways.request.borrow().clone()
+    }
+
+    /// Who looks at what is sent.
+    pub(crate) fn observers(&self) -> Option<Observers> {
+        self.ways.observers.borrow().clone()
+    }
+
+    /// Says who looks at what is sent; returns who did.
+    pub(crate) fn set_observers(&self, observers: Option<Observers>) -> Option<Observers> {
+        self.ways.observers.replace(observers)
+    }
+
+    /// Opens or closes a request; returns the one that was open.
+    pub(crate) fn set_request(&self, request: Option<Request>) -> Option<Request> {
+        let plain = request.is_none();
+        self.ways.link.set(if plain { self.link } else { std::ptr::null() });
+        self.ways.engine.set(if plain { self.link.engine() } else { std::ptr::null() });
+        self.ways.request.replace(request)
+    }
 }
 
 thread_local! {
@@ -59,7 +124,7 @@ pub(crate) fn current<R>(f: impl FnOnce(Option<&ShardCell>) -> R) -> R {
     f(shard.map(|shard| unsafe { shard.as_ref() }))
 }
 
-/// The shard whose turn runs on this thread, if it is the one behind `link`: for the hottest path, which must not go through
+/// The shard whose turn runs on this thread, if it is the one behind `link` and no request is open: for the hottest path, which must not go through
 /// a closure.
 ///
 /// # Safety
@@ -69,7 +134,7 @@ pub(crate) unsafe fn here<'a>(link: &'static ShardLink) -> Option<&'a ShardCell>
     let shard = CURRENT.with(StdCell::get)?;
     // SAFETY: `enter` keeps the pointer valid until its guard resets it, after the caller has returned.
     let shard = unsafe { shard.as_ref() };
-    std::ptr::eq(shard.link, link).then_some(shard)
+    shard.is_plainly(link).then_some(shard)
 }
 
 /// Marks `shard` as the current one of this thread until the guard is dropped.

@@ -78,12 +78,8 @@ impl Shard {
         on_started: OnStarted,
     ) -> Self {
         let ready = vec![false; services.len()];
-        let cell = Box::new(ShardCell {
-            link: core.link,
-            core: CoreCell::new(core),
-            services: services.into_iter().map(RefCell::new).collect(),
-            transport: RefCell::new(transport),
-        });
+        let services = services.into_iter().map(RefCell::new).collect();
+        let cell = Box::new(ShardCell::new(core.link, CoreCell::new(core), services, RefCell::new(transport)));
         Self {
             cell,
             queues,

@@ -175,7 +175,7 @@ pub(crate) fn outcome<R>(answer: &Result<Result<R, NotRun>, AskError>) -> Outcom
     match answer {
         Ok(Ok(_)) => Outcome::Ran,
         Ok(Err(why)) => Outcome::NotRun(*why),
-        Err(AskError::Rejected(_)) => Outcome::Refused,
+        Err(AskError::Rejected(_) | AskError::Deadlock(_)) => Outcome::Refused,
         // A reply that was dropped may have been one to a durable command.
         Err(AskError::Failed(_) | AskError::Unknown(_)) => Outcome::Unknown,
     }

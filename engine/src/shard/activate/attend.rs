@@ -38,29 +38,35 @@ pub(crate) struct Idle {
 }
 
 impl ShardCell {
+    /// Whether the actor is attended; notes that somebody speaks to it if it `may` take what is at the front.
+    pub(super) fn note_spoken(&self, index: u32, may: bool) -> bool {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let now_ns = core.now_ns;
+        let Some(cell) = core.cells.slot(index) else { return false };
+        let extra = cell.extra.as_mut();
+        let Some(attended) = extra.and_then(|extra| extra.attended.as_mut()) else { return false };
+        if let Some(ordered) = &mut attended.ordered {
+            if may {
+                cell.mailbox.order(&mut core.pool, ordered);
+            }
+            // The front one goes now, or somebody else has taken some.
+            *ordered = if may { ordered.saturating_sub(1) } else { 0 };
+        }
+        if may && let Some(idle) = &mut attended.idle {
+            let front = cell.mailbox.peek().map(|envelope| envelope.vtable().class);
+            if matches!(front, Some(Class::Plain | Class::OwnsReply)) {
+                idle.spoken_ns = now_ns;
+            }
+        }
+        true
+    }
+
     /// After an actor was looked after: `may` says whether it may take messages now. One that is attended takes at most one,
     /// here; any other goes on as `may` says.
     pub(super) fn attend(&self, index: u32, may: bool) -> bool {
-        {
-            let mut core = self.core.borrow_mut();
-            let core = &mut *core;
-            let now_ns = core.now_ns;
-            let Some(cell) = core.cells.slot(index) else { return may };
-            let extra = cell.extra.as_mut();
-            let Some(attended) = extra.and_then(|extra| extra.attended.as_mut()) else { return may };
-            if let Some(ordered) = &mut attended.ordered {
-                if may {
-                    cell.mailbox.order(&mut core.pool, ordered);
-                }
-                // The front one goes now, or somebody else has taken some.
-                *ordered = if may { ordered.saturating_sub(1) } else { 0 };
-            }
-            if may && let Some(idle) = &mut attended.idle {
-                let front = cell.mailbox.peek().map(|envelope| envelope.vtable().class);
-                if matches!(front, Some(Class::Plain | Class::OwnsReply)) {
-                    idle.spoken_ns = now_ns;
-                }
-            }
+        if !self.note_spoken(index, may) {
+            return may;
         }
         if may {
             self.run_one(index);

@@ -1,4 +1,4 @@
-//! Faults that a test plants in one actor: its n-th message panics, or is lost.
+//! Faults that a test plants in one actor: its n-th message panics, or is lost. Actors with interceptors come by here too.
 //!
 //! Invariant: while an actor has a fault to come, its cell says `woken`, so each share begins in `look_after`, which hands the
 //! actor's messages over one at a time here. An actor without faults never gets here with messages; the shares of plain
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{Doing, Opened, ShardCell};
 use crate::actor_ref::ActorId;
 use crate::envelope::Class;
-use crate::shard::drop_contained;
+use crate::shard::{Life, drop_contained};
 
 /// What happens to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,34 +39,38 @@ impl ShardCell {
         let Some(cell) = core.cells.get(index, generation) else { return };
         cell.conduct.woken = true;
         core.rigs.push(rig);
+        core.is_rigged = true;
     }
 
     /// After an actor was looked after: `may` says whether it may take messages now. One with faults to come takes at most one,
     /// here; any other goes on as `may` says.
     pub(super) fn rigged(&self, index: u32, may: bool) -> bool {
-        if self.core.borrow().rigs.is_empty() {
+        if !self.core.borrow().is_rigged {
             return may;
         }
+        let chain = self.interceptors_of(index);
         let here = |rig: &Rig| rig.actor.index() == index;
         {
             // Actors that are gone have no faults to come.
             let mut core = self.core.borrow_mut();
             let core = &mut *core;
             core.rigs.retain(|rig| core.cells.get(rig.actor.index(), rig.actor.generation()).is_some());
-            if !core.rigs.iter().any(here) {
+            if !core.rigs.iter().any(here) && chain.is_none() {
                 return may;
             }
         }
         if may {
-            match self.next_fault(index) {
-                None => self.run_one(index),
-                Some(fault) => self.suffer(index, fault),
+            match (self.next_fault(index), &chain) {
+                (None, None) => self.run_one(index),
+                (None, Some(chain)) => self.run_intercepted(index, chain),
+                (Some(fault), _) => self.suffer(index, fault),
             }
         }
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
-        if let Some(rig) = core.rigs.iter().find(|rig| here(rig))
-            && let Some(cell) = core.cells.get(index, rig.actor.generation())
+        if let Some(cell) = core.cells.slot(index)
+            && cell.conduct.life != Life::Free
+            && (core.rigs.iter().any(here) || cell.extra.as_ref().is_some_and(|extra| extra.intercepted.is_some()))
         {
             cell.conduct.woken = true;
         }
@@ -119,6 +123,10 @@ impl ShardCell {
             Opened::Ready(sender, reply) => (sender, reply),
             Opened::Expired(reply) => (None, reply),
             Opened::Signal => (None, None),
+            Opened::InRequest => {
+                let taken = super::in_request::take(&mut envelope);
+                (taken.sender, taken.reply)
+            }
         };
         let doing = Doing { message: Some((envelope.vtable().message_name)()), sender };
         drop_contained(envelope);
