@@ -14,6 +14,8 @@
 //! Invariant: an `Envelope` owns one message of the type that its vtable was made for, and its meta word is what the two
 //! low flag bits say. Whoever takes the message out forgets the envelope; whoever drops it drops the message and answers
 //! a waiting asker with `Rejected(Closed)`. One of the few files with `unsafe`.
+//!
+//! One file because the 64 bytes and every way to write, read and change them are one layout.
 
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
