@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::message::{Message, WireMessage};
 use crate::policy::Mailbox;
 use crate::reply::Reply;
+use crate::supervision::{Directive, Failure, Supervision};
 
 /// An error of a user's hook.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -28,18 +29,28 @@ pub enum StopReason {
     StartFailed(String),
     /// It panicked and cannot be rebuilt; carries the panic's text.
     Panicked(String),
+    /// An actor that it was [linked](Context::link) to ended by a failure; says which, and why.
+    LinkBroken(String),
     /// The engine shut down.
     Shutdown,
     /// It was [killed](crate::ActorRef::kill): no hook of it ran.
     Killed,
     /// Its parent in the spawn tree stopped or was rebuilt, or ended this child for good.
     ParentStopped,
+    /// It is rebuilt because of the failure of another one, its child or its sibling. Hooks see this reason; nobody else is told,
+    /// since its references stay valid.
+    Restarting,
 }
 
 impl StopReason {
     /// Whether it ended by a failure of its own or was killed, after which no hook of it runs.
     pub(crate) fn is_failure(&self) -> bool {
         matches!(self, Self::StartFailed(_) | Self::Panicked(_) | Self::Killed)
+    }
+
+    /// Whether it takes linked actors along.
+    pub(crate) fn breaks_links(&self) -> bool {
+        matches!(self, Self::StartFailed(_) | Self::Panicked(_) | Self::LinkBroken(_) | Self::Killed)
     }
 }
 
@@ -53,8 +64,8 @@ pub trait Actor: Sized + 'static {
     /// Runs before the first message, after each rebuild too.
     ///
     /// # Errors
-    /// Ends the actor: its references become `Closed`, and whoever watches it is told
-    /// [`StopReason::StartFailed`].
+    /// A failure, on which the supervisor decides. By default, and without a [backoff](Supervision::backoff), it ends the actor:
+    /// its references become `Closed`, and whoever watches it is told [`StopReason::StartFailed`].
     fn started(&mut self, _cx: &mut Context<Self>) -> Result<(), BoxError> {
         Ok(())
     }
@@ -66,8 +77,41 @@ pub trait Actor: Sized + 'static {
     /// Runs once when the actor stops, after its children have gone and before its state is dropped. Not after a panic.
     fn stopped(&mut self, _reason: &StopReason, _cx: &mut Context<Self>) {}
 
-    /// An actor that this one watches has stopped. Runs ahead of all messages that users have sent, also of what the other actor
-    /// had sent before its end, and in the order of the ends; a suspended actor hears of them when it goes on.
+    /// How this actor looks after its children; asked after each [`started`](Self::started).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use shardstage::prelude::*;
+    /// use shardstage::{Backoff, Supervision};
+    ///
+    /// struct Pool;
+    /// impl Actor for Pool {
+    ///     fn supervision(&self) -> Supervision {
+    ///         let backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_secs(10));
+    ///         Supervision::one_for_one().at_most(10, Duration::from_secs(60)).backoff(backoff)
+    ///     }
+    /// }
+    /// ```
+    fn supervision(&self) -> Supervision {
+        Supervision::default()
+    }
+
+    /// Runs on the failed state after a panic of this actor, and says what it wants: `Resume` to go on with this very state, which
+    /// the panic may have left half-changed, `Restart`, `Stop`, or `Escalate` to leave it to its supervisor, as by default.
+    fn panicked(&mut self, _failure: &Failure, _cx: &mut Context<Self>) -> Directive {
+        Directive::Escalate
+    }
+
+    /// Runs after [`started`](Self::started) on a state that replaces another one.
+    fn restarted(&mut self, _failure: &Failure, _cx: &mut Context<Self>) {}
+
+    /// A child has failed, and this is what was done about it; decided by [`supervision`](Self::supervision) already.
+    fn child_failed(&mut self, _failure: &Failure, _taken: Directive, _cx: &mut Context<Self>) {}
+
+    /// An actor that this one [watches](Context::watch), or is linked to while it [traps](Context::trap_links), has stopped. Runs
+    /// ahead of all messages that users have sent, also of what the other actor had sent before its end, and in the order of the
+    /// ends; a suspended actor hears of them when it goes on.
     fn terminated(&mut self, _who: crate::actor_ref::ActorId, _reason: &StopReason, _cx: &mut Context<Self>) {}
 
     /// Runs when a suspension that [`Context::suspend`] began has ended, before the next message.

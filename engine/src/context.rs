@@ -202,11 +202,6 @@ impl<A: Actor> Context<A> {
         Box::new(move || unsafe { id.envelope(own_vtable::<A, M, K>(), Meta::None, message.clone()) })
     }
 
-    /// Has [`Actor::terminated`] called when the other actor has stopped; at once if it already has.
-    pub fn watch(&mut self, other: ActorId) {
-        watch(self.id(), other);
-    }
-
     /// Asks another actor; `.then(|this, reply, cx| ..)` runs as a turn of this actor when the reply, or the reason why there
     /// is none, has come. Meanwhile this actor is free.
     #[inline(always)]
@@ -254,43 +249,6 @@ impl<A: Actor> Context<A> {
         }
         extra.suspensions += 1;
         Resume { id: self.id(), incarnation: cell.incarnation }
-    }
-}
-
-/// Has `watcher` told when `other` has stopped.
-pub(crate) fn watch(watcher: ActorId, other: ActorId) {
-    let pending = PendingWatch { watcher, who: other, placed: false };
-    on_shard_of(other, move |shard| {
-        pending.placed();
-        let mut core = shard.core.borrow_mut();
-        if let Some(cell) = core.cells.get(other.index(), other.generation()) {
-            cell.extra().watchers.push(watcher);
-        } else {
-            drop(core);
-            shard.tell_terminated(watcher, other, StopReason::Stopped);
-        }
-    });
-}
-
-/// A watch on its way to another shard; when that shard's engine is gone, so is the watched actor.
-struct PendingWatch {
-    watcher: ActorId,
-    who: ActorId,
-    placed: bool,
-}
-
-impl PendingWatch {
-    fn placed(mut self) {
-        self.placed = true;
-    }
-}
-
-impl Drop for PendingWatch {
-    fn drop(&mut self) {
-        if !self.placed {
-            let (watcher, who) = (self.watcher, self.who);
-            watcher.link().run(Box::new(move |shard| shard.tell_terminated(watcher, who, StopReason::Shutdown)));
-        }
     }
 }
 

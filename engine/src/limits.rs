@@ -381,3 +381,19 @@ pub const DEFINED_AT_ONCE: usize = 256;
 /// Receivers of one shard that may be named to other nodes as having no room, pairs of receiver and node; beyond it they are
 /// refused message by message.
 pub const OWED_ROOM: usize = 256;
+
+/// Restarts of one actor within [`RESTARTS_WITHIN`] when nobody has said how it is supervised, restarts: an actor that panics more
+/// than a hundred times a second does nothing but that, while a burst of bad requests stays below.
+pub const RESTARTS: u32 = 1000;
+
+/// See [`RESTARTS`]: long enough that a burst does not end an actor.
+pub const RESTARTS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Restarts within [`SUPERVISED_WITHIN`] of a supervisor that says its strategy and no window, restarts: what does not recover
+/// in a few attempts at once needs its surroundings rebuilt.
+pub const SUPERVISED_RESTARTS: u32 = 5;
+
+/// See [`SUPERVISED_RESTARTS`].
+pub const SUPERVISED_WITHIN: Duration = Duration::from_secs(5);
+
+const _: () = assert!(RESTARTS > SUPERVISED_RESTARTS);

@@ -114,6 +114,8 @@ impl Mailbox {
 pub(crate) struct WithMailbox<F>(pub(crate) F, pub(crate) Mailbox);
 
 impl<A, F: Factory<A>> Factory<A> for WithMailbox<F> {
+    const AGAIN: bool = F::AGAIN;
+
     fn make(&mut self) -> Option<A> {
         self.0.make()
     }

@@ -16,6 +16,7 @@ use crate::fan_out::{Members, Source};
 use crate::policy::Priority;
 use crate::port::transport::Lane;
 use crate::reply::ForeignAsker;
+use crate::supervision::{Directive, Failure};
 use crate::timer::TimerId;
 
 type Terminated = (ActorId, StopReason);
@@ -174,13 +175,45 @@ impl Parcel {
     }
 }
 
+type ChildFailed = (Arc<Failure>, Directive);
+
+static CHILD_FAILED: VTable = VTable {
+    run: unreachable_run,
+    drop_message: drop_message::<ChildFailed>,
+    message_name: || "ChildFailed",
+    actor_name: || "",
+    priority: Priority::Urgent,
+    class: Class::System,
+};
+
+/// The signal that tells a supervisor of a failure below it, and what was done about it.
+pub(crate) fn child_failed((index, generation): (u32, u32), failure: Arc<Failure>, taken: Directive) -> Envelope {
+    // SAFETY: the vtable drops a `ChildFailed`.
+    unsafe {
+        let message = (failure, taken);
+        Envelope::new::<ChildFailed>(index, generation, &CHILD_FAILED, EpochTag::BY_GENERATION, Meta::Signal, message)
+    }
+}
+
+/// What a signal says.
+pub(crate) enum Signal {
+    Terminated(ActorId, StopReason),
+    ChildFailed(Arc<Failure>, Directive),
+}
+
 /// The content of a signal.
 ///
 /// # Panics
 /// When the envelope is none.
-pub(crate) fn into_terminated(mut envelope: Envelope) -> (ActorId, StopReason) {
-    assert!(std::ptr::eq(envelope.vtable(), &TERMINATED), "notices are nothing else");
+pub(crate) fn open(mut envelope: Envelope) -> Signal {
     envelope.take_meta();
+    if std::ptr::eq(envelope.vtable(), &CHILD_FAILED) {
+        // SAFETY: only `child_failed` makes envelopes with this vtable.
+        let (failure, taken) = unsafe { envelope.into_message::<ChildFailed>() };
+        return Signal::ChildFailed(failure, taken);
+    }
+    assert!(std::ptr::eq(envelope.vtable(), &TERMINATED), "notices are nothing else");
     // SAFETY: only `terminated` makes envelopes with this vtable.
-    unsafe { envelope.into_message::<Terminated>() }
+    let (who, reason) = unsafe { envelope.into_message::<Terminated>() };
+    Signal::Terminated(who, reason)
 }

@@ -280,7 +280,9 @@ fn info(id: ActorId, actor: &'static str, cell: &Cell, now_ns: u64) -> ActorInfo
         message: extra.filter(|_| cell.conduct.suspended).and_then(|extra| extra.midway.message).map(|name| name()),
         suspended_for: suspended_ns(cell, now_ns).map(Duration::from_nanos),
         rebuilds: u32::from(cell.incarnation),
-        watchers: extra.map_or(0, |extra| u32::try_from(extra.watchers.len()).unwrap_or(u32::MAX)),
+        watchers: extra.map_or(0, |extra| {
+            u32::try_from(extra.bonds.as_ref().map_or(0, |bonds| bonds.watchers.len())).unwrap_or(u32::MAX)
+        }),
     }
 }
 

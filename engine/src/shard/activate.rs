@@ -6,23 +6,25 @@
 pub(super) mod attend;
 mod in_request;
 mod intercepted;
+mod recover;
 pub(super) mod rigged;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::{Context as TaskContext, Poll, Waker};
 
-use self::attend::Attended;
-use super::actor_box::{ActorBox, BuildError};
+pub(crate) use self::recover::Doing;
+use super::actor_box::ActorBox;
 use super::cell::{Life, Midway};
 use super::{ShardCell, drop_contained};
 use crate::actor::StopReason;
-use crate::context::Seat;
 use crate::context_block::Asker;
-use crate::envelope::{CellId, Class, Delivery, Envelope, Front, GIVEN_UP_NS, Meta, PackedAddress};
+use crate::envelope::{CellId, Class, Delivery, Envelope, Front, GIVEN_UP_NS, Meta, PackedAddress, VTable};
 use crate::error::{AskError, Panicked, Rejected};
 use crate::limits::ACTIVATION_BUDGET;
 use crate::reply::{self, ReplyAddress};
 use crate::run_queue::Ready;
+use crate::signal::Signal;
+use crate::supervision::FailureKind;
 use crate::waker::ActorWaker;
 
 /// An actor's part of a turn.
@@ -125,7 +127,8 @@ impl ShardCell {
             // generation is one actor), it is built, and nobody else uses its state while it runs.
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| unsafe { run(&delivery, Front::new(slot, state)) })) {
                 let reply = delivery.reply.filter(|_| vtable.class == Class::Plain);
-                return self.end_with_panic(index, reply, &*panic, handled);
+                let doing = (vtable, delivery.sender);
+                return self.end_with_panic(index, doing, reply, &*panic, handled);
             }
         }
         self.end(ready, handled);
@@ -236,13 +239,15 @@ impl ShardCell {
     fn end_with_panic(
         &self,
         index: u32,
+        (vtable, sender): (&'static VTable, Option<PackedAddress>),
         reply: Option<ReplyAddress>,
         panic: &(dyn std::any::Any + Send),
         handled: u32,
     ) -> u32 {
         let (mut state, running) = self.take_out(index);
         self.core.borrow_mut().counters.handled += u64::from(handled);
-        self.panicked(&mut state, running, reply, panic);
+        let doing = Doing { message: Some((vtable.message_name)()), sender };
+        self.panicked(&mut state, running, doing, reply, panic);
         self.put_back(state, running);
         handled
     }
@@ -257,7 +262,7 @@ impl ShardCell {
 
     fn look_closer(&self, index: u32) -> bool {
         let Some((mut state, running, life)) = self.begin_rare(index) else { return false };
-        if life == Life::New && !self.build(&mut state, running) {
+        if self.recover(&mut state, running) || (life == Life::New && !self.build(&mut state, running)) {
             self.put_back(state, running);
             return false;
         }
@@ -303,8 +308,17 @@ impl ShardCell {
                 cell.extra.as_mut().and_then(|extra| extra.notices.pop_front())
             };
             let Some(notice) = notice else { return };
-            let (who, why) = crate::signal::into_terminated(notice);
-            self.contain(state, running, |state, shard| state.terminated(who, &why, shard.seat(running)));
+            match crate::signal::open(notice) {
+                Signal::Terminated(who, why) => {
+                    // Else it was on its way when the watch ended.
+                    if self.takes_news((running.index, running.generation), who) {
+                        self.contain(state, running, |state, shard| state.terminated(who, &why, shard.seat(running)));
+                    }
+                }
+                Signal::ChildFailed(failure, taken) => self.contain(state, running, |state, shard| {
+                    state.child_failed(&failure, taken, shard.seat(running));
+                }),
+            }
         }
     }
 
@@ -343,38 +357,34 @@ impl ShardCell {
         }
     }
 
-    fn seat(&self, running: Running) -> Seat {
-        Seat::new(self, CellId::new(running.index, running.generation), None)
-    }
-
-    /// Builds the state for the first time; on failure the actor must be abandoned.
+    /// Builds the state of an actor that has none; whether it may go on.
     fn build(&self, state: &mut ActorBox, running: Running) -> bool {
         self.link.blame.runs_none();
-        let result = state.build(self.seat(running));
+        if let Err(error) = state.build(self.seat(running)) {
+            let failure = self.failure(state, running, FailureKind::StartFailed, &error.into_text(), Doing::default());
+            self.fail(state, running, failure, false);
+            return false;
+        }
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
-        match result {
-            Ok(()) => {
-                if cell.conduct.life == Life::New {
-                    cell.conduct.begin(Life::Live);
-                }
-                let latches = cell.extra.as_mut().map(|extra| std::mem::take(&mut extra.start_latches));
-                drop(core);
-                for latch in latches.into_iter().flatten() {
-                    latch.set(Ok(()));
-                }
-                true
-            }
-            Err(error) => {
-                let why = match error {
-                    BuildError::NoFactory => "its factory works once only".to_owned(),
-                    BuildError::Failed(why) => why,
-                };
-                cell.conduct.begin(Life::Stopping);
-                cell.set_stop_reason(Some(StopReason::StartFailed(why)));
-                false
+        let drains = cell.extra.as_mut().is_some_and(|extra| std::mem::take(&mut extra.drains));
+        if cell.conduct.life == Life::New {
+            cell.conduct.begin(if drains { Life::Draining } else { Life::Live });
+            if drains {
+                cell.set_stop_reason(Some(StopReason::Drained));
             }
         }
+        let waiting =
+            cell.extra.as_mut().map(|extra| (std::mem::take(&mut extra.start_latches), extra.recovery.take()));
+        drop(core);
+        let Some((latches, recovery)) = waiting else { return true };
+        for latch in latches {
+            latch.set(Ok(()));
+        }
+        if let Some(recovery) = recovery {
+            self.contain(state, running, |state, shard| state.restarted(&recovery.failure, shard.seat(running)));
+        }
+        true
     }
 
     /// Polls a woken future and runs the resume hook.
@@ -425,16 +435,17 @@ impl ShardCell {
     fn contain(&self, state: &mut ActorBox, running: Running, user_code: impl FnOnce(&mut ActorBox, &Self)) {
         self.link.blame.runs_none();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| user_code(state, self))) {
-            self.panicked(state, running, None, &*panic);
+            self.panicked(state, running, Doing::default(), None, &*panic);
         }
     }
 
-    /// A panic of user code was caught: the asker is told, the actor is rebuilt.
+    /// A panic of user code was caught: the asker is told, and the actor has failed.
     #[cold]
     fn panicked(
         &self,
         state: &mut ActorBox,
         running: Running,
+        doing: Doing,
         reply: Option<ReplyAddress>,
         panic: &(dyn std::any::Any + Send),
     ) {
@@ -443,42 +454,8 @@ impl ShardCell {
             reply::answer_failure(self, address, AskError::Failed(panic.clone()));
         }
         self.fail_orphans(&panic);
-        self.rebuild(state, running, &panic);
-    }
-
-    /// Replaces the state after a panic, keeping the mailbox; stops the actor where that is not possible.
-    fn rebuild(&self, state: &mut ActorBox, running: Running, panic: &Panicked) {
-        {
-            let mut core = self.core.borrow_mut();
-            let core_ref = &mut *core;
-            core_ref.counters.panics += 1;
-            core_ref.replies.owner_has_gone();
-            let cell = core_ref.cells.slot(running.index).expect("a running actor keeps its cell");
-            cell.incarnation = cell.incarnation.wrapping_add(1);
-            cell.conduct.suspended = false;
-            cell.conduct.woken = false;
-            cell.conduct.resumed = false;
-            cell.unstash(&mut core_ref.pool);
-            if let Some(extra) = &mut cell.extra {
-                extra.suspensions = 0;
-                Attended::take_idle(&mut extra.attended);
-                let future = std::mem::take(&mut extra.async_slot);
-                let work = std::mem::take(&mut extra.work);
-                drop(core);
-                drop_contained(future);
-                drop_contained(work);
-            }
-        }
-        self.end_timers(running.index, false);
-        if let Err(error) = state.build(self.seat(running)) {
-            let mut core = self.core.borrow_mut();
-            let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
-            cell.conduct.begin(Life::Stopping);
-            cell.set_stop_reason(Some(match error {
-                BuildError::NoFactory => StopReason::Panicked(panic.0.to_string()),
-                BuildError::Failed(why) => StopReason::StartFailed(why),
-            }));
-        }
+        let failure = self.failure(state, running, FailureKind::Panicked, &panic.0, doing);
+        self.fail(state, running, failure, true);
     }
 
     /// Polls the suspended future of a running actor.
@@ -501,10 +478,10 @@ impl ShardCell {
                 cell.conduct.suspended = cell.waits() || cell.conduct.resumed;
             }
             Err(panic) => {
-                let panic = Panicked::from_payload(&*panic);
                 drop_contained(slot);
-                self.fail_orphans(&panic);
-                self.rebuild(state, running, &panic);
+                let doing =
+                    self.core.borrow_mut().cells.slot(running.index).and_then(|cell| cell.extra.as_ref()?.doing);
+                self.panicked(state, running, doing.unwrap_or_default(), None, &*panic);
             }
         }
     }
@@ -528,7 +505,7 @@ impl ShardCell {
             let waker = slot.waker(|| Waker::from(ActorWaker::of(self.link, index, generation)));
             (slot, waker)
         };
-        // SAFETY: the caller's contract; `rebuild` and `finish_stop` drop the slot before the state.
+        // SAFETY: the caller's contract; `drop_future` and `finish_stop` drop the slot before the state.
         unsafe { slot.put(future) };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| slot.poll(&mut TaskContext::from_waker(&waker)))) {
             drop_contained(slot);
@@ -538,6 +515,8 @@ impl ShardCell {
         let since_ns = core.now_ns;
         let cell = core.cells.slot(index).expect("a running actor keeps its cell");
         if slot.is_live() {
+            let doing = Doing { message: Some(message()), sender: delivery.sender };
+            cell.extra().doing = Some(doing);
             cell.extra().midway = Midway { since_ns, message: Some(message) };
         }
         cell.extra().async_slot = slot;

@@ -13,9 +13,13 @@ use crate::actor_ref::ActorId;
 use crate::context::{Context, Seat};
 use crate::error::Panicked;
 use crate::policy::Mailbox;
+use crate::supervision::{Directive, Failure};
 
 /// How the next state is made.
 pub(crate) trait Factory<A>: 'static {
+    /// Whether it can be called again.
+    const AGAIN: bool;
+
     /// A fresh state, or `None` when the actor cannot be rebuilt.
     fn make(&mut self) -> Option<A>;
 
@@ -29,6 +33,8 @@ pub(crate) trait Factory<A>: 'static {
 pub(crate) struct Again<F>(pub(crate) F);
 
 impl<A, F: Fn() -> A + 'static> Factory<A> for Again<F> {
+    const AGAIN: bool = true;
+
     fn make(&mut self) -> Option<A> {
         Some((self.0)())
     }
@@ -38,6 +44,8 @@ impl<A, F: Fn() -> A + 'static> Factory<A> for Again<F> {
 pub(crate) struct Once<F>(pub(crate) Option<F>);
 
 impl<A, F: FnOnce() -> A + 'static> Factory<A> for Once<F> {
+    const AGAIN: bool = false;
+
     fn make(&mut self) -> Option<A> {
         self.0.take().map(|make| make())
     }
@@ -51,6 +59,16 @@ pub(crate) enum BuildError {
     Failed(String),
 }
 
+impl BuildError {
+    /// In words.
+    pub(crate) fn into_text(self) -> String {
+        match self {
+            Self::NoFactory => "its factory works once only".to_owned(),
+            Self::Failed(why) => why,
+        }
+    }
+}
+
 /// What the shard does with an actor whose type it does not know.
 trait AnyActor {
     fn build(&mut self, seat: Seat) -> Result<(), BuildError>;
@@ -58,6 +76,11 @@ trait AnyActor {
     fn stopped(&mut self, reason: &StopReason, seat: Seat);
     fn terminated(&mut self, who: ActorId, reason: &StopReason, seat: Seat);
     fn resumed(&mut self, seat: Seat);
+    fn panicked(&mut self, failure: &Failure, seat: Seat) -> Directive;
+    fn restarted(&mut self, failure: &Failure, seat: Seat);
+    fn child_failed(&mut self, failure: &Failure, taken: Directive, seat: Seat);
+    fn tear_down(&mut self);
+    fn rebuilds(&self) -> bool;
     fn may_passivate(&self) -> bool;
     fn actor_type(&self) -> TypeId;
     fn actor_name(&self) -> &'static str;
@@ -109,8 +132,14 @@ impl<A: Actor, F: Factory<A>> AnyActor for ActorState<A, F> {
         }
         let actor = self.actor();
         let mut cx = Context::new(seat);
-        match catch_unwind(AssertUnwindSafe(|| actor.started(&mut cx))) {
-            Ok(Ok(())) => Ok(()),
+        let started = AssertUnwindSafe(|| actor.started(&mut cx).map(|()| actor.supervision()));
+        match catch_unwind(started) {
+            Ok(Ok(supervision)) => {
+                if supervision.is_said() {
+                    cx.supervise(supervision);
+                }
+                Ok(())
+            }
             Ok(Err(error)) => Err(BuildError::Failed(error.to_string())),
             Err(panic) => Err(BuildError::Failed(Panicked::from_payload(&*panic).0.into())),
         }
@@ -139,6 +168,26 @@ impl<A: Actor, F: Factory<A>> AnyActor for ActorState<A, F> {
 
     fn resumed(&mut self, seat: Seat) {
         self.actor().resumed(&mut Context::new(seat));
+    }
+
+    fn panicked(&mut self, failure: &Failure, seat: Seat) -> Directive {
+        self.actor().panicked(failure, &mut Context::new(seat))
+    }
+
+    fn restarted(&mut self, failure: &Failure, seat: Seat) {
+        self.actor().restarted(failure, &mut Context::new(seat));
+    }
+
+    fn child_failed(&mut self, failure: &Failure, taken: Directive, seat: Seat) {
+        self.actor().child_failed(failure, taken, &mut Context::new(seat));
+    }
+
+    fn tear_down(&mut self) {
+        Self::tear_down(self);
+    }
+
+    fn rebuilds(&self) -> bool {
+        F::AGAIN
     }
 
     fn may_passivate(&self) -> bool {
@@ -200,6 +249,29 @@ impl ActorBox {
 
     pub(crate) fn resumed(&mut self, seat: Seat) {
         self.get().resumed(seat);
+    }
+
+    /// The hook after a panic; the caller contains its own.
+    pub(crate) fn panicked(&mut self, failure: &Failure, seat: Seat) -> Directive {
+        self.get().panicked(failure, seat)
+    }
+
+    pub(crate) fn restarted(&mut self, failure: &Failure, seat: Seat) {
+        self.get().restarted(failure, seat);
+    }
+
+    pub(crate) fn child_failed(&mut self, failure: &Failure, taken: Directive, seat: Seat) {
+        self.get().child_failed(failure, taken, seat);
+    }
+
+    /// Drops the state; hooks of an actor without one do not run.
+    pub(crate) fn tear_down(&mut self) {
+        self.get().tear_down();
+    }
+
+    /// Whether its factory can be called again.
+    pub(crate) fn rebuilds(&mut self) -> bool {
+        self.get().rebuilds()
     }
 
     pub(crate) fn may_passivate(&mut self) -> bool {

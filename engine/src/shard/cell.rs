@@ -13,9 +13,9 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::actor::StopReason;
-use crate::actor_ref::ActorId;
 use crate::asking::cancel::Answering;
 use crate::asking::work::Attached;
+use crate::bonds::Bonds;
 use crate::credit::Room;
 use crate::envelope::{Envelope, EpochTag, GENERATION_MAX, INDEX_BITS};
 use crate::error::Rejected;
@@ -24,6 +24,7 @@ use crate::latch::LatchGuard;
 use crate::limits::CELLS_SKIPPED;
 use crate::policy::{Mailbox as Policy, Overflow};
 use crate::run_queue::{Ready, RunQueue};
+use crate::supervision::{ChildSpec, Recovery, Step, Supervision, Supervisor, Window};
 
 use super::activate::attend::Attended;
 use super::actor_box::ActorBox;
@@ -51,10 +52,12 @@ pub(crate) struct CellExtra {
     pub(crate) stop_latches: Vec<LatchGuard<StopReason>>,
     /// Told when the actor has started, or that it never will.
     pub(crate) start_latches: Vec<LatchGuard<Result<(), StopReason>>>,
-    /// Actors that watch this one.
-    pub(crate) watchers: Vec<ActorId>,
+    /// Watches and links.
+    pub(crate) bonds: Option<Box<Bonds>>,
     /// The room of a suspended async handler.
     pub(crate) async_slot: AsyncSlot,
+    /// What the suspended future handles.
+    pub(crate) doing: Option<super::Doing>,
     /// Notices of ends, which are handled before all messages of users.
     pub(crate) notices: VecDeque<Envelope>,
     /// What is looked at before each message; `None` for most.
@@ -73,6 +76,18 @@ pub(crate) struct CellExtra {
     pub(crate) credit_out: u32,
     /// Why the actor is stopping, where that takes words.
     stop_reason: Option<StopReason>,
+    /// How its supervisor looks after it.
+    pub(crate) spec: ChildSpec,
+    /// When it was restarted lately.
+    pub(crate) window: Option<Box<Window>>,
+    /// How it is looked after as a root, if somebody said so.
+    pub(crate) policy: Option<Box<Supervision>>,
+    /// How it looks after its children, if it said so.
+    pub(crate) supervisor: Option<Box<Supervisor>>,
+    /// It is on its way from one state to the next.
+    pub(crate) recovery: Option<Box<Recovery>>,
+    /// It is to drain once it has started again.
+    pub(crate) drains: bool,
     /// It has begun to stop and waits for its children.
     pub(crate) closing: bool,
     /// What runs around its messages.
@@ -165,6 +180,7 @@ enum Why {
     Shutdown,
     Killed,
     ParentStopped,
+    Restarting,
     /// [`CellExtra`] has the words.
     InWords,
 }
@@ -242,7 +258,8 @@ impl Cell {
             Some(StopReason::Shutdown) => Why::Shutdown,
             Some(StopReason::Killed) => Why::Killed,
             Some(StopReason::ParentStopped) => Why::ParentStopped,
-            Some(StopReason::StartFailed(_) | StopReason::Panicked(_)) => {
+            Some(StopReason::Restarting) => Why::Restarting,
+            Some(StopReason::StartFailed(_) | StopReason::Panicked(_) | StopReason::LinkBroken(_)) => {
                 self.extra().stop_reason = reason;
                 Why::InWords
             }
@@ -259,6 +276,7 @@ impl Cell {
             Why::Shutdown => Some(StopReason::Shutdown),
             Why::Killed => Some(StopReason::Killed),
             Why::ParentStopped => Some(StopReason::ParentStopped),
+            Why::Restarting => Some(StopReason::Restarting),
             Why::InWords => self.extra.as_ref().and_then(|extra| extra.stop_reason.clone()),
         }
     }
@@ -355,9 +373,12 @@ impl Cell {
         matches!(self.conduct.life, Life::Live | Life::New)
     }
 
-    /// Whether a future or a suspension keeps the actor from its messages.
+    /// Whether a future, a suspension or a restart under way keeps the actor from its messages.
     pub(crate) fn waits(&self) -> bool {
-        self.extra.as_ref().is_some_and(|extra| extra.suspensions > 0 || extra.async_slot.is_live())
+        self.extra.as_ref().is_some_and(|extra| {
+            let is_down = extra.recovery.as_ref().is_some_and(|recovery| recovery.step != Step::Ready);
+            extra.suspensions > 0 || extra.async_slot.is_live() || is_down
+        })
     }
 
     /// Whether an actor that stops handles its current message to the end before: an async handler waits, and the stop is one
@@ -584,9 +605,14 @@ impl CellTable {
         live.collect()
     }
 
-    /// Whether no actor has a message, a future or a suspension. Looks at every cell.
+    /// Whether no actor has a message, a future or a suspension; one that waits for its restart may have. Looks at every cell.
     pub(crate) fn are_quiet(&self) -> bool {
-        self.all().all(|(_, cell)| cell.conduct.life == Life::Free || !cell.is_busy())
+        let is_quiet = |cell: &Cell| match cell.conduct.life {
+            Life::Free => true,
+            Life::New if cell.conduct.suspended => true,
+            _ => !cell.is_busy(),
+        };
+        self.all().all(|(_, cell)| is_quiet(cell))
     }
 
     /// All live actors.

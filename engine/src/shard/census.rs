@@ -39,7 +39,9 @@ impl ShardCell {
             Some(Resident {
                 id: ActorId::new(self.link, index, generation),
                 key: extra.and_then(|extra| extra.identity.as_ref().map(|(_, key)| key.clone())),
-                watchers: extra.map_or_else(Vec::new, |extra| extra.watchers.clone()),
+                watchers: extra
+                    .and_then(|extra| extra.bonds.as_ref())
+                    .map_or_else(Vec::new, |bonds| bonds.watchers.iter().copied().collect()),
                 queued: cell.len(),
                 stashed: u32::try_from(cell.stashed()).unwrap_or(u32::MAX),
                 suspended: cell.conduct.suspended,

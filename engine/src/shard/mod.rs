@@ -23,6 +23,7 @@ mod workers;
 use std::cell::{Cell as StdCell, RefCell};
 use std::ptr::NonNull;
 
+pub(crate) use self::activate::Doing;
 pub(crate) use self::activate::attend::{Attended, Idle};
 pub(crate) use self::activate::rigged::{Fault, Rig};
 pub(crate) use self::actor_box::{ActorBox, Again, Factory, Once};

@@ -5,12 +5,13 @@
 
 use super::ShardCell;
 use super::actor_box::ActorBox;
-use super::cell::Life;
+use super::cell::{CellExtra, Life};
 use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
 use crate::context::Seat;
 use crate::dead_letter::Reason;
 use crate::envelope::CellId;
+use crate::supervision::{Recovery, Step};
 
 impl ShardCell {
     /// Asks the actor to stop before its next message, for `reason`. Nothing happens if it is gone. One that stops already but
@@ -36,6 +37,11 @@ impl ShardCell {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         let Some(cell) = core.cells.get(index, generation) else { return };
+        if cell.conduct.life == Life::New && cell.conduct.suspended {
+            // It waits for its restart, and drains then.
+            cell.extra().drains = true;
+            return;
+        }
         if cell.conduct.life == Life::New {
             // It starts first, in this turn or the next.
             core.deferred.push(Box::new(move |shard| shard.request_drain(index, generation)));
@@ -60,7 +66,11 @@ impl ShardCell {
             cell.conduct.begin(Life::Stopping);
             cell.scheduled = true;
             let id = CellId::new(index, cell.generation);
-            (cell.state.take(), !cell.is_closing(), cell.epoch().is_some(), id)
+            let begun = |extra: &CellExtra| {
+                extra.closing || extra.recovery.as_ref().is_some_and(|recovery| recovery.step != Step::Ordered)
+            };
+            let first_time = !cell.extra.as_deref().is_some_and(begun);
+            (cell.state.take(), first_time, cell.epoch().is_some(), id)
         };
         let mut state = state.expect("a stopping actor's state is in its cell");
         if first_time {
@@ -82,8 +92,13 @@ impl ShardCell {
         if !reason.is_failure() {
             state.stopped(&reason, Seat::new(self, id, None));
         }
-        drop(state);
-        self.abandon(index);
+        match self.bring_back(state, id, &reason) {
+            Ok(()) => {}
+            Err(state) => {
+                drop(state);
+                self.abandon(index);
+            }
+        }
     }
 
     /// The beginning of the end: the future goes, which borrows the state, and the first hook runs.
@@ -166,7 +181,7 @@ impl ShardCell {
             let (reason, extra) = (cell.stop_reason(), cell.extra.take());
             let give_out = core.cells.release(index);
             if let Some(parent) = core.cells.kin.leave(index) {
-                core.child_has_gone(parent);
+                core.child_has_gone(parent, extra.as_deref(), reason.as_ref());
             }
             core.replies.owner_has_gone();
             if passivated {
@@ -188,8 +203,8 @@ impl ShardCell {
             for latch in extra.stop_latches {
                 latch.set(reason.clone());
             }
-            for watcher in &extra.watchers {
-                self.tell_terminated(*watcher, id, reason.clone());
+            if let Some(bonds) = extra.bonds {
+                self.break_bonds(id, *bonds, &reason);
             }
         }
     }
@@ -209,14 +224,32 @@ impl ShardCell {
 }
 
 impl super::ShardCore {
-    /// An actor that waits for its children may go on once the last of them is gone.
-    fn child_has_gone(&mut self, parent: u32) {
-        if self.cells.kin.first_child(parent).is_some() {
+    /// What the end of a child means for its parent: one that waits for its children may go on once the last of them is gone, and
+    /// one for which the child was significant stops.
+    fn child_has_gone(&mut self, parent: u32, child: Option<&CellExtra>, reason: Option<&StopReason>) {
+        let recovery = child.and_then(|extra| extra.recovery.as_deref());
+        if recovery.is_some_and(Recovery::holds_up_group) {
+            self.group_member_is_down(parent, true);
+        }
+        let is_last = self.cells.kin.first_child(parent).is_none();
+        let by_itself = !matches!(reason, Some(StopReason::ParentStopped | StopReason::Shutdown));
+        let significant = by_itself && child.is_some_and(|extra| extra.spec.significant);
+        if !is_last && !significant {
             return;
         }
         let cell = self.cells.slot(parent).expect("a child never outlives its parent");
-        let waits = cell.conduct.life == Life::Stopping && cell.extra.as_ref().is_some_and(|extra| extra.closing);
-        if waits && !cell.scheduled {
+        let extra = cell.extra.as_deref();
+        let recovers =
+            extra.and_then(|extra| extra.recovery.as_ref()).is_some_and(|recovery| recovery.step == Step::Children);
+        let closing = cell.conduct.life == Life::Stopping && extra.is_some_and(|extra| extra.closing);
+        if significant && !recovers && cell.conduct.life != Life::Stopping {
+            cell.conduct.begin(Life::Stopping);
+            cell.set_stop_reason(Some(StopReason::Stopped));
+        } else if !(is_last && (closing || recovers)) {
+            return;
+        }
+        cell.conduct.woken |= recovers;
+        if !cell.scheduled {
             cell.scheduled = true;
             let ready = cell.ready(parent);
             self.run_queue.push(ready);

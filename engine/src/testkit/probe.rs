@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use crate::actor::{Actor, DeferredHandler, StopReason};
 use crate::actor_ref::{ActorId, ActorRef, Recipient};
-use crate::context::{Context, watch};
+use crate::bonds::watch;
+use crate::context::Context;
 use crate::engine::Engine;
 use crate::error::AskError;
 use crate::message::Message;

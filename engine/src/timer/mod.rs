@@ -49,6 +49,8 @@ pub(crate) enum Other {
     Stop,
     /// Kills its actor.
     Kill,
+    /// Ends a supervisor's wait before it restarts this actor, or children of it.
+    Restart,
     /// Nothing: the node is free, or the timer fires just now.
     Gone,
 }

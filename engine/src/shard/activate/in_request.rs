@@ -22,7 +22,7 @@ use crate::shard::async_slot::AsyncSlot;
 pub(super) struct Carried {
     request: Request,
     pub(super) reply: Option<ReplyAddress>,
-    sender: Option<PackedAddress>,
+    pub(super) sender: Option<PackedAddress>,
     deadline_ns: u64,
 }
 
@@ -81,7 +81,7 @@ impl ShardCell {
         drop(scope);
         if let Err(panic) = outcome {
             let reply = reply.filter(|_| vtable.class == Class::Plain);
-            return self.end_with_panic(index, reply, &*panic, handled);
+            return self.end_with_panic(index, (vtable, sender), reply, &*panic, handled);
         }
         self.keep_request(index, &request, None);
         self.end(ready, handled);

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Opened, ShardCell};
+use super::{Doing, Opened, ShardCell};
 use crate::actor_ref::ActorId;
 use crate::envelope::Class;
 use crate::shard::{Life, drop_contained};
@@ -119,14 +119,19 @@ impl ShardCell {
             cell.mailbox.pop(&mut core.pool).expect("it was looked at")
         };
         // Without its meta word a message that is dropped answers nobody.
-        let reply = match self.open(&mut envelope) {
-            Opened::Ready(_, reply) | Opened::Expired(reply) => reply,
-            Opened::Signal => None,
-            Opened::InRequest => super::in_request::take(&mut envelope).reply,
+        let (sender, reply) = match self.open(&mut envelope) {
+            Opened::Ready(sender, reply) => (sender, reply),
+            Opened::Expired(reply) => (None, reply),
+            Opened::Signal => (None, None),
+            Opened::InRequest => {
+                let taken = super::in_request::take(&mut envelope);
+                (taken.sender, taken.reply)
+            }
         };
+        let doing = Doing { message: Some((envelope.vtable().message_name)()), sender };
         drop_contained(envelope);
         if fault == Fault::Panic {
-            self.panicked(&mut state, running, reply, &"a panic that the test planted");
+            self.panicked(&mut state, running, doing, reply, &"a panic that the test planted");
         }
         self.put_back(state, running);
     }
