@@ -4,6 +4,8 @@
 //! cell, 128 bytes: generation, conduct, flags, epoch, incarnation, why it stops | state | extra | backlog, its head, length, bound | one message in place
 //! ```
 //!
+//! One file because the table hands out what the cells are made of, and both keep one invariant.
+//!
 //! Invariant: a cell's generation rises when its actor is gone; one whose generation would wrap is
 //! retired.
 
