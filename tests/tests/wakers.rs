@@ -88,7 +88,8 @@ fn wakes_after_the_end_do_nothing() {
         let sleeper = engine.spawn(Sleeper::default).unwrap();
         sleeper.tell(Sleep { count: Arc::default(), goal: 1, wakers: wakers.clone() }).unwrap();
         let waker: Waker = waker.recv().unwrap();
-        sleeper.stop().wait();
+        // A stop would let the handler that sleeps go on to its end.
+        sleeper.kill().wait();
         waker.wake_by_ref();
         kept.lock().unwrap().push(waker);
         assert_eq!(echo.ask(Ping(1)).wait(), Ok(1));

@@ -60,8 +60,10 @@ impl ShardCell {
     /// Stops the actor whose state is in its cell, after its children: runs its hooks, then lets go of everything. With children
     /// it comes back here when the last of them is gone.
     pub(super) fn finish_stop(&self, index: u32) {
-        let (state, first_time, is_virtual, id) = {
+        let (state, first_time, is_virtual, is_bare, id) = {
             let mut core = self.core.borrow_mut();
+            let core = &mut *core;
+            let has_children = core.cells.kin.first_child(index).is_some();
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
             cell.conduct.begin(Life::Stopping);
             cell.scheduled = true;
@@ -70,9 +72,13 @@ impl ShardCell {
                 extra.closing || extra.recovery.as_ref().is_some_and(|recovery| recovery.step != Step::Ordered)
             };
             let first_time = !cell.extra.as_deref().is_some_and(begun);
-            (cell.state.take(), first_time, cell.epoch().is_some(), id)
+            let is_bare = cell.extra.is_none() && !has_children;
+            (cell.state.take(), first_time, cell.epoch().is_some(), is_bare, id)
         };
         let mut state = state.expect("a stopping actor's state is in its cell");
+        if is_bare {
+            return self.finish_bare(state, id);
+        }
         if first_time {
             if is_virtual && self.core.borrow().cells.kin.first_child(index).is_none() {
                 // What its hooks tell its own name is for its next life.
@@ -99,6 +105,18 @@ impl ShardCell {
                 self.abandon(index);
             }
         }
+    }
+
+    /// The end of an actor that has nothing but its state, as most have that are spawned for one task: no name, no future, no
+    /// child, nobody who waits or watches, and no supervisor who wants it back.
+    fn finish_bare(&self, mut state: ActorBox, id: CellId) {
+        let reason = self.stop_reason(id);
+        if !reason.is_failure() {
+            state.stopping(&reason, Seat::new(self, id, None));
+            state.stopped(&reason, Seat::new(self, id, None));
+        }
+        drop(state);
+        self.abandon(id.index());
     }
 
     /// The beginning of the end: the future goes, which borrows the state, and the first hook runs.
