@@ -264,7 +264,7 @@ thread_local! {
 pub(crate) fn open() -> Option<Request> {
     current(|shard| match shard {
         Some(shard) => shard.request(),
-        None => OUTSIDE.with_borrow(Clone::clone),
+        None => OUTSIDE.with(|outside| outside.borrow().clone()),
     })
 }
 
@@ -281,7 +281,7 @@ impl<'a> Scope<'a> {
     }
 
     fn outside(request: Request) -> Self {
-        Self { shard: None, before: OUTSIDE.replace(Some(request)) }
+        Self { shard: None, before: OUTSIDE.with(|outside| outside.replace(Some(request))) }
     }
 }
 
@@ -291,7 +291,7 @@ impl Drop for Scope<'_> {
         // What is replaced is plain data, whose drop runs nobody's code.
         match self.shard {
             Some(shard) => drop(shard.set_request(before)),
-            None => drop(OUTSIDE.replace(before)),
+            None => drop(OUTSIDE.with(|outside| outside.replace(before))),
         }
     }
 }
