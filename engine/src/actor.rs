@@ -117,7 +117,8 @@ pub trait Actor: Sized + 'static {
     /// Runs when a suspension that [`Context::suspend`] began has ended, before the next message.
     fn resumed(&mut self, _cx: &mut Context<Self>) {}
 
-    /// Whether an idle virtual actor may be passivated now.
+    /// Whether an idle virtual actor may be passivated now. One that keeps a [`Reply`](crate::Reply) in its state for later must say
+    /// `false` until it has answered: the engine does not see what a state holds, and dropping the reply fails the ask.
     fn may_passivate(&self) -> bool {
         true
     }

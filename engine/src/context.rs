@@ -371,7 +371,7 @@ impl<'a, A: Actor, M: Message> PendingAsk<'a, A, M> {
     {
         let Self { question, cx } = self;
         let shard = cx.shard_cell();
-        let deliver = then_vtable::<A, M::Reply, F>();
+        let deliver = then_vtable::<A, M::Reply, F, false>();
         let (index, generation) = (cx.seat.index(), cx.seat.generation());
         let refused = {
             // SAFETY: until the end of this block; numbers are looked at, the message and the closure are moved, none of their
@@ -396,7 +396,7 @@ impl<'a, A: Actor, M: Message> PendingAsk<'a, A, M> {
             let Question { target, vtable, message, ttl } = question;
             crate::route::ask_from_shard(shard, &target, (vtable, message, ttl), slot)
         } else if let Some(request) = shard.request() {
-            let deliver = then_in_request_vtable::<A, M::Reply, F>();
+            let deliver = then_vtable::<A, M::Reply, F, true>();
             let slot = NewSlot { waiter: Waiter::Then { deliver, index, generation }, ..slot };
             crate::carried::ask_then(shard, request, question, slot);
             return;
@@ -419,22 +419,23 @@ impl<A, M: Message> std::fmt::Debug for PendingAsk<'_, A, M> {
     }
 }
 
-/// The vtable by which a reply comes to its `then`: its message is the address of the ready slot.
-pub(crate) fn then_vtable<A, R, F>() -> &'static VTable
+/// The vtable by which a reply comes to its `then`: its message is the address of the ready slot. An ask that is part of a request
+/// (`IN_REQUEST`) has it as its slot's value.
+pub(crate) fn then_vtable<A, R, F, const IN_REQUEST: bool>() -> &'static VTable
 where
     A: Actor,
     R: Send + 'static,
     F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
 {
-    struct Made<A, R, F>(PhantomData<(A, R, F)>);
-    impl<A, R, F> Made<A, R, F>
+    struct Made<A, R, F, const IN_REQUEST: bool>(PhantomData<(A, R, F)>);
+    impl<A, R, F, const IN_REQUEST: bool> Made<A, R, F, IN_REQUEST>
     where
         A: Actor,
         R: Send + 'static,
         F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
     {
         const VTABLE: &'static VTable = &VTable {
-            run: run_then::<A, R, F>,
+            run: if IN_REQUEST { run_then_in_request::<A, R, F> } else { run_then::<A, R, F> },
             drop_message: drop_reply::<R>,
             message_name: || "reply",
             actor_name: std::any::type_name::<A>,
@@ -442,33 +443,7 @@ where
             priority: Priority::Urgent,
         };
     }
-    Made::<A, R, F>::VTABLE
-}
-
-/// The same for an ask that is part of a request, which is the slot's value.
-pub(crate) fn then_in_request_vtable<A, R, F>() -> &'static VTable
-where
-    A: Actor,
-    R: Send + 'static,
-    F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
-{
-    struct Made<A, R, F>(PhantomData<(A, R, F)>);
-    impl<A, R, F> Made<A, R, F>
-    where
-        A: Actor,
-        R: Send + 'static,
-        F: FnOnce(&mut A, Result<R, AskError>, &mut Context<A>) + 'static,
-    {
-        const VTABLE: &'static VTable = &VTable {
-            run: run_then_in_request::<A, R, F>,
-            drop_message: drop_reply::<R>,
-            message_name: || "reply",
-            actor_name: std::any::type_name::<A>,
-            class: Class::System,
-            priority: Priority::Urgent,
-        };
-    }
-    Made::<A, R, F>::VTABLE
+    Made::<A, R, F, IN_REQUEST>::VTABLE
 }
 
 /// `VTable::run` of a reply to an ask that is part of a request.

@@ -97,18 +97,7 @@ where
     M: Message,
     K: 'static,
 {
-    struct Made<A, M, K>(PhantomData<(A, M, K)>);
-    impl<A: Receive<M, K>, M: Message, K: 'static> Made<A, M, K> {
-        const VTABLE: &'static VTable = &VTable {
-            run: <A as sealed::Sealed<M, K>>::run,
-            drop_message: drop_message::<M>,
-            message_name: std::any::type_name::<M>,
-            actor_name: std::any::type_name::<A>,
-            class: if <A as sealed::Sealed<M, K>>::OWNS_REPLY { Class::OwnsReply } else { Class::Plain },
-            priority: M::PRIORITY,
-        };
-    }
-    Made::<A, M, K>::VTABLE
+    Made::<A, M, K, false>::VTABLE
 }
 
 /// The vtable of (`A`, `M`, `K`) for messages of the actor's own timers.
@@ -118,18 +107,24 @@ where
     M: Message,
     K: 'static,
 {
-    struct Made<A, M, K>(PhantomData<(A, M, K)>);
-    impl<A: Receive<M, K>, M: Message, K: 'static> Made<A, M, K> {
-        const VTABLE: &'static VTable = &VTable {
-            run: <A as sealed::Sealed<M, K>>::run,
-            drop_message: drop_message::<M>,
-            message_name: std::any::type_name::<M>,
-            actor_name: std::any::type_name::<A>,
-            class: Class::Own,
-            priority: M::PRIORITY,
-        };
-    }
-    Made::<A, M, K>::VTABLE
+    Made::<A, M, K, true>::VTABLE
+}
+
+struct Made<A, M, K, const OWN: bool>(PhantomData<(A, M, K)>);
+
+impl<A: Receive<M, K>, M: Message, K: 'static, const OWN: bool> Made<A, M, K, OWN> {
+    const VTABLE: &'static VTable = &VTable {
+        run: <A as sealed::Sealed<M, K>>::run,
+        drop_message: drop_message::<M>,
+        message_name: std::any::type_name::<M>,
+        actor_name: std::any::type_name::<A>,
+        class: match (OWN, <A as sealed::Sealed<M, K>>::OWNS_REPLY) {
+            (true, _) => Class::Own,
+            (false, true) => Class::OwnsReply,
+            (false, false) => Class::Plain,
+        },
+        priority: M::PRIORITY,
+    };
 }
 
 impl CellId {

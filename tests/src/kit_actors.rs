@@ -1,10 +1,33 @@
 //! What the tests of the test kit share: actors to be tested, and how a failure is looked at.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shardstage::prelude::*;
 use shardstage::testkit::TestKit;
+
+/// What happened, in order; written by actors, read by their test.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    /// Adds a line.
+    ///
+    /// # Panics
+    /// When a writer has panicked.
+    pub fn push(&self, line: String) {
+        self.0.lock().expect("no writer panics").push(line);
+    }
+
+    /// All lines since the last time.
+    ///
+    /// # Panics
+    /// When a writer has panicked.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().expect("no writer panics"))
+    }
+}
 
 /// The text of the panic of `test`, which must fail.
 ///

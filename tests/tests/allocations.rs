@@ -11,8 +11,7 @@ mod support;
 use std::alloc::System;
 use std::fmt::Write;
 use std::pin::Pin;
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
@@ -95,6 +94,22 @@ impl Handler<Question48> for Wall {
     }
 }
 
+/// The count when it is done. Unlike a channel, it allocates nothing for whoever comes to wait after the count has begun.
+#[derive(Clone, Default)]
+struct Counted(Arc<(Mutex<Option<usize>>, Condvar)>);
+
+impl Counted {
+    fn set(&self, count: usize) {
+        *self.0.0.lock().unwrap() = Some(count);
+        self.0.1.notify_one();
+    }
+
+    fn wait(&self) -> usize {
+        let count = self.0.1.wait_while(self.0.0.lock().unwrap(), |count| count.is_none()).unwrap();
+        count.expect("waited for")
+    }
+}
+
 /// Keeps [`WIDTH`] operations of one kind under way and counts allocations meanwhile.
 struct Player {
     row: Row,
@@ -103,7 +118,7 @@ struct Player {
     region: Option<Region<'static, System>>,
     counted: usize,
     clock: AlarmClock,
-    out: Sender<usize>,
+    out: Counted,
 }
 impl Actor for Player {}
 
@@ -136,7 +151,7 @@ impl Player {
         if self.done < WARM_UP + COUNTED {
             self.begin(cx);
         } else if self.done == WARM_UP + COUNTED + WIDTH - 1 {
-            self.out.send(self.counted).unwrap();
+            self.out.set(self.counted);
         }
     }
 }
@@ -226,14 +241,22 @@ impl AsyncHandler<Go> for Player {
 
 fn row(engine: &Engine, row: Row, shard: u16) -> usize {
     let wall = engine.spawn_on(shard, || Wall).unwrap();
-    let (out, result) = channel();
+    let result = Counted::default();
+    let out = result.clone();
     let clock = AlarmClock::default();
     let wakes = clock.clone();
-    let thread = std::thread::spawn(move || wakes.run());
+    // A thread allocates while it starts: the count waits for that.
+    let started = Arc::new(Barrier::new(2));
+    let start = started.clone();
+    let thread = std::thread::spawn(move || {
+        start.wait();
+        wakes.run();
+    });
+    started.wait();
     let make = move || Player { row, wall, done: 0, region: None, counted: 0, clock: clock.clone(), out: out.clone() };
     let player = engine.spawn_on(0, make).unwrap();
     player.tell(Serve).unwrap();
-    let count = result.recv().unwrap();
+    let count = result.wait();
     player.stop().wait();
     wall.stop().wait();
     thread.join().unwrap();

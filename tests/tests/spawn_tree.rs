@@ -3,28 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use shardstage::prelude::*;
 use shardstage::testkit::TestKit;
 use shardstage::{ActorId, BoxError, SpawnError};
+use shardstage_tests::kit_actors::Log;
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// What happened, in order.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
-
-impl Log {
-    fn push(&self, line: String) {
-        self.0.lock().unwrap().push(line);
-    }
-
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap())
-    }
-}
 
 /// A node of a tree: `depth` generations below it, two children each.
 struct Node {

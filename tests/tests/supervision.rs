@@ -10,21 +10,9 @@ use std::time::Duration;
 use shardstage::prelude::*;
 use shardstage::testkit::TestKit;
 use shardstage::{ActorId, Backoff, BoxError, ChildSpec, Directive, Failure, FailureKind, Reason, Supervision};
+use shardstage_tests::kit_actors::Log;
 
 const SECOND: Duration = Duration::from_secs(1);
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
-
-impl Log {
-    fn push(&self, line: String) {
-        self.0.lock().unwrap().push(line);
-    }
-
-    fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap())
-    }
-}
 
 /// Counts what it is told; fails in all ways.
 struct Worker {

@@ -298,7 +298,7 @@ where
     M: Message,
     F: FnOnce(&mut A, Ended<M::Reply>, &mut Context<A>) + 'static,
 {
-    then_vtable::<A, Outcomes<M::Reply>, F>()
+    then_vtable::<A, Outcomes<M::Reply>, F, false>()
 }
 
 /// Its deadline is that of the asks that it collects.

@@ -13,7 +13,7 @@ use crate::actor::Actor;
 use crate::actor_ref::ActorId;
 use crate::ask::{Question, Target};
 use crate::carried;
-use crate::context::{Context, PendingAsk, then_in_request_vtable, then_vtable};
+use crate::context::{Context, PendingAsk, then_vtable};
 use crate::envelope::{Envelope, GIVEN_UP_NS};
 use crate::erased::Erased;
 use crate::error::{AskError, Rejected};
@@ -219,7 +219,7 @@ impl<A: Actor, M: Message> PendingAsk<'_, A, M> {
         let slot = NewSlot {
             deadline_ns: u64::MAX,
             ops: ReplyOps::of::<M>(),
-            waiter: Waiter::Then { deliver: then_vtable::<A, M::Reply, F>(), index, generation },
+            waiter: Waiter::Then { deliver: then_vtable::<A, M::Reply, F, false>(), index, generation },
             closure: Some(Erased::new(f)),
             peer: None,
             group: None,
@@ -228,7 +228,7 @@ impl<A: Actor, M: Message> PendingAsk<'_, A, M> {
         let sent = if route::is_home(shard, &target) {
             route::ask_from_shard(shard, &target, (vtable, message, ttl), slot)
         } else if let Some(request) = shard.request() {
-            let deliver = then_in_request_vtable::<A, M::Reply, F>();
+            let deliver = then_vtable::<A, M::Reply, F, true>();
             let slot = NewSlot { waiter: Waiter::Then { deliver, index, generation }, ..slot };
             let question = Question { target: target.clone(), vtable, message, ttl };
             let address = carried::ask_then(shard, request, question, slot);

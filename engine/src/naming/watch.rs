@@ -269,7 +269,7 @@ where
     F: FnOnce(&mut A, Result<Holder, AskError>, &mut Context<A>) + 'static,
 {
     let (index, generation) = (cx.seat().index(), cx.seat().generation());
-    let deliver = then_vtable::<A, Holder, F>();
+    let deliver = then_vtable::<A, Holder, F, false>();
     let closure = Some(Erased::new(closure));
     let mut core = shard.core.borrow_mut();
     let deadline_ns = core.now_ns.saturating_add(u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX));
