@@ -113,7 +113,8 @@ impl<A: Actor> Context<A> {
         let capacity = core.mailbox_capacity;
         let parent = self.seat().index();
         let spawn = Spawn { state, capacity, identity: None, epoch: EpochTag::BY_GENERATION, parent: Some(parent) };
-        let stopping = core.cells.slot(parent).is_some_and(|cell| cell.conduct.life == Life::Stopping);
+        let stopping =
+            core.cells.slot(parent).is_some_and(|cell| cell.conduct.life == Life::Stopping || cell.is_down());
         let spawned = if stopping { Err((SpawnError::Closed, spawn)) } else { core.spawn(spawn) };
         drop(core);
         spawned

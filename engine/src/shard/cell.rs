@@ -377,10 +377,14 @@ impl Cell {
 
     /// Whether a future, a suspension or a restart under way keeps the actor from its messages.
     pub(crate) fn waits(&self) -> bool {
-        self.extra.as_ref().is_some_and(|extra| {
-            let is_down = extra.recovery.as_ref().is_some_and(|recovery| recovery.step != Step::Ready);
-            extra.suspensions > 0 || extra.async_slot.is_live() || is_down
-        })
+        let suspended = |extra: &CellExtra| extra.suspensions > 0 || extra.async_slot.is_live();
+        self.extra.as_deref().is_some_and(suspended) || self.is_down()
+    }
+
+    /// Whether it is being restarted and its next state is not due yet.
+    pub(crate) fn is_down(&self) -> bool {
+        let recovery = self.extra.as_ref().and_then(|extra| extra.recovery.as_ref());
+        recovery.is_some_and(|recovery| recovery.step != Step::Ready)
     }
 
     /// Whether an actor that stops handles its current message to the end before: an async handler waits, and the stop is one

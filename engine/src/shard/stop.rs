@@ -69,7 +69,8 @@ impl ShardCell {
             cell.scheduled = true;
             let id = CellId::new(index, cell.generation);
             let begun = |extra: &CellExtra| {
-                extra.closing || extra.recovery.as_ref().is_some_and(|recovery| recovery.step != Step::Ordered)
+                let step = extra.recovery.as_ref().map(|recovery| recovery.step);
+                extra.closing || matches!(step, Some(Step::Children | Step::Held))
             };
             let first_time = !cell.extra.as_deref().is_some_and(begun);
             let is_bare = cell.extra.is_none() && !has_children;
@@ -86,7 +87,7 @@ impl ShardCell {
             }
             self.begin_end(&mut state, id);
         }
-        if self.stop_children(id, first_time) {
+        if self.stop_children(id) {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
             cell.state = Some(state);
@@ -136,16 +137,16 @@ impl ShardCell {
         }
     }
 
-    /// Asks all children to stop, the youngest first; whether there are any.
-    fn stop_children(&self, id: CellId, first_time: bool) -> bool {
+    /// Asks all children to stop, once, the youngest first; whether there are any.
+    fn stop_children(&self, id: CellId) -> bool {
         let children: Vec<_> = {
             let mut core = self.core.borrow_mut();
             let core = &mut *core;
             if core.cells.kin.first_child(id.index()).is_none() {
                 return false;
             }
-            core.cells.slot(id.index()).expect("a stopping actor keeps its cell").extra().closing = true;
-            if !first_time {
+            let extra = core.cells.slot(id.index()).expect("a stopping actor keeps its cell").extra();
+            if std::mem::replace(&mut extra.closing, true) {
                 return true;
             }
             core.cells.children(id.index())

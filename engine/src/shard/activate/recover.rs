@@ -115,6 +115,10 @@ impl ShardCell {
             FailureKind::StartFailed => StopReason::StartFailed(text),
             _ => StopReason::Panicked(text),
         }));
+        // It was to be built, and is not.
+        if let Some(extra) = &mut cell.extra {
+            extra.recovery.take_if(|recovery| recovery.step == Step::Ready);
+        }
     }
 
     /// Restarts an actor that has failed, at once if nothing has to be waited for.
@@ -257,6 +261,8 @@ impl ShardCell {
     fn put_down(&self, state: &mut ActorBox, running: Running) {
         state.stopped(&StopReason::Restarting, self.seat(running));
         state.tear_down();
+        // What the last hook began, too.
+        self.reset(running);
         self.core.borrow_mut().hold(running.index);
     }
 
