@@ -48,6 +48,21 @@ impl StopReason {
         matches!(self, Self::StartFailed(_) | Self::Panicked(_) | Self::Killed)
     }
 
+    /// How much it weighs: a reason that comes while an actor stops replaces one that weighs less. Failures and kills come last,
+    /// since no hook runs after them.
+    pub(crate) fn weight(&self) -> u8 {
+        match self {
+            Self::Passivated | Self::Restarting => 0,
+            Self::LinkBroken(_) => 1,
+            Self::Drained => 2,
+            Self::Stopped => 3,
+            Self::ParentStopped => 4,
+            Self::Shutdown => 5,
+            Self::Killed => 6,
+            Self::StartFailed(_) | Self::Panicked(_) => 7,
+        }
+    }
+
     /// Whether it takes linked actors along.
     pub(crate) fn breaks_links(&self) -> bool {
         matches!(self, Self::StartFailed(_) | Self::Panicked(_) | Self::LinkBroken(_) | Self::Killed)

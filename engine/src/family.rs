@@ -91,10 +91,16 @@ impl<A: Actor> Context<A> {
     pub fn stop_child(&mut self, child: impl Into<ActorId>) {
         let child = child.into();
         let is_mine = {
-            let core = self.shard_cell().core.borrow();
-            std::ptr::eq(child.link(), self.shard_cell().link)
+            let mut core = self.shard_cell().core.borrow_mut();
+            let is_mine = std::ptr::eq(child.link(), self.shard_cell().link)
                 && core.cells.peek(child.index(), child.generation()).is_some()
-                && core.cells.kin.parent(child.index()) == Some(self.seat().index())
+                && core.cells.kin.parent(child.index()) == Some(self.seat().index());
+            if let Some(extra) = core.cells.slot(child.index()).filter(|_| is_mine).and_then(|cell| cell.extra.as_mut())
+            {
+                // Also if it ends for another reason, which was faster: it is not wanted back, and its end is no surprise.
+                extra.spec = ChildSpec::never();
+            }
+            is_mine
         };
         if is_mine {
             self.shard_cell().request_stop(child.index(), child.generation(), StopReason::ParentStopped);

@@ -133,9 +133,9 @@ fn spawn(kit: &TestKit, script: &Script) -> ActorRef<Subject> {
 fn a_second_start_that_fails_after_it_spawned_children_is_an_end() {
     let backoff = || Supervision::one_for_one().backoff(Backoff::exponential(SECOND, SECOND));
     for panics in [false, true] {
-        // Stops at once; tries again; escalates at the second failure. Who lives then, and how often the boss has started.
-        for (policy, lives, boss_starts) in
-            [(Supervision::default(), 1, 1), (backoff(), 3, 1), (backoff().at_most(1, 100 * SECOND), 1, 2)]
+        // Stops at once; tries again; escalates at the second failure. Who lives then, and how much the boss has lived through.
+        for (policy, lives, boss_lines) in
+            [(Supervision::default(), 1, 1), (backoff(), 3, 1), (backoff().at_most(1, 100 * SECOND), 1, 3)]
         {
             let kit = kit();
             let starts = AtomicU32::new(0);
@@ -155,7 +155,7 @@ fn a_second_start_that_fails_after_it_spawned_children_is_an_end() {
             child.tell(work(|_, _| panic!("planted"))).unwrap();
             kit.advance(20 * SECOND);
             assert_eq!(kit.census().of::<Subject>(), lives);
-            assert_eq!(boss_log.take().len(), boss_starts);
+            assert_eq!(boss_log.take().len(), boss_lines);
             boss.stop().wait();
             kit.assert_no_leaks();
         }
@@ -208,21 +208,27 @@ fn a_link_that_breaks_ends_the_wait_of_a_stopped_child_and_does_not_bring_it_bac
 
 #[test]
 fn a_stop_after_a_broken_link_is_a_stop() {
-    let kit = kit();
-    let (boss, other) = (spawn(&kit, &Script::default()), spawn(&kit, &Script::default()));
-    let script = Script::default();
-    let child = boss.ask(Spawn(ChildSpec::transient(), script.clone())).wait().unwrap();
-    let grandchild = child.ask(Spawn(ChildSpec::transient(), Script::default())).wait().unwrap();
-    child.ask(work(move |_, cx| cx.link(other.id()))).wait().unwrap();
-    grandchild.tell(AskLater(boss)).unwrap();
-    kit.run_until_idle();
-    let ended = child.stopped();
-    kit.kill(other);
-    assert_eq!(ended.wait(), StopReason::LinkBroken(format!("{:?}: Panicked(\"killed by the test\")", other.id())));
-    kit.run_until_idle();
-    assert_eq!(script.log.take().last().unwrap(), "started", "taken along by a link it comes back");
-    boss.stop().wait();
-    kit.assert_no_leaks();
+    for stops in [false, true] {
+        let kit = kit();
+        let [boss, other, helper] = [(); 3].map(|()| spawn(&kit, &Script::default()));
+        let script = Script::default();
+        let child = boss.ask(Spawn(ChildSpec::transient(), script.clone())).wait().unwrap();
+        child.ask(work(move |_, cx| cx.link(other.id()))).wait().unwrap();
+        kit.run_until_idle();
+        // One after the other in one turn: the other dies and breaks the link, the helper stops the child, the child ends.
+        let both = work(move |_, _| {
+            drop(other.kill());
+            helper.tell(work(move |_, _| drop(stops.then(|| child.stop())))).unwrap();
+        });
+        boss.tell(both).unwrap();
+        kit.run_until_idle();
+        let broken = format!("stopped LinkBroken(\"{:?}: Killed\")", other.id());
+        let expected = if stops { vec!["started", "stopped Stopped"] } else { vec!["started", &broken, "started"] };
+        assert_eq!(script.log.take(), expected);
+        helper.stop().wait();
+        boss.stop().wait();
+        kit.assert_no_leaks();
+    }
 }
 
 #[test]

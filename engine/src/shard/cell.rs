@@ -92,6 +92,8 @@ pub(crate) struct CellExtra {
     pub(crate) drains: bool,
     /// It has begun to stop and waits for its children.
     pub(crate) closing: bool,
+    /// It stops without waiting for the end of its async handler.
+    hurries: bool,
     /// What runs around its messages.
     pub(crate) intercepted: Option<crate::intercept::Chain>,
     /// Messages that the actor has put aside; `None` when there are none.
@@ -268,6 +270,26 @@ impl Cell {
         };
     }
 
+    /// The actor is to stop for `reason`: says so unless it stops already for one that weighs as much.
+    pub(crate) fn stop_for(&mut self, reason: StopReason) {
+        let hurries = !matches!(reason, StopReason::Stopped | StopReason::Drained);
+        if self.stop_reason().is_none_or(|before| before.weight() < reason.weight()) {
+            self.set_stop_reason(Some(reason));
+        }
+        if hurries && let Some(extra) = &mut self.extra {
+            extra.hurries = true;
+        }
+    }
+
+    /// The actor does not stop.
+    pub(crate) fn stays(&mut self) {
+        self.set_stop_reason(None);
+        if let Some(extra) = &mut self.extra {
+            extra.hurries = false;
+            extra.closing = false;
+        }
+    }
+
     /// Why the actor stops, once that was said.
     pub(crate) fn stop_reason(&self) -> Option<StopReason> {
         match self.why {
@@ -390,7 +412,8 @@ impl Cell {
     /// Whether an actor that stops handles its current message to the end before: an async handler waits, and the stop is one
     /// that lets it.
     pub(crate) fn finishes_first(&self) -> bool {
-        self.why == Why::Stopped && self.extra.as_ref().is_some_and(|extra| extra.async_slot.is_live())
+        let waits = |extra: &CellExtra| extra.async_slot.is_live() && !extra.hurries;
+        self.why == Why::Stopped && self.extra.as_deref().is_some_and(waits)
     }
 
     /// What a grant of credit depends on.

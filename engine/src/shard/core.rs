@@ -186,11 +186,9 @@ impl ShardCore {
     pub(crate) fn notify(&mut self, notice: Envelope) {
         let index = notice.index;
         let Some(cell) = self.cells.get(index, notice.generation) else { return };
-        if cell.conduct.life == Life::Stopping {
-            return;
-        }
         cell.extra().notices.push_back(notice);
-        if cell.conduct.suspended {
+        // One that stops hears nothing, but may be brought back.
+        if cell.conduct.suspended || cell.conduct.life == Life::Stopping {
             return;
         }
         cell.conduct.woken = true;
@@ -389,7 +387,9 @@ impl ShardCore {
             if cell.conduct.life == Life::Stopping && passivating && !cell.is_closing() {
                 // A message was faster than the passivation: the actor stays.
                 cell.conduct.begin(Life::Live);
-                cell.set_stop_reason(None);
+                cell.stays();
+                // News that came meanwhile.
+                cell.conduct.woken |= cell.extra.as_ref().is_some_and(|extra| !extra.notices.is_empty());
                 self.directory.stays(position, (index, generation), self.now_ns, self.idle_at_ns(position));
             }
             return Ok((index, generation));

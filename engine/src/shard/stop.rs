@@ -14,18 +14,15 @@ use crate::envelope::CellId;
 use crate::supervision::{Recovery, Step};
 
 impl ShardCell {
-    /// Asks the actor to stop before its next message, for `reason`. Nothing happens if it is gone. One that stops already but
-    /// waits for the end of an async handler waits no more, unless that is what `reason` says.
+    /// Asks the actor to stop before its next message, for `reason`. Nothing happens if it is gone. One that stops already does so
+    /// for the reason that weighs more; if it waits for the end of an async handler it waits no more, unless that is what
+    /// `reason` says.
     pub(crate) fn request_stop(&self, index: u32, generation: u32, reason: StopReason) {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         let Some(cell) = core.cells.get(index, generation) else { return };
-        if cell.conduct.life != Life::Stopping {
-            cell.conduct.begin(Life::Stopping);
-            cell.set_stop_reason(Some(reason));
-        } else if cell.finishes_first() && reason != StopReason::Stopped {
-            cell.set_stop_reason(Some(reason));
-        }
+        cell.conduct.begin(Life::Stopping);
+        cell.stop_for(reason);
         if !cell.scheduled {
             cell.scheduled = true;
             core.run_queue.push(cell.ready(index));
@@ -49,8 +46,8 @@ impl ShardCell {
         }
         if cell.conduct.life == Life::Live {
             cell.conduct.begin(Life::Draining);
-            cell.set_stop_reason(Some(StopReason::Drained));
         }
+        cell.stop_for(StopReason::Drained);
         if !cell.scheduled && !cell.conduct.suspended {
             cell.scheduled = true;
             core.run_queue.push(cell.ready(index));
@@ -103,6 +100,10 @@ impl ShardCell {
             Ok(()) => {}
             Err(state) => {
                 drop(state);
+                // What the last hook was told is what everybody is told.
+                let mut core = self.core.borrow_mut();
+                core.cells.slot(index).expect("a stopping actor keeps its cell").set_stop_reason(Some(reason));
+                drop(core);
                 self.abandon(index);
             }
         }
@@ -263,7 +264,7 @@ impl super::ShardCore {
         let closing = cell.conduct.life == Life::Stopping && extra.is_some_and(|extra| extra.closing);
         if significant && !recovers && cell.conduct.life != Life::Stopping {
             cell.conduct.begin(Life::Stopping);
-            cell.set_stop_reason(Some(StopReason::Stopped));
+            cell.stop_for(StopReason::Stopped);
         } else if !(is_last && (closing || recovers)) {
             return;
         }

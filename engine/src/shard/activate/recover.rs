@@ -295,12 +295,10 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(id.index()).expect("it has not gone yet");
             cell.conduct.begin(Life::New);
-            cell.set_stop_reason(None);
+            cell.stays();
             cell.scheduled = false;
             cell.state = Some(state);
-            let extra = cell.extra();
-            extra.closing = false;
-            std::mem::take(&mut extra.stop_latches)
+            std::mem::take(&mut cell.extra().stop_latches)
         };
         self.order(id.index(), &failure, verdict);
         self.core.borrow_mut().hold(id.index());
@@ -347,7 +345,12 @@ impl ShardCell {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         let Some(parent) = core.cells.kin.parent(index) else { return };
-        let generation = core.cells.slot(parent).expect("a child never outlives its parent").generation;
+        let cell = core.cells.slot(parent).expect("a child never outlives its parent");
+        if cell.conduct.life == Life::Stopping {
+            // Its next state has other children.
+            return;
+        }
+        let generation = cell.generation;
         core.notify(crate::signal::child_failed((parent, generation), Arc::clone(failure), directive));
     }
 
