@@ -232,8 +232,9 @@ impl<A: Actor> ActorRef<A> {
         on_shard_of(id, move |shard| {
             let mut core = shard.core.borrow_mut();
             if let Some(cell) = core.cells.get(id.index, id.generation) {
-                cell.extra().stop_latches.push(guard);
+                let given_up = crate::latch::keep(&mut cell.extra().stop_latches, guard);
                 drop(core);
+                drop(given_up);
                 request(shard, id);
             } else {
                 guard.set(StopReason::Stopped);
@@ -248,8 +249,9 @@ fn report_start(shard: &ShardCell, id: ActorId, guard: LatchGuard<Result<(), Sto
     let mut core = shard.core.borrow_mut();
     let started = match core.cells.get(id.index, id.generation) {
         Some(cell) if cell.conduct.life == Life::New => {
-            cell.extra().start_latches.push(guard);
-            return;
+            let given_up = crate::latch::keep(&mut cell.extra().start_latches, guard);
+            drop(core);
+            return drop(given_up);
         }
         Some(cell) if cell.conduct.life != Life::Stopping => Ok(()),
         _ => Err(StopReason::StartFailed("the actor did not start, or has stopped since".to_owned())),

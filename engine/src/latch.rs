@@ -95,10 +95,27 @@ impl<T: Clone> LatchGuard<T> {
         Self { latch, fallback: Some(fallback) }
     }
 
+    /// Whether nobody can look at the latch any more.
+    fn is_given_up(&self) -> bool {
+        Arc::strong_count(&self.latch) == 1
+    }
+
     /// Sets the latch.
     pub(crate) fn set(mut self, value: T) {
         self.fallback = Some(value);
     }
+}
+
+/// Adds a guard to those that an actor keeps. When their room is used up, those for which nobody waits any more are taken out
+/// before there is more of it; the caller drops them where the wakers of users may be dropped.
+#[must_use]
+pub(crate) fn keep<T: Clone>(guards: &mut Vec<LatchGuard<T>>, guard: LatchGuard<T>) -> Vec<LatchGuard<T>> {
+    let mut given_up = Vec::new();
+    if guards.len() == guards.capacity() {
+        given_up.extend(guards.extract_if(.., |guard| guard.is_given_up()));
+    }
+    guards.push(guard);
+    given_up
 }
 
 impl<T: Clone> Drop for LatchGuard<T> {
@@ -143,5 +160,28 @@ impl<T: Clone> Future for Happening<T> {
 impl<T> std::fmt::Debug for Happening<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Happening({})", self.what)
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guards_for_which_nobody_waits_make_room_and_nobody_else_is_woken() {
+        let mut guards = Vec::new();
+        let waited_for: Vec<_> = (0..10).map(|_| Latch::new()).collect();
+        let mut given_up = 0;
+        for round in 0..10_000 {
+            if let Some(latch) = waited_for.get(round / 100).filter(|_| round % 100 == 0) {
+                given_up += keep(&mut guards, LatchGuard::new(latch.clone(), 0)).len();
+            }
+            given_up += keep(&mut guards, LatchGuard::new(Latch::new(), 0)).len();
+        }
+        assert!(guards.capacity() <= 64, "{} for ten that are waited for", guards.capacity());
+        assert_eq!(guards.len() + given_up, 10_010);
+        assert!(waited_for.iter().all(|latch| !latch.is_set()), "who waits goes on waiting");
+        guards.into_iter().for_each(|guard| guard.set(7));
+        assert!(waited_for.iter().all(|latch| latch.wait() == 7));
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use shardstage::prelude::*;
 use shardstage::testkit::TestKit;
-use shardstage::{Activity, EngineBuilder, StartError, VirtualSettings};
+use shardstage::{Activity, BoxError, EngineBuilder, Happening, StartError, VirtualSettings};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(3600);
@@ -29,6 +29,10 @@ struct Book {
     stays: bool,
     /// Whom a page tells something when it leaves.
     heirs: HashMap<String, &'static str>,
+    /// How it ends the heir before, once; what came of it, and whether the heir took what it was told.
+    end: Option<fn(ActorRef<Page>) -> Happening<StopReason>>,
+    ended: Option<(Happening<StopReason>, bool)>,
+    refs: HashMap<String, ActorRef<Page>>,
 }
 
 thread_local! {
@@ -86,9 +90,19 @@ impl Actor for Page {
         BOOK.with_borrow(|book| !book.stays)
     }
 
+    fn started(&mut self, cx: &mut Context<Self>) -> Result<(), BoxError> {
+        BOOK.with_borrow_mut(|book| book.refs.insert(cx.key().unwrap().to_string(), cx.me()));
+        Ok(())
+    }
+
     fn stopped(&mut self, _reason: &StopReason, cx: &mut Context<Self>) {
         let heir = BOOK.with_borrow_mut(|book| book.heirs.remove(&*cx.key().unwrap()));
-        if let Some(heir) = heir {
+        let end = BOOK.with_borrow_mut(|book| book.end.take().zip(heir.map(|heir| book.refs[heir])));
+        if let (Some((end, its_ref)), Some(heir)) = (end, heir) {
+            let ended = end(its_ref);
+            let told = cx.actor::<Self>(heir).tell(Note { from: 97, number: 0 });
+            BOOK.with_borrow_mut(|book| book.ended = Some((ended, told.is_ok())));
+        } else if let Some(heir) = heir {
             cx.actor::<Self>(heir).tell(Note { from: 97, number: 0 }).unwrap();
         }
     }
@@ -283,6 +297,58 @@ fn a_message_that_comes_while_an_actor_leaves_keeps_it() {
     // The other tells the first, whose next life it begins.
     let of_second_life = ["a", "b"].map(|key| handled(key).contains(&Handled { life: 2, from: 97, number: 0 }));
     assert_eq!(of_second_life, of_first_life.map(|first| !first));
+}
+
+#[test]
+fn a_stop_of_one_that_leaves_is_a_stop_though_a_message_comes_after_it() {
+    // A drain that a last hook asks for comes after what the hook tells.
+    let ends: [(fn(ActorRef<Page>) -> Happening<StopReason>, StopReason, bool); 3] = [
+        (ActorRef::stop, StopReason::Stopped, false),
+        (ActorRef::kill, StopReason::Killed, false),
+        (ActorRef::drain, StopReason::Drained, true),
+    ];
+    for (end, reason, takes) in ends {
+        let kit = kit(10, VirtualSettings::default().idle_timeout(SECOND));
+        BOOK.with_borrow_mut(|book| book.heirs.extend([("a".to_owned(), "b"), ("b".to_owned(), "a")]));
+        BOOK.with_borrow_mut(|book| book.end = Some(end));
+        note(&kit, "a");
+        note(&kit, "b");
+        // Both leave in one turn: the first to go ends the other, which is about to, and tells its name.
+        kit.advance(Duration::from_millis(1300));
+        let ended = BOOK.with_borrow_mut(|book| book.ended.take());
+        let (ended, told) = ended.expect("the first to go has ended the other");
+        assert_eq!(told, takes, "{reason:?}");
+        let began = kit.now();
+        assert_eq!(ended.wait(), reason);
+        assert_eq!(kit.now(), began, "it has ended by now");
+    }
+}
+
+#[test]
+fn a_next_life_that_carried_messages_begin_answers_to_its_name() {
+    // The first of them came by name, by a reference, from its own timer.
+    for first in 0..3 {
+        let kit = kit(10, VirtualSettings::default().never_idle().drain_timeout(5 * SECOND));
+        kit.spawn_named("clerk", Clerk::default).unwrap();
+        note(&kit, "a");
+        let stuck = page(&kit, "a");
+        stuck.tell(Timer { after_ms: 1 }).unwrap();
+        stuck.tell(Wait).unwrap();
+        kit.run_until_idle();
+        let by_ref = BOOK.with_borrow(|book| book.refs["a"]);
+        match first {
+            0 => stuck.tell(Note { from: 1, number: 0 }).unwrap(),
+            1 => by_ref.tell(Note { from: 1, number: 0 }).unwrap(),
+            _ => kit.advance(Duration::from_millis(2)),
+        }
+        stuck.tell(Note { from: 2, number: 0 }).unwrap();
+        stuck.passivate().unwrap().wait();
+        kit.run_until_idle();
+        assert_eq!(lives("a"), 2);
+        assert_eq!(page(&kit, "a").ask(Note { from: 0, number: 1 }).wait(), Ok(2), "the {first} way");
+        assert_eq!(page(&kit, "a").passivate().unwrap().wait(), StopReason::Passivated, "it can leave again");
+        assert_eq!(note(&kit, "a"), 3);
+    }
 }
 
 #[test]

@@ -397,6 +397,7 @@ impl ShardCore {
         if self.draining {
             return Err(Rejected::Closed);
         }
+        assert!(epoch != EpochTag::BY_GENERATION, "what activates an actor knows the epoch of its name");
         let registered = &self.link.engine().registry.types[position];
         let spawn = Spawn {
             state: (registered.activate)(key.clone()),

@@ -11,7 +11,7 @@ use crate::actor::StopReason;
 use crate::cluster::directory::{Age, Leaving};
 use crate::cluster::registry::RegisteredType;
 use crate::dead_letter::Reason;
-use crate::envelope::{Class, Envelope};
+use crate::envelope::{Class, Envelope, EpochTag};
 use crate::key::Key;
 use crate::latch::LatchGuard;
 use crate::limits::{PASSIVATION_LOOKS, PASSIVATION_RETRY_NS};
@@ -178,14 +178,14 @@ impl ShardCore {
     }
 
     /// Counts an actor that has left, and hands the messages that it was given but has not handled to its next life, which they
-    /// begin. What was not a message (answers, signals) ends with it.
+    /// begin, in the same epoch, whichever way the messages came. What was not a message (answers, signals) ends with it.
     #[cold]
-    pub(super) fn end_passivation(&mut self, identity: Option<&(usize, Key)>, carried: Vec<Envelope>) {
+    pub(super) fn end_passivation(&mut self, identity: Option<&(usize, Key)>, epoch: EpochTag, carried: Vec<Envelope>) {
         self.counters.passivated += 1;
         for mut envelope in carried {
             let next = identity
                 .filter(|_| envelope.vtable().class != Class::System)
-                .and_then(|(position, key)| self.activate_virtual(*position, key, envelope.epoch()).ok());
+                .and_then(|(position, key)| self.activate_virtual(*position, key, epoch).ok());
             let Some((index, generation)) = next else {
                 self.bury(envelope, Reason::Closed);
                 continue;
@@ -285,6 +285,9 @@ pub(crate) fn passivate(shard: &ShardCell, position: usize, key: &Key, left: Lat
         drop(core);
         return left.set(StopReason::Passivated);
     };
-    core.cells.get(index, generation).expect("directory entries are live").extra().stop_latches.push(left);
+    let extra = core.cells.get(index, generation).expect("directory entries are live").extra();
+    let given_up = crate::latch::keep(&mut extra.stop_latches, left);
     core.tell_to_leave(index, generation);
+    drop(core);
+    drop(given_up);
 }

@@ -185,9 +185,9 @@ impl ShardCell {
             let cell = core.cells.slot(index).expect("a stopping actor keeps its cell");
             let generation = cell.generation;
             cell.unstash(&mut core.pool);
-            let passivated = cell.epoch().is_some() && cell.stop_reason() == Some(StopReason::Passivated);
+            let passivated = cell.epoch().filter(|_| cell.stop_reason() == Some(StopReason::Passivated));
             let mut carried = Vec::new();
-            if passivated {
+            if passivated.is_some() {
                 carried.extend(std::iter::from_fn(|| cell.mailbox.pop(&mut core.pool)));
             }
             while let Some(envelope) = cell.mailbox.pop(&mut core.pool) {
@@ -204,8 +204,8 @@ impl ShardCell {
                 core.child_has_gone(parent, extra.as_deref(), reason.as_ref());
             }
             core.replies.owner_has_gone();
-            if passivated {
-                core.end_passivation(extra.as_ref().and_then(|extra| extra.identity.as_ref()), carried);
+            if let Some(epoch) = passivated {
+                core.end_passivation(extra.as_ref().and_then(|extra| extra.identity.as_ref()), epoch, carried);
             }
             (extra.map(|extra| (extra, reason)), core.actor_id(index, generation), give_out)
         };

@@ -44,8 +44,9 @@ impl TestKit {
             let Some(cell) = core.cells.get(id.index(), id.generation()) else {
                 return guard.set(StopReason::Stopped);
             };
-            cell.extra().stop_latches.push(guard);
+            let given_up = crate::latch::keep(&mut cell.extra().stop_latches, guard);
             drop(core);
+            drop(given_up);
             let killed = StopReason::Panicked("killed by the test".to_owned());
             shard.request_stop(id.index(), id.generation(), killed);
         });
