@@ -255,12 +255,24 @@ impl ShardCell {
     /// Looks after an actor that is new, waits or stops, or that has nothing to do. Returns whether it may take messages now.
     #[inline(never)]
     fn look_after(&self, index: u32) -> bool {
-        let may = self.look_closer(index);
+        let mut goes_on = None;
+        let may = self.look_closer(index, &mut goes_on);
         let may = self.rigged(index, may);
-        self.attend(index, may)
+        let may = self.attend(index, may);
+        let Some(running) = goes_on else { return may };
+        let ready = self.core.borrow_mut().cells.slot(index).filter(|_| may).map(|cell| cell.ready(index));
+        if let Some(ready) = ready
+            && let Some(share) = self.begin(ready)
+        {
+            self.run(ready, share);
+        }
+        self.core.borrow_mut().wake(index, running.generation);
+        false
     }
 
-    fn look_closer(&self, index: u32) -> bool {
+    /// Does whatever else there is to do for an actor than to handle messages; whether it may take some now. If its work goes on
+    /// after them, says so in `goes_on`.
+    fn look_closer(&self, index: u32, goes_on: &mut Option<Running>) -> bool {
         let Some((mut state, running, life)) = self.begin_rare(index) else { return false };
         if self.recover(&mut state, running) || (life == Life::New && !self.build(&mut state, running)) {
             self.put_back(state, running);
@@ -279,16 +291,8 @@ impl ShardCell {
         let again = cell.len() > 0 && cell.has_work() && std::mem::take(&mut cell.conduct.woken);
         if cell.takes_messages() && cell.len() > 0 {
             cell.state = Some(state);
-            if !again {
-                return true;
-            }
-            let ready = cell.ready(index);
-            drop(core);
-            if let Some(share) = self.begin(ready) {
-                self.run(ready, share);
-            }
-            self.core.borrow_mut().wake(index, running.generation);
-            return false;
+            *goes_on = again.then_some(running);
+            return true;
         }
         cell.conduct.woken |= again;
         drop(core);
