@@ -68,6 +68,6 @@ fn name_of(core: &mut ShardCore, (index, generation): Place) -> String {
     let id = core.actor_id(index, generation);
     let Some(cell) = core.cells.get(index, generation) else { return format!("{id:?}") };
     let key = cell.extra.as_ref().and_then(|extra| extra.identity.as_ref()).map(|(_, key)| key.clone());
-    let name = cell.state.as_mut().map_or("the asking actor", crate::shard::ActorBox::actor_name);
+    let name = cell.state.as_ref().map_or("the asking actor", crate::shard::ActorBox::actor_name);
     key.map_or_else(|| format!("{name}({id:?})"), |key| format!("{name}({:?})", key.as_str()))
 }

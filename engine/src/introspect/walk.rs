@@ -104,7 +104,7 @@ impl Walk {
             left -= 1;
             let Some(cell) = core.cells.slot(index).filter(|cell| cell.conduct.life != Life::Free) else { continue };
             let id = ActorId::new(link, index, cell.generation);
-            let actor = cell.state.as_mut().map_or("an actor that runs", crate::shard::ActorBox::actor_name);
+            let actor = cell.state.as_ref().map_or("an actor that runs", crate::shard::ActorBox::actor_name);
             if self.plan.waits {
                 left = left.saturating_sub(self.look_into(id, actor, cell));
             }
@@ -195,7 +195,7 @@ impl Walk {
             let Some((slot, waiter, asked_node)) = replies.waiting_at(index) else { continue };
             let (asker, blocked) = match waiter {
                 Waiter::Then { index, generation, .. } => {
-                    let name = cells.get(*index, *generation).and_then(|cell| cell.state.as_mut());
+                    let name = cells.get(*index, *generation).and_then(|cell| cell.state.as_ref());
                     let name = name.map(crate::shard::ActorBox::actor_name);
                     (Some((ActorId::new(link, *index, *generation), name)), false)
                 }

@@ -4,6 +4,7 @@
 //! actor's own suspended future) points to it. One of the few files with `unsafe`.
 
 use std::any::TypeId;
+use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -81,7 +82,7 @@ trait AnyActor {
     fn child_failed(&mut self, failure: &Failure, taken: Directive, seat: Seat);
     fn tear_down(&mut self);
     fn rebuilds(&self) -> bool;
-    fn may_passivate(&self) -> bool;
+    fn may_passivate(&mut self) -> bool;
     fn actor_type(&self) -> TypeId;
     fn actor_name(&self) -> &'static str;
     fn mailbox(&self) -> Mailbox;
@@ -89,7 +90,8 @@ trait AnyActor {
 
 #[repr(C)]
 struct ActorState<A, F> {
-    actor: MaybeUninit<A>,
+    /// In a cell, so that a shared reference to the whole says nothing about the state, which a suspended future may have borrowed.
+    actor: UnsafeCell<MaybeUninit<A>>,
     built: bool,
     factory: F,
 }
@@ -98,13 +100,13 @@ impl<A, F> ActorState<A, F> {
     fn actor(&mut self) -> &mut A {
         assert!(self.built, "hooks run on built actors only");
         // SAFETY: `built` says that the state is initialised.
-        unsafe { self.actor.assume_init_mut() }
+        unsafe { self.actor.get_mut().assume_init_mut() }
     }
 
     /// Drops the state; a panic in its drop is contained.
     fn tear_down(&mut self) {
         if std::mem::take(&mut self.built) {
-            let actor = self.actor.as_mut_ptr();
+            let actor = self.actor.get_mut().as_mut_ptr();
             // SAFETY: `built` said that the state is initialised, and it is not used again before the next build.
             let result = catch_unwind(AssertUnwindSafe(|| unsafe { actor.drop_in_place() }));
             drop(result);
@@ -124,7 +126,7 @@ impl<A: Actor, F: Factory<A>> AnyActor for ActorState<A, F> {
         let factory = &mut self.factory;
         match catch_unwind(AssertUnwindSafe(|| factory.make())) {
             Ok(Some(actor)) => {
-                self.actor.write(actor);
+                self.actor.get_mut().write(actor);
                 self.built = true;
             }
             Ok(None) => return Err(BuildError::NoFactory),
@@ -190,9 +192,8 @@ impl<A: Actor, F: Factory<A>> AnyActor for ActorState<A, F> {
         F::AGAIN
     }
 
-    fn may_passivate(&self) -> bool {
-        // SAFETY: only asked of built actors; the assertion holds it.
-        self.built && unsafe { self.actor.assume_init_ref() }.may_passivate()
+    fn may_passivate(&mut self) -> bool {
+        self.built && self.actor().may_passivate()
     }
 
     fn actor_type(&self) -> TypeId {
@@ -214,7 +215,7 @@ pub(crate) struct ActorBox(NonNull<dyn AnyActor>);
 impl ActorBox {
     pub(crate) fn new<A: Actor, F: Factory<A>>(factory: F) -> Self {
         let state: Box<dyn AnyActor> =
-            Box::new(ActorState { actor: MaybeUninit::<A>::uninit(), built: false, factory });
+            Box::new(ActorState { actor: UnsafeCell::new(MaybeUninit::<A>::uninit()), built: false, factory });
         Self(NonNull::from(Box::leak(state)))
     }
 
@@ -229,6 +230,13 @@ impl ActorBox {
         // SAFETY: owned by this box and freed in drop only; `&mut self` makes the access exclusive among hooks, and a
         // suspended future, the only other user, is never alive while a hook runs.
         unsafe { self.0.as_mut() }
+    }
+
+    /// What is asked of an actor at any time, also while a future has borrowed its state: nothing of this looks at the state.
+    fn facts(&self) -> &dyn AnyActor {
+        // SAFETY: owned by this box and freed in drop only. The reference covers the state's bytes as those of an `UnsafeCell`,
+        // so the suspended future's own reference to them stays valid.
+        unsafe { self.0.as_ref() }
     }
 
     pub(crate) fn build(&mut self, seat: Seat) -> Result<(), BuildError> {
@@ -270,8 +278,8 @@ impl ActorBox {
     }
 
     /// Whether its factory can be called again.
-    pub(crate) fn rebuilds(&mut self) -> bool {
-        self.get().rebuilds()
+    pub(crate) fn rebuilds(&self) -> bool {
+        self.facts().rebuilds()
     }
 
     pub(crate) fn may_passivate(&mut self) -> bool {
@@ -279,18 +287,18 @@ impl ActorBox {
     }
 
     /// The actor's type, for references that came over the wire.
-    pub(crate) fn actor_type(&mut self) -> TypeId {
-        self.get().actor_type()
+    pub(crate) fn actor_type(&self) -> TypeId {
+        self.facts().actor_type()
     }
 
     /// What its mailbox is like.
-    pub(crate) fn mailbox(&mut self) -> Mailbox {
-        self.get().mailbox()
+    pub(crate) fn mailbox(&self) -> Mailbox {
+        self.facts().mailbox()
     }
 
     /// The actor's Rust type, for people.
-    pub(crate) fn actor_name(&mut self) -> &'static str {
-        self.get().actor_name()
+    pub(crate) fn actor_name(&self) -> &'static str {
+        self.facts().actor_name()
     }
 }
 
@@ -300,5 +308,30 @@ impl Drop for ActorBox {
         let state = unsafe { Box::from_raw(self.0.as_ptr()) };
         // What the factory captured is the user's.
         super::drop_contained(state);
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    struct Counting(u32);
+    impl Actor for Counting {
+        const MAILBOX: Mailbox = Mailbox::new().by_priority();
+    }
+
+    /// What it shows is shown by Miri: no fact takes the state away from the future that has borrowed it.
+    #[test]
+    fn facts_leave_a_borrowed_state_alone() {
+        let actor = UnsafeCell::new(MaybeUninit::new(Counting(7)));
+        let state: Box<dyn AnyActor> = Box::new(ActorState { actor, built: true, factory: Again(|| Counting(0)) });
+        let actor = ActorBox(NonNull::from(Box::leak(state)));
+        // SAFETY: it is built, and of this type; nobody else uses the state.
+        let borrowed = unsafe { &mut *actor.state_ptr().cast::<Counting>() };
+        borrowed.0 += 1;
+        assert!(actor.rebuilds() && actor.actor_name().ends_with("Counting"));
+        assert_eq!((actor.actor_type(), actor.mailbox()), (TypeId::of::<Counting>(), Counting::MAILBOX));
+        borrowed.0 += 1;
+        assert_eq!(borrowed.0, 9);
     }
 }

@@ -57,7 +57,7 @@ impl ShardCell {
         if let Some(chain) = cell.extra.as_ref().and_then(|extra| extra.intercepted.clone()) {
             return Some(chain);
         }
-        let state = cell.state.as_mut()?;
+        let state = cell.state.as_ref()?;
         let (actor_type, name) = (state.actor_type(), state.actor_name());
         let chain = interceptors.of(actor_type)?;
         cell.extra().intercepted = Some(chain.clone());
@@ -76,7 +76,7 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let turn_ns = core.now_ns;
             let cell = core.cells.slot(index).expect("a running actor keeps its cell");
-            let name = cell.state.as_mut().map_or("", |state| state.actor_name());
+            let name = cell.state.as_ref().map_or("", |state| state.actor_name());
             let actor = ActorId::new(self.link, index, cell.generation);
             (cell.mailbox.peek_mut().and_then(Front::of), actor, name, turn_ns)
         };

@@ -195,7 +195,7 @@ impl ShardCell {
             for (sibling, generation) in children.into_iter().skip(from).filter(|(sibling, _)| *sibling != index) {
                 let cell = core.cells.slot(sibling).expect("a live child");
                 let spec = cell.extra.as_ref().map(|extra| extra.spec).unwrap_or_default();
-                let rebuilds = cell.state.as_mut().is_some_and(ActorBox::rebuilds);
+                let rebuilds = cell.state.as_ref().is_some_and(ActorBox::rebuilds);
                 if spec.restart == Restart::Never || !rebuilds {
                     leaving.push((sibling, generation));
                 } else {
