@@ -1,6 +1,8 @@
 //! Calls that come back. An async handler that waits keeps its actor for itself, so a call that came back to it would wait for
-//! itself: it is refused at once, and the error shows the cycle. A handler that asks with `then` leaves its actor free.
+//! itself: it is refused at once, and the error shows the cycle. While an ask by `then` waits, the type says what comes in:
+//! everything, nothing, or, as here, the calls of its own chain.
 
+use shardstage::Reentrancy;
 use shardstage::prelude::*;
 
 /// Keeps the price list, for which it needs the tax.
@@ -8,7 +10,9 @@ use shardstage::prelude::*;
 struct Prices {
     tax: Option<ActorRef<Tax>>,
 }
-impl Actor for Prices {}
+impl Actor for Prices {
+    const REENTRANCY: Reentrancy = Reentrancy::Chain { depth: 2 };
+}
 
 /// Knows the tax, for which it needs to know what is sold.
 struct Tax {
@@ -23,7 +27,7 @@ struct Meet(ActorRef<Tax>);
 #[message(reply = Result<u32, AskError>)]
 struct Price;
 
-/// The price, by a handler that is free meanwhile.
+/// The price, by a handler that lets its own chain in meanwhile, and nobody else.
 #[message(reply = u32)]
 struct Quote;
 
@@ -71,7 +75,7 @@ fn main() -> shardstage::Result<()> {
     let tax = engine.spawn_on(0, move || Tax { prices })?;
     prices.tell(Meet(tax))?;
 
-    assert_eq!(prices.ask(Quote).wait()?, 107); // `Sold` came back to a free actor
+    assert_eq!(prices.ask(Quote).wait()?, 107); // `Sold` came back, as part of the chain
     let refused = prices.ask(Price).wait()?.expect_err("it would wait for itself");
     assert!(refused.to_string().contains("Prices") && refused.to_string().contains("Tax"), "{refused}");
     engine.shutdown()
