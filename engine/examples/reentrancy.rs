@@ -1,6 +1,5 @@
-//! Calls that come back. An async handler that waits keeps its actor for itself, so a call that came back to it would wait for
-//! itself: it is refused at once, and the error shows the cycle. While an ask by `then` waits, the type says what comes in:
-//! everything, nothing, or, as here, the calls of its own chain.
+//! Calls that come back. To an async handler that waits, they are refused at once, with the cycle, which would wait for itself.
+//! While an ask by `then` waits, the type says what comes in: everything, nothing, or, as here, the calls of its own chain.
 
 use shardstage::Reentrancy;
 use shardstage::prelude::*;
@@ -33,7 +32,6 @@ struct Quote;
 
 #[message(reply = Result<u32, AskError>)]
 struct Rate;
-
 #[message(reply = u32)]
 struct Sold;
 
@@ -76,7 +74,7 @@ fn main() -> shardstage::Result<()> {
     prices.tell(Meet(tax))?;
 
     assert_eq!(prices.ask(Quote).wait()?, 107); // `Sold` came back, as part of the chain
-    let refused = prices.ask(Price).wait()?.expect_err("it would wait for itself");
-    assert!(refused.to_string().contains("Prices") && refused.to_string().contains("Tax"), "{refused}");
+    let refused = prices.ask(Price).wait()?.expect_err("it would wait for itself").to_string();
+    assert!(refused.contains("Prices") && refused.contains("Tax"), "{refused}");
     engine.shutdown()
 }

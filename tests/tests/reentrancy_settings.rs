@@ -62,9 +62,6 @@ struct Question;
 #[message]
 struct Note(u32);
 
-#[message]
-struct Log;
-
 #[message(reply = Vec<String>)]
 struct Read;
 
