@@ -104,6 +104,8 @@ pub(crate) struct ShardCore {
     pub(crate) forsaken: crate::asking::cancel::Forsaken,
     /// When the asker of the last message with a context block gives up; for its handler's `Reply`.
     pub(crate) asked_until_ns: u64,
+    /// The search for actors that wait for each other.
+    pub(crate) chase: crate::reentrancy::Chase,
     /// Faults that a test has planted; looked at for actors that do something else than to handle messages.
     pub(crate) rigs: Vec<super::Rig>,
     /// Whether there are any, or interceptors.

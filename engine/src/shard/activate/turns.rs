@@ -183,7 +183,7 @@ fn judge(setting: Reentrancy, open: usize, callers: &Callers, here: (u32, u64), 
 }
 
 /// Where a message's answer goes, and who waits up its chain of calls. The message stays as it is.
-fn asked_by(envelope: &mut Envelope) -> (Option<ReplyAddress>, Option<Callers>) {
+pub(crate) fn asked_by(envelope: &mut Envelope) -> (Option<ReplyAddress>, Option<Callers>) {
     let meta = envelope.take_meta();
     let asked = match &meta {
         Meta::Reply(address) => (Some(*address), None),
