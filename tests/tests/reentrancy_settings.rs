@@ -188,7 +188,7 @@ impl DeferredHandler<Walk> for Aside {
     fn handle(&mut self, _: Walk, reply: Reply<Result<u32, AskError>>, cx: &mut Context<Self>) {
         if self.first_answers {
             reply.send(Ok(1));
-            self.handle(CallBack, cx);
+            Handler::handle(self, CallBack, cx);
         } else {
             cx.me().tell(CallBack).unwrap();
             cx.after(Duration::from_secs(1), Answers(reply));
