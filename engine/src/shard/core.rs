@@ -186,11 +186,9 @@ impl ShardCore {
     pub(crate) fn notify(&mut self, notice: Envelope) {
         let index = notice.index;
         let Some(cell) = self.cells.get(index, notice.generation) else { return };
-        if cell.conduct.life == Life::Stopping {
-            return;
-        }
         cell.extra().notices.push_back(notice);
-        if cell.conduct.suspended {
+        // One that stops may be brought back, and hears of it then.
+        if cell.conduct.suspended || cell.conduct.life == Life::Stopping {
             return;
         }
         cell.conduct.woken = true;
