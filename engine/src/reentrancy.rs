@@ -19,7 +19,7 @@ type Place = (u32, u32);
 /// The cycle that the running actor would close by waiting for an answer of `target`; `None` when there is none on this shard.
 pub(crate) fn cycle(shard: &ShardCell, target: &Target) -> Option<Deadlock> {
     let mut core = shard.core.borrow_mut();
-    let me = core.running?;
+    let me = core.who_waits()?;
     let goal = place_of(shard, &core, target)?;
     let mut at = (me.index(), me.generation());
     let mut waits = 0;

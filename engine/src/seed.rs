@@ -121,6 +121,7 @@ impl ShardSeed {
             mailbox_capacity: blueprint.mailbox_capacity,
             random: Random::new(driver.random_u64()),
             running: None,
+            steps_work: false,
             draining: false,
             deferred: Vec::new(),
             orphans: Vec::new(),

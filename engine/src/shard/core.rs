@@ -94,6 +94,8 @@ pub(crate) struct ShardCore {
     pub(crate) random: crate::random::Random,
     /// The actor whose handler runs, as sender of what it tells.
     pub(crate) running: Option<PackedAddress>,
+    /// What runs is work attached to that actor, which waits for nothing in it.
+    pub(crate) steps_work: bool,
     /// Draining for shutdown: no new activations.
     pub(crate) draining: bool,
     /// Requests that come after every message that had arrived when they did.
