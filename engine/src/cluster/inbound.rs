@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use shardstage_codec::{ActorTypeId, FrameHeader, FrameKind, NodeId, ReplyStatus, ShortHeader, Slot, is_short};
 
+use super::credit::NoRoom;
 use super::outbound::{self, low_bits};
 use super::placement::shard_of;
 use super::registry::{InboundMessage, RemoteAsk};
@@ -106,8 +107,18 @@ impl Inbound<'_> {
         let mut core = self.shard.core.borrow_mut();
         core.routes.forget(peer);
         core.owed_room.forget(peer);
-        if let Some(table) = self.shard.link.engine().no_room(peer) {
-            table.forget();
+        drop(core);
+        if self.shard.link.engine().no_room(peer).is_some_and(NoRoom::forget) {
+            self.call_senders();
+        }
+    }
+
+    /// Some actor of another node may have room again, and whoever waits for that may wait on any shard.
+    fn call_senders(&self) {
+        for link in self.shard.link.engine().links() {
+            if link.waiting.call() {
+                link.wake();
+            }
         }
     }
 
@@ -115,7 +126,11 @@ impl Inbound<'_> {
     fn note_room(&self, peer: NodeId, header: &FrameHeader, frame: &[u8]) {
         let (Ok(key), Some(table)) = (header.key(frame), self.shard.link.engine().no_room(peer)) else { return };
         match (header.kind, header.status) {
-            (FrameKind::Room, _) => table.clear(header.actor_type, key),
+            (FrameKind::Room, _) => {
+                if table.clear(header.actor_type, key) {
+                    self.call_senders();
+                }
+            }
             (_, ReplyStatus::Full) if !key.is_empty() => table.mark(header.actor_type, key),
             _ => {}
         }
