@@ -386,12 +386,19 @@ impl Inbound<'_> {
         key: &Key,
         arrival: Arrival,
         message: &'static InboundMessage,
+    /// Reserves the place of an answer from another shard, if the question finds room on its way there: one that is refused
+    /// behind the reservation is never answered from there, and its place would not come back.
+    fn reserve(&self, to: u16) -> bool {
+        let mut core = self.shard.core.borrow_mut();
+        core.mesh.has_room(to) && core.mesh.reserve_ask(to)
+    }
+
         mut envelope: Envelope,
     ) -> Result<(), ReplyStatus> {
         let shard = self.shard;
         let mut context = ContextBlock { origin: Some(arrival.peer), ..ContextBlock::new() };
         if let Some(correlation) = arrival.ask {
-            if !shard.core.borrow_mut().mesh.reserve_ask(receiver.shard) {
+            if !self.reserve(receiver.shard) {
                 return Err(ReplyStatus::Full);
             }
             let ask = self.ask(header, arrival, correlation);
