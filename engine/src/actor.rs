@@ -10,6 +10,7 @@ use crate::cluster::settings::VirtualSettings;
 use crate::context::Context;
 use crate::message::{Message, WireMessage};
 use crate::policy::Mailbox;
+use crate::reentrancy::Reentrancy;
 use crate::reply::Reply;
 use crate::supervision::{Directive, Failure, Supervision};
 
@@ -60,6 +61,10 @@ impl StopReason {
 pub trait Actor: Sized + 'static {
     /// What its mailbox is like: how much it holds, what happens when it is full, in which order messages are handled.
     const MAILBOX: Mailbox = Mailbox::new();
+
+    /// What it lets in while an ask of its own, made with [`then`](crate::PendingAsk::then), waits for its answer: everything,
+    /// unless said.
+    const REENTRANCY: Reentrancy = Reentrancy::Full;
 
     /// Runs before the first message, after each rebuild too.
     ///
