@@ -131,6 +131,8 @@ impl ShardSeed {
             orphans: Vec::new(),
             forsaken: crate::asking::cancel::Forsaken::default(),
             asked_until_ns: 0,
+            has_turns: false,
+            chase: Default::default(),
             rigs: Vec::new(),
             is_rigged: engine.interceptors().is_some(),
         };

@@ -54,6 +54,13 @@ pub(crate) struct Attached {
     pub(crate) finite: bool,
 }
 
+impl Attached {
+    /// Whether it waits for what wakes this waker.
+    pub(crate) fn is_woken_by(&self, waker: &Waker) -> bool {
+        self.waker.data() == waker.data()
+    }
+}
+
 /// Says that a piece of work was woken, and wakes its actor.
 struct Alarm {
     rung: AtomicBool,
