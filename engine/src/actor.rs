@@ -10,6 +10,7 @@ use crate::cluster::settings::VirtualSettings;
 use crate::context::Context;
 use crate::message::{Message, WireMessage};
 use crate::policy::Mailbox;
+use crate::reentrancy::Reentrancy;
 use crate::reply::Reply;
 use crate::supervision::{Directive, Failure, Supervision};
 
@@ -60,6 +61,10 @@ impl StopReason {
 pub trait Actor: Sized + 'static {
     /// What its mailbox is like: how much it holds, what happens when it is full, in which order messages are handled.
     const MAILBOX: Mailbox = Mailbox::new();
+
+    /// What it lets in while an ask of its own, made with [`then`](crate::PendingAsk::then), waits for its answer: everything,
+    /// unless said.
+    const REENTRANCY: Reentrancy = Reentrancy::Full;
 
     /// Runs before the first message, after each rebuild too.
     ///
@@ -137,8 +142,8 @@ pub trait Handler<M: Message>: Actor {
 /// Handles messages of type `M` in an `async fn`, which suspends the actor while it waits, never its shard.
 ///
 /// The actor handles no other message meanwhile: the future borrows its state. So an ask that comes back to it up the same chain
-/// of calls could never be answered; where that can be seen, on one shard, whoever awaits it gets
-/// [`AskError::Deadlock`](crate::AskError::Deadlock) at once, and elsewhere its deadline. Ask with
+/// of calls could never be answered: whoever awaits it gets [`AskError::Deadlock`](crate::AskError::Deadlock), at once on one shard,
+/// within some 300 ms across the shards of a process; across nodes it ends by its deadline. Ask with
 /// [`then`](crate::PendingAsk::then) in a handler that has to be free for calls meanwhile.
 ///
 /// The future's room is reused from message to message.

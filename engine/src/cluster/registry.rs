@@ -22,6 +22,7 @@ use crate::message::WireMessage;
 use crate::port::frame::Frame;
 use crate::port::transport::{Lane, SchemaLine};
 use crate::receive::Receive;
+use crate::reentrancy::Reentrancy;
 use crate::reply::{NewSlot, RemoteAsker, ReplyAddress, ReplyOps, ReplyWire, Waiter};
 use crate::shard::{ActorBox, Again, ShardCell};
 
@@ -155,7 +156,7 @@ impl<A: VirtualActor> TypeBuilder<A> {
                 let new = NewSlot {
                     deadline_ns: ask.deadline_ns,
                     ops: ReplyOps::of::<M>(),
-                    waiter: Waiter::Remote,
+                    waiter: Waiter::Remote(ask.peer),
                     closure: Some(crate::erased::Erased::new(asker)),
                     peer: None,
                     group: Some(ask.group),
@@ -219,6 +220,12 @@ impl<A: VirtualActor> TypeBuilder<A> {
     #[must_use]
     pub fn stays_for_timers(self) -> Self {
         self.set(VirtualSettings::stays_for_timers)
+    }
+
+    /// See [`VirtualSettings::reentrancy`].
+    #[must_use]
+    pub fn reentrancy(self, reentrancy: Reentrancy) -> Self {
+        self.set(|settings| settings.reentrancy(reentrancy))
     }
 
     /// Makes this a type of stateless workers: up to `count` of them a shard, 1 to 256, that

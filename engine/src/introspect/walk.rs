@@ -195,9 +195,10 @@ impl Walk {
             let Some((slot, waiter, asked_node)) = replies.waiting_at(index) else { continue };
             let (asker, blocked) = match waiter {
                 Waiter::Then { index, generation, .. } => {
-                    let name = cells.get(*index, *generation).and_then(|cell| cell.state.as_mut());
-                    let name = name.map(crate::shard::ActorBox::actor_name);
-                    (Some((ActorId::new(link, *index, *generation), name)), false)
+                    let cell = cells.get(*index, *generation);
+                    let blocked = cell.as_ref().is_some_and(|cell| cell.is_held());
+                    let name = cell.and_then(|cell| cell.state.as_mut()).map(crate::shard::ActorBox::actor_name);
+                    (Some((ActorId::new(link, *index, *generation), name)), blocked)
                 }
                 Waiter::Task { waker, .. } => {
                     let waker = waker.as_ref().map(|waker| waker.data().addr());
@@ -205,11 +206,11 @@ impl Walk {
                     (known.map(|(id, name)| (*id, Some(*name))), true)
                 }
                 Waiter::Foreign => (None, true),
-                Waiter::Remote | Waiter::Call { .. } => (None, false),
+                Waiter::Remote(_) | Waiter::Call { .. } => (None, false),
             };
             let (asker, asker_type) = match (asker, waiter) {
                 (Some((id, name)), _) => (Asker::Actor(id), name),
-                (None, Waiter::Remote) => (Asker::OtherNode, None),
+                (None, Waiter::Remote(_)) => (Asker::OtherNode, None),
                 (None, _) => (Asker::Outside, None),
             };
             if self.part.waiting.len() < INTROSPECT_WAITS {
