@@ -126,6 +126,10 @@ pub const BLOCKING_IDLE: Duration = Duration::from_secs(10);
 /// Items of an answer that are under way at once unless the asker says otherwise, items: as many as an actor handles at a time.
 pub const STREAM_CREDIT: usize = ACTIVATION_BUDGET as usize;
 
+/// Items that `cx.feed` makes in one step, items: an iterator that always has one, for an asker that always has room, leaves the
+/// shard to others in between. A quarter of what an actor may handle at a time, since an item may cost more than a message.
+pub const FED_AT_ONCE: u32 = ACTIVATION_BUDGET / 4;
+
 const _: () = assert!(BLOCKING_THREADS > 0 && BLOCKING_QUEUE > 0 && STREAM_CREDIT > 0);
 
 /// Asks from other shards that a shard remembers as given up, asks, until their deadlines: for the handlers that hold their

@@ -23,7 +23,7 @@ pub(super) type Place = (u32, u32);
 /// `then`; `None` when there is none on this shard.
 pub(crate) fn cycle(shard: &ShardCell, target: &Target, awaits: bool) -> Option<Deadlock> {
     let mut core = shard.core.borrow_mut();
-    let me = core.running?;
+    let me = if awaits { core.who_waits()? } else { core.running? };
     let me = (me.index(), me.generation());
     let goal = place_of(shard, &core, target)?;
     let mut answers = answers_of(&core, me, awaits);

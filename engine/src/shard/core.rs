@@ -95,6 +95,8 @@ pub(crate) struct ShardCore {
     pub(crate) random: crate::random::Random,
     /// The actor whose handler runs, as sender of what it tells.
     pub(crate) running: Option<PackedAddress>,
+    /// What runs is work attached to that actor, which waits for nothing in it.
+    pub(crate) steps_work: bool,
     /// Draining for shutdown: no new activations.
     pub(crate) draining: bool,
     /// Requests that come after every message that had arrived when they did.
@@ -191,11 +193,9 @@ impl ShardCore {
     pub(crate) fn notify(&mut self, notice: Envelope) {
         let index = notice.index;
         let Some(cell) = self.cells.get(index, notice.generation) else { return };
-        if cell.conduct.life == Life::Stopping {
-            return;
-        }
         cell.extra().notices.push_back(notice);
-        if cell.conduct.suspended {
+        // One that stops may be brought back, and hears of it then.
+        if cell.conduct.suspended || cell.conduct.life == Life::Stopping {
             return;
         }
         cell.conduct.woken = true;
