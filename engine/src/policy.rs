@@ -8,7 +8,7 @@ use crate::actor_ref::ActorRef;
 use crate::context::Context;
 use crate::engine::Engine;
 use crate::error::SpawnError;
-use crate::shard::{ActorBox, Again, Factory};
+use crate::shard::{ActorBox, Again, Factory, Sent};
 
 /// What happens to a message that finds the mailbox full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,7 +135,9 @@ impl Engine {
         A: Actor,
         F: Fn() -> A + Send + 'static,
     {
-        self.spawn_with(self.link.next_shard(), move || ActorBox::new::<A, _>(WithMailbox(Again(factory), mailbox)))
+        self.spawn_with(self.link.next_shard(), move || {
+            ActorBox::new::<A, _>(Sent(WithMailbox(Again(factory), mailbox)))
+        })
     }
 }
 
