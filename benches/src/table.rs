@@ -193,7 +193,7 @@ pub fn page(rows: &[Row], conditions: &Conditions<'_>) -> String {
     let mut out = String::from("# Benchmarks\n\n");
     write!(
         out,
-        "Written by `cargo run --release -p shardstage-benches`; do not edit. Raw figures: [results.csv](results.csv).\n\n\
+        "Written by `cargo run --release -p shardstage-benches --features peers`; do not edit. Raw figures: [results.csv](results.csv).\n\n\
          ![Operations a second, ours beside every peer and the limit](messages.svg)\n\n\
          ![Durable events a second, ours beside other stores and the disk](log.svg)\n\n\
          **Machine**: {}, {} cores, {}, {}. **Commit** {}. **Date** {}. {} process(es) a figure{}.\n\n\

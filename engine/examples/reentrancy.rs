@@ -1,6 +1,7 @@
-//! Calls that come back. An async handler that waits keeps its actor for itself, so a call that came back to it would wait for
-//! itself: it is refused at once, and the error shows the cycle. A handler that asks with `then` leaves its actor free.
+//! Calls that come back. To an async handler that waits, they are refused at once, with the cycle, which would wait for itself.
+//! While an ask by `then` waits, the type says what comes in: everything, nothing, or, as here, the calls of its own chain.
 
+use shardstage::Reentrancy;
 use shardstage::prelude::*;
 
 /// Keeps the price list, for which it needs the tax.
@@ -8,7 +9,9 @@ use shardstage::prelude::*;
 struct Prices {
     tax: Option<ActorRef<Tax>>,
 }
-impl Actor for Prices {}
+impl Actor for Prices {
+    const REENTRANCY: Reentrancy = Reentrancy::Chain { depth: 2 };
+}
 
 /// Knows the tax, for which it needs to know what is sold.
 struct Tax {
@@ -23,13 +26,12 @@ struct Meet(ActorRef<Tax>);
 #[message(reply = Result<u32, AskError>)]
 struct Price;
 
-/// The price, by a handler that is free meanwhile.
+/// The price, by a handler that lets its own chain in meanwhile, and nobody else.
 #[message(reply = u32)]
 struct Quote;
 
 #[message(reply = Result<u32, AskError>)]
 struct Rate;
-
 #[message(reply = u32)]
 struct Sold;
 
@@ -71,8 +73,8 @@ fn main() -> shardstage::Result<()> {
     let tax = engine.spawn_on(0, move || Tax { prices })?;
     prices.tell(Meet(tax))?;
 
-    assert_eq!(prices.ask(Quote).wait()?, 107); // `Sold` came back to a free actor
-    let refused = prices.ask(Price).wait()?.expect_err("it would wait for itself");
-    assert!(refused.to_string().contains("Prices") && refused.to_string().contains("Tax"), "{refused}");
+    assert_eq!(prices.ask(Quote).wait()?, 107); // `Sold` came back, as part of the chain
+    let refused = prices.ask(Price).wait()?.expect_err("it would wait for itself").to_string();
+    assert!(refused.contains("Prices") && refused.contains("Tax"), "{refused}");
     engine.shutdown()
 }

@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::message::{Message, WireMessage};
 use crate::moving::{MoveError, Moving};
 use crate::policy::Mailbox;
+use crate::reentrancy::Reentrancy;
 use crate::reply::Reply;
 use crate::supervision::{Directive, Failure, Supervision};
 
@@ -61,6 +62,10 @@ impl StopReason {
 pub trait Actor: Sized + 'static {
     /// What its mailbox is like: how much it holds, what happens when it is full, in which order messages are handled.
     const MAILBOX: Mailbox = Mailbox::new();
+
+    /// What it lets in while an ask of its own, made with [`then`](crate::PendingAsk::then), waits for its answer: everything,
+    /// unless said.
+    const REENTRANCY: Reentrancy = Reentrancy::Full;
 
     /// Runs before the first message, after each rebuild too.
     ///

@@ -180,7 +180,7 @@ impl<M: Message> Ask<M> {
         let target = question.target.clone();
         let engine = target.engine();
         current(|shard| match shard.filter(|shard| std::ptr::eq(shard.link.engine(), engine)) {
-            Some(shard) => match reentrancy::cycle(shard, &target).map_or_else(
+            Some(shard) => match reentrancy::cycle(shard, &target, true).map_or_else(
                 || {
                     let sent = carried::ask_from_shard(shard, request, question, Self::new_slot(shard, cx));
                     sent.map_err(|(reason, _slot)| AskError::Rejected(reason))
@@ -221,7 +221,7 @@ impl<M: Message> Ask<M> {
         question: Question<M>,
         cx: &mut TaskContext<'_>,
     ) -> Option<AskError> {
-        if let Some(cycle) = reentrancy::cycle(shard, &question.target) {
+        if let Some(cycle) = reentrancy::cycle(shard, &question.target, true) {
             return Some(AskError::Deadlock(cycle));
         }
         let Question { target, vtable, message, ttl } = question;

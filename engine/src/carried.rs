@@ -24,6 +24,7 @@ use crate::error::{AskError, Rejected, TellError};
 use crate::intercept::observe;
 use crate::link::ShardLink;
 use crate::message::Message;
+use crate::reentrancy;
 use crate::reply::{ForeignAsker, ForeignReply, NewSlot, ReplyAddress};
 use crate::request::{Deadline, Request, RequestError};
 use crate::route::{self, Place, place};
@@ -126,7 +127,7 @@ pub(crate) fn ask_from_shard<M: Message>(
     mut slot: NewSlot,
 ) -> Result<ReplyAddress, (Rejected, NewSlot)> {
     let now_ns = shard.core.borrow().now_ns;
-    let request = request.begun_at(now_ns);
+    let request = reentrancy::called_by(shard, request.begun_at(now_ns));
     let Question { target, vtable, message, ttl } = question;
     observe(shard, &target, vtable, true);
     slot.deadline_ns = route::deadline_ns(now_ns, ttl);
@@ -172,20 +173,31 @@ pub(crate) fn ask_then<M: Message>(
 ) -> Option<ReplyAddress> {
     let kept = Erased::new(request.clone());
     let home = std::ptr::eq(question.target.engine(), shard.link.engine());
-    let sent = if home { ask_from_shard(shard, request, question, slot) } else { Err((Rejected::Unavailable, slot)) };
+    let cycle = if reentrancy::begin(shard) { reentrancy::cycle(shard, &question.target, false) } else { None };
+    let sent = match cycle {
+        Some(cycle) => Err((AskError::Deadlock(cycle), slot)),
+        None if !home => Err((AskError::Rejected(Rejected::Unavailable), slot)),
+        None => {
+            ask_from_shard(shard, request, question, slot).map_err(|(reason, slot)| (AskError::Rejected(reason), slot))
+        }
+    };
     let (address, refused) = match sent {
         Ok(address) => (address, None),
         Err((reason, slot)) => {
             let inserted = shard.core.borrow_mut().replies.insert(NewSlot { deadline_ns: u64::MAX, ..slot });
-            let address = inserted.map_err(|(_, slot)| crate::shard::drop_contained(slot)).ok()?;
-            (address, Some(reason))
+            let inserted = inserted.map_err(|(_, slot)| crate::shard::drop_contained(slot)).ok();
+            if inserted.is_none() {
+                reentrancy::begun(shard, None);
+            }
+            (inserted?, Some(reason))
         }
     };
+    reentrancy::begun(shard, Some(address));
     if let Some(slot) = shard.core.borrow_mut().replies.waiting(address) {
         slot.value = Some(kept);
     }
     if let Some(reason) = refused {
-        crate::reply::fail_here(shard, address, AskError::Rejected(reason));
+        crate::reply::fail_here(shard, address, reason);
     }
     Some(address)
 }
@@ -226,7 +238,7 @@ pub(crate) fn ask_from_outside<M: Message>(
 
 /// Who waits for the answer to a message of this request, which may be nobody's.
 fn asker_of(request: Request, reply: Option<ReplyAddress>) -> Asker {
-    match request.real() {
+    match if reply.is_some() { request.for_ask() } else { request.for_tell() } {
         Some(request) => Asker::InRequest(request, reply),
         None => reply.map_or(Asker::None, Asker::Slot),
     }

@@ -459,6 +459,7 @@ where
     // SAFETY: the caller's contract; it stays where it is.
     let address = unsafe { front.peek::<ThenReply<R>>() }.address;
     let kept = delivery.shard.core.borrow_mut().replies.ready(address).and_then(|slot| slot.value.take());
+    crate::reentrancy::answered(delivery.shard, delivery.id, address);
     // SAFETY: `carried::ask_then` put a request there.
     let _scope = kept.map(|kept| Scope::on(delivery.shard, unsafe { kept.take::<Request>() }));
     // SAFETY: the caller's contract.

@@ -116,6 +116,7 @@ pub use peers::PeerState;
 pub use placement::Placement;
 pub use policy::{Mailbox, Overflow, Priority};
 pub use receive::{Receive, kind};
+pub use reentrancy::Reentrancy;
 pub use reply::Reply;
 pub use request::{Attached, Request, RequestError};
 pub use sending::Sending;

@@ -354,7 +354,19 @@ pub const WATCH_QUIET_PERIODS: u32 = 8;
 const _: () = assert!(LONG_TURN.as_nanos() >= LONG_TURN_MIN.as_nanos());
 
 /// Actors that an awaited ask looks at, up its chain of calls, for one that waits for it, actors.
-pub const CALLERS_LOOKED_AT: u32 = 64;
+pub const CALLERS_LOOKED_AT: usize = 64;
+
+/// Callers on the list that travels with a chain of calls, callers: beyond it a chain is one that does not end, and those who
+/// came later are not remembered. Between nodes the latest [`CALLERS_MAX`](shardstage_codec::limits::CALLERS_MAX) travel.
+pub const CALLERS_KEPT: usize = 1024;
+
+/// Callers that the text of a cycle names, callers: as many from its beginning as from its end.
+pub const CALLERS_SHOWN: usize = 32;
+
+/// The largest depth of `Reentrancy::Chain`, frames: more are never on a list of callers.
+pub const CHAIN_DEPTH_MAX: u16 = 1024;
+
+const _: () = assert!(CHAIN_DEPTH_MAX as usize <= CALLERS_KEPT && CHAIN_DEPTH_MAX < u16::MAX);
 
 /// Received bytes that messages read in place may keep from being used again, bytes a shard; beyond it they are copied, so
 /// that slow readers of small messages do not hold large buffers without bound.

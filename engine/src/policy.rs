@@ -8,6 +8,7 @@ use crate::actor_ref::ActorRef;
 use crate::context::Context;
 use crate::engine::Engine;
 use crate::error::SpawnError;
+use crate::reentrancy::Reentrancy;
 use crate::shard::{ActorBox, Again, Factory, Sent};
 
 /// What happens to a message that finds the mailbox full.
@@ -57,13 +58,15 @@ pub struct Mailbox {
     capacity: u32,
     overflow: Overflow,
     by_priority: bool,
+    /// What the actor lets in while it waits, as a number: here because it is looked at where this is.
+    reentrancy: u16,
 }
 
 impl Mailbox {
     /// What [`Config::mailbox_capacity`](crate::Config::mailbox_capacity) says, handing back, in order of arrival.
     #[must_use]
     pub const fn new() -> Self {
-        Self { capacity: 0, overflow: Overflow::HandBack, by_priority: false }
+        Self { capacity: 0, overflow: Overflow::HandBack, by_priority: false, reentrancy: 0 }
     }
 
     /// Holds so many messages of users.
@@ -94,6 +97,16 @@ impl Mailbox {
     pub const fn by_priority(mut self) -> Self {
         self.by_priority = true;
         self
+    }
+
+    /// The same, of an actor that lets this in while it waits.
+    pub(crate) const fn of_actor(mut self, reentrancy: Reentrancy) -> Self {
+        self.reentrancy = reentrancy.code();
+        self
+    }
+
+    pub(crate) fn reentrancy(self) -> Reentrancy {
+        Reentrancy::of_code(self.reentrancy)
     }
 
     /// How many messages it holds, if it says so.

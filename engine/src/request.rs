@@ -17,6 +17,7 @@ use shardstage_codec::TraceParent;
 use shardstage_codec::limits::{REQUEST_HEADERS_MAX, REQUEST_TEXT_BYTES_MAX};
 use shardstage_codec::request::check_header;
 
+use crate::reentrancy::Callers;
 use crate::shard::{ShardCell, current};
 use crate::sync::thread_local;
 
@@ -38,6 +39,8 @@ struct Content {
     trace: Option<TraceParent>,
     /// Nobody's: only its sends are looked at.
     hollow: bool,
+    /// Who waits for what is done in it, where somebody has to know.
+    callers: Option<Callers>,
 }
 
 /// Headers, deadline and trace parent that travel with a message and with whatever its handling sends: tells and asks, on the
@@ -65,17 +68,52 @@ impl Request {
     /// A request with nothing in it.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(Content { headers: Vec::new(), deadline: Deadline::None, trace: None, hollow: false }))
+        Self(Arc::new(Content {
+            headers: Vec::new(),
+            deadline: Deadline::None,
+            trace: None,
+            hollow: false,
+            callers: None,
+        }))
     }
 
     /// What is open while an actor's sends are looked at that are part of no request.
     pub(crate) fn hollow() -> Self {
-        Self(Arc::new(Content { headers: Vec::new(), deadline: Deadline::None, trace: None, hollow: true }))
+        Self(Arc::new(Content {
+            headers: Vec::new(),
+            deadline: Deadline::None,
+            trace: None,
+            hollow: true,
+            callers: None,
+        }))
     }
 
     /// The same, unless it is nobody's.
     pub(crate) fn real(self) -> Option<Self> {
         Some(self).filter(|request| !request.0.hollow)
+    }
+
+    /// The same, unless it is nobody's and says nothing of who waits: what travels with an ask.
+    pub(crate) fn for_ask(self) -> Option<Self> {
+        Some(self).filter(|request| !request.0.hollow || request.0.callers.is_some())
+    }
+
+    /// What travels with a tell, for which nobody waits.
+    pub(crate) fn for_tell(self) -> Option<Self> {
+        self.with_callers(None).real()
+    }
+
+    /// Who waits for what is done in it.
+    pub(crate) fn callers(&self) -> Option<&Callers> {
+        self.0.callers.as_ref()
+    }
+
+    /// The same with another list of who waits.
+    pub(crate) fn with_callers(mut self, callers: Option<Callers>) -> Self {
+        if callers.is_some() || self.0.callers.is_some() {
+            Arc::make_mut(&mut self.0).callers = callers;
+        }
+        self
     }
 
     /// The request that the running handler, or the scope of this thread, is part of.
@@ -164,8 +202,12 @@ impl Request {
     pub fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
         current(|shard| {
             let _scope = match shard {
-                Some(shard) => Scope::on(shard, self.clone()),
-                None => Scope::outside(self.clone()),
+                // Who waits for the running handler does so whatever request its sends are part of.
+                Some(shard) => {
+                    let callers = shard.request().and_then(|open| open.callers().cloned());
+                    Scope::on(shard, self.clone().with_callers(callers))
+                }
+                None => Scope::outside(self.clone().with_callers(None)),
             };
             f()
         })
@@ -209,7 +251,7 @@ impl Request {
             },
             trace: self.0.trace,
             headers: self.headers().collect(),
-            callers: Vec::new(),
+            callers: self.callers().map_or_else(Vec::new, Callers::on_wire),
         }
     }
 
@@ -221,6 +263,9 @@ impl Request {
         }
         let content = Arc::make_mut(&mut request.0);
         content.trace = block.trace;
+        content.callers = Callers::of_wire(&block.callers);
+        content.hollow =
+            block.headers.is_empty() && block.trace.is_none() && block.ttl_ns == 0 && !block.callers.is_empty();
         if block.ttl_ns != 0 {
             content.deadline = Deadline::At(now_ns.saturating_add(block.ttl_ns));
         }

@@ -11,6 +11,7 @@ use crate::envelope::{Envelope, Meta};
 use crate::message::Message;
 use crate::receive::Receive;
 use crate::reply::Reply;
+use crate::request::Request;
 
 /// The stash is full: what should have been put aside comes back, and nothing has changed. Handle it, refuse it, or let it go.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,8 +76,9 @@ impl<A: Actor> Context<A> {
             return Err(StashFull((message, reply)));
         }
         let sender = self.seat().sender();
-        let asker = match (self.request(), reply.into_address()) {
-            (Some(request), address) => Asker::InRequest(request, address),
+        let asker = match (self.shard_cell().request().and_then(Request::for_ask), reply.into_address()) {
+            (Some(request), Some(address)) => Asker::InRequest(request, Some(address)),
+            (Some(request), None) => request.for_tell().map_or(Asker::None, |request| Asker::InRequest(request, None)),
             (None, None) => Asker::None,
             // A block says that there is no deadline; without one it would be looked for in this shard's table.
             (None, Some(address)) => Asker::Slot(address),

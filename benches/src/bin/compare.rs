@@ -1,6 +1,6 @@
 //! Runs every workload on the engine, its peers and the bare machine, interleaved, and writes one table and one picture.
 //!
-//! `cargo run --release -p shardstage-benches -- [--rounds N] [--quick] [--shards 1,2,4] [--out DIR] [--dir DIR] [FILTER]`
+//! `cargo run --release -p shardstage-benches --features peers -- [--rounds N] [--quick] [--shards 1,2,4] [--out DIR] [--dir DIR] [FILTER]`
 //!
 //! The whole comparison goes to `docs/benchmarks/`; one with a filter or `--quick` is printed, and written only where `--out`
 //! says. A filter is a part of a row's name: `log` is the event log's table. `--dir` names a directory on the disk that the
@@ -93,6 +93,10 @@ fn count(work: &str, name: &str, operations: &str) -> Result<(), String> {
 }
 
 fn compare(arguments: &Arguments) -> Result<(), String> {
+    let whole = arguments.filter.is_empty() && !arguments.effort.quick;
+    if whole && !cfg!(feature = "peers") {
+        return Err("the whole comparison is one with the peers: build it with --features peers".to_owned());
+    }
     let machine = Machine::ask();
     let mut works = Work::ALL.to_vec();
     works.extend(pairs(arguments.shards.as_deref(), machine.cores));
@@ -105,7 +109,6 @@ fn compare(arguments: &Arguments) -> Result<(), String> {
     let directory = place(directory)?;
     interleave::run(&mut rows, arguments.effort, &directory).map_err(|error| format!("own path: {error}"))?;
     print!("{}", table(&rows));
-    let whole = arguments.filter.is_empty() && !arguments.effort.quick;
     let out = arguments.out.clone().or_else(|| whole.then(|| root().join("docs/benchmarks")));
     out.map_or(Ok(()), |out| write(&out, &rows, arguments.effort, &machine))
 }

@@ -104,7 +104,7 @@ impl LogWork {
             Self::Saturated | Self::Snapshots => Some("held against the same log without the disturbance"),
             Self::WholePath | Self::TwoShards => Some("held against the log of one shard"),
             Self::OneSpinning | Self::Writers | Self::Batches | Self::Recovery => {
-                (!cfg!(feature = "log-peers")).then_some("built without the feature `log-peers`")
+                (!cfg!(feature = "peers")).then_some("built without the feature `peers`")
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The other actor libraries, each at its best settings, and hand-written tokio tasks.
+//! The other actor libraries (feature `peers`), each at its best settings, and hand-written tokio tasks.
 //!
 //! No tracing; current-thread runtimes, one per pinned thread; kompact's own pool with as many threads as there are shards.
 //! Mailboxes are bounded at [`crate::limits::MAILBOX_CAPACITY`] where the library has a bounded send that waits (kameo, xtra,
@@ -12,11 +12,16 @@ use crate::limits::{ASKS_IN_FLIGHT, IDLE_STATE_BYTES, PRODUCERS, YIELD_EVERY};
 use crate::resident::resident_bytes;
 use crate::workload::{Entry, Place, Role, Run, Work};
 
+#[cfg(feature = "peers")]
 pub mod actix;
+#[cfg(feature = "peers")]
 pub mod kameo;
+#[cfg(feature = "peers")]
 pub mod kompact;
+#[cfg(feature = "peers")]
 pub mod ractor;
 pub mod tokio;
+#[cfg(feature = "peers")]
 pub mod xtra;
 
 /// What a library can be asked to do; every function checks its result.
@@ -48,20 +53,30 @@ trait Library {
 
 /// The peers' names, in the order of the table.
 pub const NAMES: &[&str] = &[
+    #[cfg(feature = "peers")]
     kameo::Kameo::NAME,
+    #[cfg(feature = "peers")]
     ractor::Ractor::NAME,
+    #[cfg(feature = "peers")]
     actix::Actix::NAME,
+    #[cfg(feature = "peers")]
     xtra::Xtra::NAME,
+    #[cfg(feature = "peers")]
     kompact::Kompact::NAME,
     tokio::Tokio::NAME,
 ];
 
 /// The peers' share of the table.
 pub const ENTRIES: &[&[Entry]] = &[
+    #[cfg(feature = "peers")]
     &entries::<kameo::Kameo>(),
+    #[cfg(feature = "peers")]
     &entries::<ractor::Ractor>(),
+    #[cfg(feature = "peers")]
     &entries::<actix::Actix>(),
+    #[cfg(feature = "peers")]
     &entries::<xtra::Xtra>(),
+    #[cfg(feature = "peers")]
     &entries::<kompact::Kompact>(),
     &entries::<tokio::Tokio>(),
 ];

@@ -11,15 +11,15 @@ use crate::limits::{EVENT_BYTES, WRITERS};
 use crate::log::{LogWork, drive};
 use crate::workload::{Entry, Role, Run, Work};
 
-#[cfg(feature = "log-peers")]
+#[cfg(feature = "peers")]
 mod fjall;
-#[cfg(feature = "log-peers")]
+#[cfg(feature = "peers")]
 mod okaywal;
-#[cfg(feature = "log-peers")]
+#[cfg(feature = "peers")]
 mod raft_engine;
-#[cfg(feature = "log-peers")]
+#[cfg(feature = "peers")]
 mod redb;
-#[cfg(feature = "log-peers")]
+#[cfg(feature = "peers")]
 mod sqlite;
 mod std_file;
 
@@ -97,15 +97,15 @@ pub const ENTRIES: &[Entry] = TABLE.as_flattened();
 
 const TABLE: &[[Entry; 4]] = &[
     entries::<std_file::StdFile>(),
-    #[cfg(feature = "log-peers")]
+    #[cfg(feature = "peers")]
     entries::<raft_engine::RaftEngine>(),
-    #[cfg(feature = "log-peers")]
+    #[cfg(feature = "peers")]
     entries::<okaywal::OkayWal>(),
-    #[cfg(feature = "log-peers")]
+    #[cfg(feature = "peers")]
     entries::<fjall::Fjall>(),
-    #[cfg(feature = "log-peers")]
+    #[cfg(feature = "peers")]
     entries::<redb::Redb>(),
-    #[cfg(feature = "log-peers")]
+    #[cfg(feature = "peers")]
     entries::<sqlite::Sqlite>(),
 ];
 
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn every_store_finds_what_it_kept() {
         keeps::<std_file::StdFile>();
-        #[cfg(feature = "log-peers")]
+        #[cfg(feature = "peers")]
         {
             keeps::<raft_engine::RaftEngine>();
             keeps::<okaywal::OkayWal>();

@@ -24,6 +24,7 @@ use crate::erased::Erased;
 use crate::error::{AskError, Rejected, Unknown};
 use crate::limits::{ASK_DEADLINE, SIM_ASK_SLACK};
 use crate::message::Message;
+use crate::reentrancy;
 use crate::reply::{ForeignReply, ForeignSeat, NewSlot, ReplyAddress, ReplyOps, Waiter, ask_calling, callback_of};
 use crate::shard::{ShardCell, assert_not_on_a_shard, current, drop_contained};
 use crate::until::Until;
@@ -267,12 +268,14 @@ impl<'a, A: Actor, M: Message + Clone> PendingAskAll<'a, A, M> {
         let shard = cx.shard_cell();
         let (index, generation) = (cx.seat().index(), cx.seat().generation());
         let incarnation = shard.core.borrow_mut().cells.get(index, generation).map_or(0, |cell| cell.incarnation);
-        start(
+        reentrancy::begin(shard);
+        let slot = start(
             shard,
             questions,
             |rest| collecting::<A, M, _>(rest, (index, generation), incarnation, f),
             drop_contained,
         );
+        reentrancy::begun(shard, slot);
     }
 }
 

@@ -28,7 +28,14 @@ use crate::shard::{Cell, ShardCell, ShardCore, current, drop_contained};
 pub(crate) fn give_up(shard: &ShardCell, address: ReplyAddress, target: &Target) {
     let mut core = shard.core.borrow_mut();
     let until_ns = core.replies.deadline_ns(address);
+    let owner = core.replies.waiting(address).and_then(|slot| match slot.waiter {
+        Waiter::Then { index, generation, .. } => Some((index, generation)),
+        _ => None,
+    });
     let freed = core.replies.cancel(address);
+    if let Some((index, generation)) = owner {
+        core.let_in(index, generation);
+    }
     drop(core);
     drop_contained(freed);
     let Some(until_ns) = until_ns else { return };

@@ -97,7 +97,7 @@ fn forward_here<M: Message>(
     // The answer's place is the message's from here on.
     let _ = reply.into_address();
     let own = address.0.shard() == shard.link.shard().get();
-    let request = shard.request().and_then(Request::real);
+    let request = shard.request().and_then(Request::for_ask);
     let in_message = request.is_none() && (own || (until_ns != 0 && const { has_spare_word::<M>() }));
     let meta = if in_message {
         Meta::Reply(address)

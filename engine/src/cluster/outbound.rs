@@ -91,8 +91,10 @@ pub(crate) fn send_carried<M: Message>(
         return Err(Rejected::Full);
     }
     let (kind, correlation, ttl) = ask;
-    let Some(request) = request.clone().real() else {
-        let kind = if kind == FrameKind::AskWith { FrameKind::Ask } else { FrameKind::Tell };
+    let is_ask = kind == FrameKind::AskWith;
+    let request = request.clone();
+    let Some(request) = (if is_ask { request.for_ask() } else { request.for_tell() }) else {
+        let kind = if is_ask { FrameKind::Ask } else { FrameKind::Tell };
         return send_message(shard, id, peer, kind, correlation, ttl, message);
     };
     let group = id.slot.group();

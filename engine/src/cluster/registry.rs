@@ -22,6 +22,7 @@ use crate::message::WireMessage;
 use crate::port::frame::Frame;
 use crate::port::transport::{Lane, SchemaLine};
 use crate::receive::Receive;
+use crate::reentrancy::Reentrancy;
 use crate::reply::{NewSlot, RemoteAsker, ReplyAddress, ReplyOps, ReplyWire, Waiter};
 use crate::shard::{ActorBox, Again, Sent, ShardCell};
 
@@ -219,6 +220,12 @@ impl<A: VirtualActor> TypeBuilder<A> {
     #[must_use]
     pub fn stays_for_timers(self) -> Self {
         self.set(VirtualSettings::stays_for_timers)
+    }
+
+    /// See [`VirtualSettings::reentrancy`].
+    #[must_use]
+    pub fn reentrancy(self, reentrancy: Reentrancy) -> Self {
+        self.set(|settings| settings.reentrancy(reentrancy))
     }
 
     /// Makes this a type of stateless workers: up to `count` of them a shard, 1 to 256, that

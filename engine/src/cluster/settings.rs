@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::limits::{MAILBOX_CAPACITY_MAX, VIRTUAL_DRAIN, VIRTUAL_IDLE};
+use crate::reentrancy::Reentrancy;
 
 /// How the actors of a virtual type are run: returned by [`VirtualActor::settings`](crate::VirtualActor::settings), and changed by
 /// [`TypeBuilder`](crate::TypeBuilder) for one engine.
@@ -15,11 +16,19 @@ pub struct VirtualSettings {
     pub(crate) drain_timeout: Duration,
     pub(crate) mailbox_capacity: Option<u32>,
     pub(crate) stays_for_timers: bool,
+    /// The type's own unless said.
+    pub(crate) reentrancy: Option<Reentrancy>,
 }
 
 impl Default for VirtualSettings {
     fn default() -> Self {
-        Self { idle: VIRTUAL_IDLE, drain_timeout: VIRTUAL_DRAIN, mailbox_capacity: None, stays_for_timers: false }
+        Self {
+            idle: VIRTUAL_IDLE,
+            drain_timeout: VIRTUAL_DRAIN,
+            mailbox_capacity: None,
+            stays_for_timers: false,
+            reentrancy: None,
+        }
     }
 }
 
@@ -58,6 +67,13 @@ impl VirtualSettings {
     #[must_use]
     pub fn stays_for_timers(mut self) -> Self {
         self.stays_for_timers = true;
+        self
+    }
+
+    /// What an actor lets in while an ask of its own waits; [`Actor::REENTRANCY`](crate::Actor::REENTRANCY) unless said.
+    #[must_use]
+    pub fn reentrancy(mut self, reentrancy: Reentrancy) -> Self {
+        self.reentrancy = Some(reentrancy);
         self
     }
 

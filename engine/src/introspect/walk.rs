@@ -195,9 +195,10 @@ impl Walk {
             let Some((slot, waiter, asked_node)) = replies.waiting_at(index) else { continue };
             let (asker, blocked) = match waiter {
                 Waiter::Then { index, generation, .. } => {
-                    let name = cells.get(*index, *generation).and_then(|cell| cell.state.as_mut());
-                    let name = name.map(crate::shard::ActorBox::actor_name);
-                    (Some((ActorId::new(link, *index, *generation), name)), false)
+                    let cell = cells.get(*index, *generation);
+                    let blocked = cell.as_ref().is_some_and(|cell| cell.is_held());
+                    let name = cell.and_then(|cell| cell.state.as_mut()).map(crate::shard::ActorBox::actor_name);
+                    (Some((ActorId::new(link, *index, *generation), name)), blocked)
                 }
                 Waiter::Task { waker, .. } => {
                     let waker = waker.as_ref().map(|waker| waker.data().addr());

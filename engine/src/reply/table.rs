@@ -198,6 +198,12 @@ impl ReplyTable {
         self.get(address).filter(|slot| !slot.ready)
     }
 
+    /// Whether the slot is in use: it waits, or its answer has not been handled.
+    pub(crate) fn is_open(&self, address: ReplyAddress) -> bool {
+        let slot = self.slots.get(address.0.index() as usize);
+        slot.is_some_and(|slot| slot.live && slot.generation == address.0.generation())
+    }
+
     /// The deadline of a waiting slot.
     pub(crate) fn deadline_ns(&mut self, address: ReplyAddress) -> Option<u64> {
         self.waiting(address).map(|slot| slot.deadline_ns)

@@ -9,6 +9,7 @@ mod in_request;
 mod intercepted;
 mod recover;
 pub(super) mod rigged;
+mod turns;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::{Context as TaskContext, Poll, Waker};
@@ -257,6 +258,9 @@ impl ShardCell {
     /// Looks after an actor that is new, waits or stops, or that has nothing to do. Returns whether it may take messages now.
     #[inline(never)]
     fn look_after(&self, index: u32) -> bool {
+        if self.has_turns(index) {
+            return self.take_turn(index);
+        }
         let may = self.look_closer(index);
         let may = self.rigged(index, may);
         self.attend(index, may)
@@ -435,7 +439,7 @@ impl ShardCell {
         {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.slot(running.index).expect("a running actor keeps its cell");
-            if !cell.takes_messages() || !cell.has_work() {
+            if !cell.takes_messages() || !cell.has_work() || cell.is_held() {
                 return;
             }
         }

@@ -280,7 +280,7 @@ impl<A: Actor, F: Factory<A>> AnyActor for ActorState<A, F> {
     }
 
     fn mailbox(&self) -> Mailbox {
-        self.factory.mailbox().unwrap_or(A::MAILBOX)
+        self.factory.mailbox().unwrap_or(A::MAILBOX).of_actor(A::REENTRANCY)
     }
 }
 

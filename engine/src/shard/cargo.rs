@@ -9,6 +9,7 @@ use crate::bonds::Bonds;
 use crate::envelope::{CellId, Envelope, EpochTag};
 use crate::key::Key;
 use crate::policy::Overflow;
+use crate::reentrancy::Reentrancy;
 use crate::signal::{open_tick_handled, tick_handled};
 use crate::supervision::{Supervision, Supervisor, Window};
 use crate::timer::{Body, Leaving, Owner, TimerId};
@@ -46,6 +47,8 @@ struct Load {
     bonds: Option<Box<Bonds>>,
     attended: Option<Box<Attended>>,
     overflow: Overflow,
+    /// What it lets in while it waits, where that is not everything.
+    reentrancy: Option<Reentrancy>,
     window: Option<Box<Window>>,
     policy: Option<Box<Supervision>>,
     supervisor: Option<Box<Supervisor>>,
@@ -95,6 +98,7 @@ impl ShardCore {
             bonds: extra.bonds.as_ref().map(|bonds| Box::new(bonds.to_go_along())),
             attended: extra.attended.take(),
             overflow: extra.overflow,
+            reentrancy: extra.turns.take().map(|turns| turns.setting),
             window: extra.window.take(),
             policy: extra.policy.take(),
             supervisor: extra.supervisor.take(),
@@ -183,6 +187,9 @@ impl ShardCell {
         }
         if let Some(idle) = extra.attended.as_mut().and_then(|attended| attended.idle.as_mut()) {
             idle.timer = renamed(idle.timer).unwrap_or(idle.timer);
+        }
+        if let Some(reentrancy) = load.reentrancy {
+            cell.limit(reentrancy);
         }
         core.wake(actor.index(), actor.generation());
     }

@@ -25,6 +25,7 @@ use crate::key::Key;
 use crate::latch::LatchGuard;
 use crate::limits::CELLS_SKIPPED;
 use crate::policy::{Mailbox as Policy, Overflow};
+use crate::reentrancy::{Reentrancy, Turns};
 use crate::run_queue::{Ready, RunQueue};
 use crate::supervision::{ChildSpec, Recovery, Step, Supervision, Supervisor, Window};
 
@@ -99,6 +100,8 @@ pub(crate) struct CellExtra {
     pub(crate) stash: Option<Box<Stash>>,
     /// A virtual actor that stops before its next message.
     pub(crate) must_leave: bool,
+    /// What it lets in while it waits, if that is not everything.
+    pub(crate) turns: Option<Box<Turns>>,
     /// By which names it is found.
     pub(crate) names: Vec<Key>,
     /// Where it has been, or where it is; `None` for an actor that never moved.
@@ -381,6 +384,17 @@ impl Cell {
         if policy.is_by_priority() {
             extra.attended.get_or_insert_default().ordered = Some(0);
         }
+        self.limit(policy.reentrancy());
+    }
+
+    /// Says what it lets in while it waits.
+    pub(crate) fn limit(&mut self, reentrancy: Reentrancy) {
+        self.extra().turns = Turns::new(reentrancy);
+    }
+
+    /// Whether it waits for an answer and does not let everything in.
+    pub(crate) fn is_held(&self) -> bool {
+        self.extra.as_ref().and_then(|extra| extra.turns.as_ref()).is_some_and(|turns| turns.waits())
     }
 
     /// Whether it takes messages, given room.

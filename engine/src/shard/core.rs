@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use shardstage_codec::ShardId;
 
 use super::actor_box::ActorBox;
-use super::cell::{CellTable, Life};
+use super::cell::{Cell, CellTable, Life};
 use super::mailbox::BacklogPool;
 use super::mesh::Mesh;
 use crate::actor_ref::ActorId;
@@ -323,6 +323,13 @@ impl ShardCore {
         }
     }
 
+    /// An actor that lets not everything in while it waits may have no more to wait for.
+    pub(crate) fn let_in(&mut self, index: u32, generation: u32) {
+        if self.cells.peek(index, generation).is_some_and(Cell::is_held) {
+            self.wake(index, generation);
+        }
+    }
+
     /// Creates an actor in a cell of this shard's own choice.
     pub(crate) fn spawn(&mut self, spawn: Spawn) -> Result<(u32, u32), (SpawnError, Spawn)> {
         if self.draining {
@@ -359,10 +366,14 @@ impl ShardCore {
         if policy != Mailbox::new() {
             cell.adopt(policy);
         }
-        if spawn.identity.is_some() {
+        if let Some((position, _)) = &spawn.identity {
+            let said = self.link.engine().registry.types[*position].settings.reentrancy;
             let extra = cell.extra();
             extra.identity = spawn.identity;
             extra.active_ms = now_ms;
+            if let Some(reentrancy) = said {
+                cell.limit(reentrancy);
+            }
         }
         self.run_queue.push(ready);
     }

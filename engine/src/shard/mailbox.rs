@@ -271,10 +271,15 @@ impl Mailbox {
             !by_priority && victim.is_some()
         });
         let (position, _) = victim?;
+        self.take_at(position, pool)
+    }
+
+    /// Takes the message with so many before it.
+    pub(crate) fn take_at(&mut self, position: u32, pool: &mut BacklogPool) -> Option<Envelope> {
         let before: Vec<_> = (0..position).map_while(|_| self.pop(pool)).collect();
-        let victim = self.pop(pool);
+        let taken = self.pop(pool);
         before.into_iter().rev().for_each(|envelope| self.push_front(envelope, pool));
-        victim
+        taken
     }
 
     /// Puts a message in front of all others.

@@ -88,6 +88,17 @@ impl<T> Lane<T> {
         seq
     }
 
+    /// Takes a command that was recorded under this number; `false` when it is here already.
+    pub(crate) fn insert(&mut self, seq: u64, body: T) -> bool {
+        let at = self.items.partition_point(|item| item.seq < seq);
+        if self.items.get(at).is_some_and(|item| item.seq == seq) {
+            return false;
+        }
+        self.next = self.next.max(seq.saturating_add(1));
+        self.items.insert(at, Item { seq, body, in_flight: false, maybe_ran: false });
+        true
+    }
+
     /// The next attempt, marked as on its way; `ready` says whether a command may leave yet.
     pub(crate) fn attempt(&mut self, now_ns: u64, ready: impl FnOnce(&T) -> bool) -> Option<(Attempt, &T)> {
         if now_ns < self.resume_ns {

@@ -51,8 +51,10 @@ pub(crate) struct Message {
 pub(crate) enum DoneRecord {
     /// Messages arrived.
     Arrived(Vec<Arrived>),
-    /// All lines, behind a snapshot; their outstanding messages follow as records of their own.
+    /// As [`Image`](Self::Image), without the numbers of the next messages. Read, not written.
     Lines(Vec<LineImage>),
+    /// All lines, behind a snapshot; their outstanding messages follow as records of their own.
+    Image(Vec<NumberedLine>),
 }
 
 /// How far the messages to one receiver have arrived.
@@ -74,6 +76,15 @@ pub(crate) struct LineImage {
     to: String,
     opened: u64,
     /// Number of its first outstanding message, or of the next one.
+    first: u64,
+}
+
+/// A line without its messages, and how far its numbers went.
+#[wire]
+#[derive(Clone, Debug)]
+pub(crate) struct NumberedLine {
+    line: LineImage,
+    /// Number of the next message: those before it that do not follow have arrived.
     next: u64,
 }
 
@@ -157,15 +168,13 @@ impl Outbox {
         match record {
             OutboxRecord::Message(Message { to_type, to, seq, message, version, bytes }) => {
                 let line = self.line(&to_type, &to);
-                // Known already: a snapshot repeats what is outstanding.
-                if seq < line.lane.next() {
-                    return;
-                }
-                debug_assert_eq!(seq, line.lane.next());
                 let len = bytes.len();
-                line.lane.push(Parcel { message, version, bytes: bytes.into(), ticket });
-                self.messages += 1;
-                self.bytes += len;
+                let parcel = Parcel { message, version, bytes: bytes.into(), ticket };
+                // A snapshot repeats what is outstanding.
+                if line.lane.insert(seq, parcel) {
+                    self.messages += 1;
+                    self.bytes += len;
+                }
             }
             OutboxRecord::Opened { to_type, to, opened } => {
                 let line = self.line(&to_type, &to);
@@ -190,15 +199,26 @@ impl Outbox {
                 }
             }
             DoneRecord::Lines(images) => {
-                for LineImage { to_type, to, opened, next } in images {
-                    let line = self.line(&to_type, &to);
-                    if line.lane.next() == 1 {
-                        line.lane = Lane::resumed(opened, next);
-                    }
-                    self.arrived(&to_type, &to, next - 1);
+                for image in images {
+                    let next = image.first;
+                    self.resume(image, next);
+                }
+            }
+            DoneRecord::Image(images) => {
+                for NumberedLine { line, next } in images {
+                    self.resume(line, next);
                 }
             }
         }
+    }
+
+    /// Goes on with a line as it was at a snapshot.
+    fn resume(&mut self, LineImage { to_type, to, opened, first }: LineImage, next: u64) {
+        let line = self.line(&to_type, &to);
+        if line.lane.next() == 1 {
+            line.lane = Lane::resumed(opened, next);
+        }
+        self.arrived(&to_type, &to, first.saturating_sub(1));
     }
 
     /// Messages to this receiver have arrived up to the number `upto`; the line.
@@ -274,11 +294,14 @@ impl Outbox {
         if !self.used {
             return None;
         }
-        let lines = self.lines.values().map(|line| LineImage {
-            to_type: line.to_type.to_string(),
-            to: line.to.to_string(),
-            opened: line.lane.opened(),
-            next: line.lane.acked() + 1,
+        let lines = self.lines.values().map(|line| NumberedLine {
+            line: LineImage {
+                to_type: line.to_type.to_string(),
+                to: line.to.to_string(),
+                opened: line.lane.opened(),
+                first: line.lane.acked() + 1,
+            },
+            next: line.lane.next(),
         });
         let messages = self.lines.values().flat_map(|line| {
             line.lane.iter().map(|(seq, parcel)| {
@@ -292,7 +315,7 @@ impl Outbox {
                 })
             })
         });
-        Some((DoneRecord::Lines(lines.collect()), self.messages == 0, messages.collect()))
+        Some((DoneRecord::Image(lines.collect()), self.messages == 0, messages.collect()))
     }
 
     /// The image was appended: it has all arrivals.

@@ -94,7 +94,7 @@ impl ShardCell {
         let is_own = |envelope: &mut crate::envelope::Envelope| {
             envelope.vtable().class == crate::envelope::Class::System && !is_tick_handled(envelope)
         };
-        (awaits || cell.has_work() || cell.mailbox.find(is_own)).then_some(MoveError::Awaits)
+        (awaits || cell.is_held() || cell.has_work() || cell.mailbox.find(is_own)).then_some(MoveError::Awaits)
     }
 
     fn take_request(&self, running: Running) -> Option<Request> {

@@ -32,7 +32,7 @@ impl Front {
             Meta::Reply(_) => Some((None, true, None)),
             Meta::Context(context) => {
                 let request = match &context.asker {
-                    Asker::InRequest(request, _) => Some(request.clone()),
+                    Asker::InRequest(request, _) => request.clone().real(),
                     _ => None,
                 };
                 Some((context.sender, !context.is_tell(), request))
@@ -148,10 +148,12 @@ impl ShardCell {
             Meta::Sender(sender) => ContextBlock { sender: Some(sender), ..plain(Asker::None) },
             Meta::None | Meta::Signal => plain(Asker::None),
         };
-        let reply = match context.asker {
-            Asker::Slot(address) | Asker::InRequest(_, Some(address)) => Some(address),
-            _ => None,
+        let (reply, callers) = match &context.asker {
+            Asker::Slot(address) => (Some(*address), None),
+            Asker::InRequest(before, reply) => (*reply, before.callers().cloned()),
+            _ => (None, None),
         };
+        let request = request.with_callers(callers);
         if let Some(earlier) = Some(request.deadline_ns()).filter(|at| *at != 0) {
             context.deadline_ns = if context.deadline_ns == 0 { earlier } else { context.deadline_ns.min(earlier) };
         }

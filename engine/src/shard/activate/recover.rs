@@ -161,6 +161,9 @@ impl ShardCell {
         if let Some(extra) = &mut cell.extra {
             extra.suspensions = 0;
             super::attend::Attended::take_idle(&mut extra.attended);
+            if let Some(turns) = &mut extra.turns {
+                turns.forget();
+            }
             work = std::mem::take(&mut extra.work);
         }
         drop(core);

@@ -15,6 +15,8 @@ use super::*;
 enum Record {
     Outbox(Vec<u8>),
     Done(Vec<u8>),
+    /// A load may begin here.
+    Snapshot,
 }
 
 fn bytes<T: WireValue>(value: &T) -> Vec<u8> {
@@ -35,6 +37,7 @@ fn recover(records: &[Record]) -> Outbox {
         match record {
             Record::Outbox(bytes) => outbox.take(read(bytes), None),
             Record::Done(bytes) => outbox.take_done(read(bytes)),
+            Record::Snapshot => {}
         }
     }
     outbox.recovered();
@@ -183,10 +186,14 @@ impl World {
         }
     }
 
-    /// The sender's node dies: what was not durable is gone, what was in flight may still arrive.
-    fn crash(&mut self) {
+    /// The sender's node dies: what was not durable is gone, what was in flight may still arrive. The load begins at the last
+    /// snapshot, if `at_snapshot`, and otherwise with the first record.
+    fn crash(&mut self, at_snapshot: bool) {
         let durable = self.durable;
         self.log.retain(|(commit, _)| *commit <= durable);
+        if at_snapshot && let Some(at) = self.log.iter().rposition(|(_, record)| matches!(record, Record::Snapshot)) {
+            self.log.drain(..at);
+        }
         self.waiting_messages.clear();
         self.late.append(&mut self.in_flight);
         let records: Vec<Record> = self.log.iter().map(|(_, record)| record.clone()).collect();
@@ -197,7 +204,7 @@ impl World {
     fn snapshot(&mut self) {
         let Some((lines, settled, messages)) = self.outbox.image() else { return };
         assert_eq!(settled, messages.is_empty());
-        let mut image = vec![Record::Done(bytes(&lines))];
+        let mut image = vec![Record::Snapshot, Record::Done(bytes(&lines))];
         image.extend(messages.iter().map(|message| Record::Outbox(bytes(message))));
         self.log.extend(image.into_iter().map(|record| (self.commit, record)));
         self.outbox.imaged();
@@ -230,7 +237,7 @@ proptest! {
             match kind {
                 0..=2 => world.command(which % RECEIVERS, draw == 0),
                 3..=5 => world.sync(),
-                6 => world.crash(),
+                6 => world.crash(which % 3 > 0),
                 7 => world.snapshot(),
                 8 => world.now_ns += crate::limits::LANE_PAUSE_NS,
                 9 | 10 => world.arrive_late(which),
@@ -252,7 +259,7 @@ proptest! {
             world.append_done(arrivals);
         }
         world.sync();
-        world.crash();
+        world.crash(false);
         prop_assert!(world.outbox.is_settled(), "what arrived is recorded");
     }
 }
@@ -319,4 +326,89 @@ fn idle_sessions_beyond_a_number_are_forgotten_with_a_record() {
     assert_eq!(outbox.lines.len(), OUTBOX_LINES);
     let kept: BTreeSet<&str> = outbox.lines.values().map(|line| &*line.to).collect();
     assert_eq!(kept.len(), OUTBOX_LINES);
+}
+
+/// Sends what may leave of the only line, and settles the messages that `settled` names; the others meet a full mailbox.
+fn answer_some(outbox: &mut Outbox, settled: &[u64]) {
+    let line = outbox.waiting_lines()[0];
+    let mut sent = Vec::new();
+    while let Some(departure) = outbox.depart(line, 0, |_| true) {
+        sent.push(departure.attempt.seq);
+    }
+    for seq in sent {
+        let outcome = if settled.contains(&seq) { Outcome::Ran } else { Outcome::Refused };
+        outbox.answered(line, seq, outcome, 0, 0);
+    }
+}
+
+/// An outbox with messages 1 to `count` to one receiver, in session 9.
+fn in_session(count: usize) -> Outbox {
+    let mut outbox = Outbox::default();
+    for record in outbox.plan(&vec![outgoing(1); count]).expect("there is room") {
+        outbox.take(record, Some(Ticket(1)));
+    }
+    outbox.take(OutboxRecord::Opened { to_type: "test".into(), to: "receiver".into(), opened: 9 }, Some(Ticket(1)));
+    outbox
+}
+
+/// What a load that begins at the image makes.
+fn from_image(outbox: &Outbox) -> Outbox {
+    let (lines, _, messages) = outbox.image().expect("it was used");
+    let mut records = vec![Record::Done(bytes(&lines))];
+    records.extend(messages.iter().map(|message| Record::Outbox(bytes(message))));
+    recover(&records)
+}
+
+fn numbers(records: &[OutboxRecord]) -> Vec<u64> {
+    let number = |record: &OutboxRecord| match record {
+        OutboxRecord::Message(message) => message.seq,
+        OutboxRecord::Opened { .. } => panic!("no session is opened"),
+    };
+    records.iter().map(number).collect()
+}
+
+#[test]
+fn a_number_that_was_used_before_a_snapshot_is_never_used_again_behind_it() {
+    let mut outbox = in_session(2);
+    answer_some(&mut outbox, &[2]);
+    let again = from_image(&outbox);
+    assert_eq!(again.len(), 1, "message 1 is outstanding");
+    assert_eq!(numbers(&again.plan(&[outgoing(1)]).expect("there is room")), [3], "2 has run as another message");
+}
+
+#[test]
+fn messages_keep_their_numbers_behind_a_snapshot_whatever_was_settled_between_them() {
+    let mut outbox = in_session(3);
+    answer_some(&mut outbox, &[2]);
+    let again = from_image(&outbox);
+    let (_, _, outstanding) = again.image().expect("it was used");
+    assert_eq!(numbers(&outstanding), [1, 3]);
+    assert_eq!(numbers(&again.plan(&[outgoing(1)]).expect("there is room")), [4]);
+}
+
+/// The payload of a record of arrivals as it was before images told the numbers of the next messages.
+#[wire]
+enum UnnumberedDone {
+    Arrived(Vec<Arrived>),
+    Lines(Vec<LineImage>),
+}
+
+#[test]
+fn an_image_without_the_numbers_of_next_messages_is_still_read() {
+    let receiver = || ("test".to_owned(), "receiver".to_owned());
+    let (to_type, to) = receiver();
+    let lines = UnnumberedDone::Lines(vec![LineImage { to_type, to, opened: 9, first: 5 }]);
+    let message = |seq| {
+        let (to_type, to) = receiver();
+        OutboxRecord::Message(Message { to_type, to, seq, message: 1, version: 1, bytes: vec![0] })
+    };
+    let (to_type, to) = receiver();
+    let arrived = UnnumberedDone::Arrived(vec![Arrived { to_type, to, upto: 5, closed: false }]);
+    let mut records = vec![Record::Done(bytes(&lines))];
+    records.extend([5, 7].map(|seq| Record::Outbox(bytes(&message(seq)))));
+    records.push(Record::Done(bytes(&arrived)));
+    let outbox = recover(&records);
+    let (_, _, outstanding) = outbox.image().expect("it was used");
+    assert_eq!(numbers(&outstanding), [7]);
+    assert_eq!(numbers(&outbox.plan(&[outgoing(1)]).expect("there is room")), [8]);
 }

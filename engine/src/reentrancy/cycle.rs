@@ -1,0 +1,101 @@
+//! Cycles on one shard: a call that would come back to an actor that waits up the same chain of calls.
+//!
+//! An actor that lets nothing in while it waits cannot take a call that comes back to it: the chain would wait for itself until
+//! a deadline ends it. Such an ask is refused at once. Who waits for whom is read from what is there anyway: whom an async
+//! handler answers says its cell (`asking/cancel.rs`), whom one that asked with `then` its list of waits, and the slot of that
+//! ask says who waits there.
+//!
+//! Invariant: an ask is refused only if whoever was asked cannot take it before the asker's own handler ends; nothing is changed
+//! by looking. Shard thread only.
+
+use super::Reentrancy;
+use super::callers::shown;
+use crate::ask::Target;
+use crate::error::Deadlock;
+use crate::limits::CALLERS_LOOKED_AT;
+use crate::reply::{ReplyAddress, Waiter};
+use crate::shard::{ShardCell, ShardCore};
+
+/// A cell and its generation.
+pub(super) type Place = (u32, u32);
+
+/// The cycle that the running actor would close by waiting for an answer of `target`, in an async handler (`awaits`) or by a
+/// `then`; `None` when there is none on this shard.
+pub(crate) fn cycle(shard: &ShardCell, target: &Target, awaits: bool) -> Option<Deadlock> {
+    let mut core = shard.core.borrow_mut();
+    let me = core.running?;
+    let me = (me.index(), me.generation());
+    let goal = place_of(shard, &core, target)?;
+    let mut answers = answers_of(&core, me, awaits);
+    let mut places = vec![me];
+    while places.last() != Some(&goal) {
+        if places.len() > CALLERS_LOOKED_AT {
+            return None;
+        }
+        let (waits, next) = who_waits_at(&mut core, answers?)?;
+        places.push(waits);
+        answers = next;
+    }
+    if !keeps_out(&core, goal, goal == me && awaits, goal == me) {
+        return None;
+    }
+    // From the one who waited first down to the one who asks now, and back.
+    places.reverse();
+    places.push(goal);
+    let names: Vec<String> = places.into_iter().map(|place| name_of(&mut core, place)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    Some(Deadlock(shown(&names).into()))
+}
+
+/// Where the target lives, if that is here, and awake.
+fn place_of(shard: &ShardCell, core: &ShardCore, target: &Target) -> Option<Place> {
+    match target {
+        Target::Actor(id) => std::ptr::eq(id.link(), shard.link).then_some((id.index(), id.generation())),
+        Target::Virtual(id) => core.directory.get(id.position?, &id.key),
+    }
+}
+
+/// Whom the running actor answers with what it does now.
+fn answers_of(core: &ShardCore, me: Place, awaits: bool) -> Option<ReplyAddress> {
+    let extra = core.cells.peek(me.0, me.1)?.extra.as_ref()?;
+    match &extra.turns {
+        Some(turns) if !awaits => turns.answering,
+        _ => extra.answering.whom(),
+    }
+}
+
+/// The actor that waits for the answer that goes to `slot`, and whom it answers in turn.
+fn who_waits_at(core: &mut ShardCore, slot: ReplyAddress) -> Option<(Place, Option<ReplyAddress>)> {
+    if slot.0.shard() != core.shard.get() {
+        return None;
+    }
+    match core.replies.waiting(slot)?.waiter {
+        Waiter::Task { owner: Some(owner), .. } => {
+            let extra = core.cells.peek(owner.index(), owner.generation())?.extra.as_ref()?;
+            let place = (owner.index(), owner.generation());
+            extra.async_slot.is_live().then(|| (place, extra.answering.whom()))
+        }
+        Waiter::Then { index, generation, .. } => {
+            let turns = core.cells.peek(index, generation)?.extra.as_ref()?.turns.as_ref()?;
+            Some(((index, generation), turns.wait_for(slot)?.answering))
+        }
+        _ => None,
+    }
+}
+
+/// Whether the actor lets no call in, of its own chain either. The running one is about to wait.
+fn keeps_out(core: &ShardCore, place: Place, awaits: bool, runs: bool) -> bool {
+    let Some(extra) = core.cells.peek(place.0, place.1).and_then(|cell| cell.extra.as_ref()) else { return awaits };
+    let is_held =
+        |waits: bool| extra.turns.as_ref().is_some_and(|turns| turns.setting == Reentrancy::Off && (runs || waits));
+    awaits || extra.async_slot.is_live() || is_held(extra.turns.as_ref().is_some_and(|turns| turns.waits()))
+}
+
+/// Type and key, or type and id.
+pub(super) fn name_of(core: &mut ShardCore, (index, generation): Place) -> String {
+    let id = core.actor_id(index, generation);
+    let Some(cell) = core.cells.get(index, generation) else { return format!("{id:?}") };
+    let key = cell.extra.as_ref().and_then(|extra| extra.identity.as_ref()).map(|(_, key)| key.clone());
+    let name = cell.state.as_mut().map_or("the asking actor", crate::shard::ActorBox::actor_name);
+    key.map_or_else(|| format!("{name}({id:?})"), |key| format!("{name}({:?})", key.as_str()))
+}
