@@ -10,7 +10,7 @@ use common::{
 use shardstage::port::driver::{Driver, OpenOptions};
 use shardstage::sim::{DiskFault, DiskOpKind, SimWorld};
 use shardstage_persistence::PlantedBug;
-use shardstage_persistence::format::manifest::unsealed_blocks;
+use shardstage_persistence::format::manifest::{Manifest, unsealed_blocks};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -128,7 +128,8 @@ fn a_begun_segment_that_lost_its_beginning_is_refused() {
 
 #[test]
 fn of_a_segment_that_was_not_begun_a_start_reads_the_beginning_only() {
-    let (world, ledger) = stopped_log(7);
+    // Not one whose last frame fills its segment: then the log goes on in the next one.
+    let (world, ledger) = stopped_log(9);
     let read: Rc<RefCell<BTreeMap<String, u64>>> = Rc::default();
     let seen = Rc::clone(&read);
     world.disk_fault(NODE, DiskFault::Error, move |op| {
@@ -187,6 +188,78 @@ fn one_damaged_manifest_slot_loses_nothing_and_two_are_refused() {
     world.flip_bit(NODE, format!("{LOG}/MANIFEST.b"), 16 * 8);
     let why = refusal(&world, &ledger, PlantedBug::None);
     assert!(why.contains("MANIFEST.a") && why.contains("valid manifest"), "{why}");
+}
+
+/// Power fails at every event of a start of which one manifest slot is damaged or gone: the one that is whole stays so until
+/// the other is whole again.
+#[test]
+fn a_power_loss_while_a_manifest_slot_is_mended_leaves_one_that_is_whole() {
+    let (mut cuts, mut overwritten) = (0, 0);
+    let slots = ["MANIFEST.a", "MANIFEST.b"];
+    for seed in 50..52 {
+        for (slot, whole, gone) in [false, true].into_iter().flat_map(|gone| [(0, 1, gone), (1, 0, gone)]) {
+            let (slot, whole) = (slots[slot], format!("{LOG}/{}", slots[whole]));
+            let broken = || {
+                let (world, ledger) = stopped_log(seed);
+                if gone {
+                    assert!(world.remove_file(NODE, format!("{LOG}/{slot}")));
+                    world.settle_disk(NODE);
+                } else {
+                    world.flip_bit(NODE, format!("{LOG}/{slot}"), 16 * 8);
+                }
+                (world, ledger)
+            };
+            let (world, ledger) = broken();
+            let first = world.io_events(NODE);
+            must_recover(&world, &ledger, PlantedBug::None).unwrap();
+            let last = world.io_events(NODE);
+            for n in first + 1..=last {
+                let (world, ledger) = broken();
+                let before = world.file_bytes(NODE, &whole);
+                world.crash_at_io(NODE, n);
+                let _interrupted = must_recover(&world, &ledger, PlantedBug::None);
+                world.cancel_crash(NODE);
+                world.crash(NODE);
+                if world.file_bytes(NODE, &whole) != before {
+                    let mended = world.file_bytes(NODE, format!("{LOG}/{slot}"));
+                    let mended = mended.and_then(|bytes| Manifest::decode(&bytes));
+                    assert!(mended.is_some(), "seed {seed}, {slot}: the other one was written before it, at event {n}");
+                    overwritten += 1;
+                }
+                let found = must_recover(&world, &ledger, PlantedBug::None);
+                assert_eq!(found, Ok(()), "seed {seed}, {slot}, power loss at event {} of {}", n - first, last - first);
+                cuts += 1;
+            }
+        }
+    }
+    println!("{cuts} power losses, {overwritten} of them in or behind the second write");
+    assert!(cuts > 100 && overwritten > 10, "{cuts} {overwritten}");
+}
+
+#[test]
+fn a_manifest_slot_that_cannot_be_read_is_as_a_damaged_one() {
+    let unreadable = |world: &SimWorld, slot: &'static str| {
+        world.disk_fault(NODE, DiskFault::Error, move |op| op.kind == DiskOpKind::Read && op.path.ends_with(slot));
+    };
+    for slot in ["MANIFEST.a", "MANIFEST.b"] {
+        let (world, ledger) = stopped_log(8);
+        unreadable(&world, slot);
+        must_recover(&world, &ledger, PlantedBug::None).unwrap();
+        assert_eq!(world.faults_waiting(NODE), 0, "it was read");
+    }
+    let (world, ledger) = stopped_log(8);
+    unreadable(&world, "MANIFEST.a");
+    unreadable(&world, "MANIFEST.b");
+    let why = refusal(&world, &ledger, PlantedBug::None);
+    assert!(why.contains("MANIFEST.") && why.contains("cannot read"), "{why}");
+    world.crash(NODE);
+    must_recover(&world, &ledger, PlantedBug::None).unwrap();
+
+    let (world, ledger) = stopped_log(8);
+    unreadable(&world, "MANIFEST.a");
+    world.flip_bit(NODE, format!("{LOG}/MANIFEST.b"), 16 * 8);
+    let why = refusal(&world, &ledger, PlantedBug::None);
+    assert!(why.contains("MANIFEST.a") && why.contains("cannot read"), "{why}");
 }
 
 #[test]

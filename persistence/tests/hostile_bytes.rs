@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use shardstage_persistence::format::checkpoint::{CheckpointEnd, CheckpointHead};
 use shardstage_persistence::format::frame::FrameHeader;
-use shardstage_persistence::format::manifest::Manifest;
+use shardstage_persistence::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use shardstage_persistence::format::node::NodeFile;
 use shardstage_persistence::format::record::{KeyDef, RecordView};
 use shardstage_persistence::format::salt;
@@ -70,6 +70,29 @@ fn a_frame_that_claims_the_highest_numbers_is_not_believed() {
         bytes[4096 + 64..4096 + 68].copy_from_slice(&crc.to_le_bytes());
         mend(&mut bytes);
         scan(&bytes);
+    }
+}
+
+#[test]
+fn a_manifest_of_segments_that_cannot_be_is_none() {
+    let segment = |id, blocks| SegmentEntry { id, first_lsn: 0, end_lsn: 0, blocks, state: SegmentState::Ready };
+    let read = |segments: &[(u64, u32)]| {
+        let segments = segments.iter().map(|(id, blocks)| segment(*id, *blocks)).collect();
+        let manifest = Manifest { generation: 1, incarnation: 1, log_id: LOG_ID, segments };
+        let mut bytes = vec![0; manifest.encoded_bytes()];
+        manifest.encode(&mut bytes);
+        let read = Manifest::decode(&bytes);
+        assert!(read.is_none() || read == Some(manifest));
+        read.is_some()
+    };
+    let (most, id_max) = (1 << 20, u64::from(u32::MAX));
+    for good in [&[(1, 1), (2, most)][..], &[(7, 16), (9, 16), (id_max, 16)], &[]] {
+        assert!(read(good), "{good:?}");
+    }
+    let ids: [&[(u64, u32)]; 4] = [&[(0, 16)], &[(id_max + 1, 16)], &[(2, 16), (2, 16)], &[(2, 16), (1, 16)]];
+    let blocks: [&[(u64, u32)]; 3] = [&[(1, 0)], &[(1, most + 1)], &[(1, 16), (2, u32::MAX)]];
+    for bad in ids.into_iter().chain(blocks) {
+        assert!(!read(bad), "{bad:?}");
     }
 }
 

@@ -9,18 +9,21 @@
 //! ```
 //!
 //! Invariant: an update is finished when *both* slots hold the new generation, and nothing relies on it earlier. So either
-//! slot alone, whichever is damaged, tells everything that the log relies on. A segment is listed before it may hold a frame,
+//! slot alone, whichever is damaged, tells everything that the log relies on. A start writes the slot first that it did not
+//! read the log from, so that no power loss while a damaged one is mended leaves none. A segment is listed before it may hold a frame,
 //! and the segment before it is sealed before it may hold one behind its [unsealed blocks](unsealed_blocks).
 
 use super::{put, u32_at, u64_at};
 use crate::format::checksum::crc32c;
-use crate::limits::{BLOCK_BYTES, SEGMENTS, UNSEALED_SHARE};
+use crate::limits::{BLOCK_BYTES, MAX_SEGMENT_BYTES, SEGMENTS, UNSEALED_SHARE};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"SSMANIF1");
 const FIXED_BYTES: usize = 64;
 const ENTRY_BYTES: usize = 32;
 /// Largest manifest, bytes.
 pub const MANIFEST_BYTES: usize = (FIXED_BYTES + ENTRY_BYTES * SEGMENTS).next_multiple_of(BLOCK_BYTES);
+
+const MAX_BLOCKS: u64 = MAX_SEGMENT_BYTES / BLOCK_BYTES as u64;
 
 /// The blocks of a segment that may hold frames while the segment before it is not sealed.
 #[must_use]
@@ -41,7 +44,7 @@ pub enum SegmentState {
 /// One listed segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentEntry {
-    /// Number of the segment; its file is `<id, 16 hex digits>.seg`.
+    /// Number of the segment, from 1 on and of 32 bits; its file is `<id, 16 hex digits>.seg`.
     pub id: u64,
     /// First LSN, when sealed.
     pub first_lsn: u64,
@@ -62,7 +65,7 @@ pub struct Manifest {
     pub incarnation: u64,
     /// The log's random identity, as in `NODE`.
     pub log_id: u64,
-    /// Segments in log order.
+    /// Segments in log order, their ids rising.
     pub segments: Vec<SegmentEntry>,
 }
 
@@ -114,19 +117,20 @@ impl Manifest {
             return None;
         }
         let mut segments = Vec::with_capacity(count);
+        let mut last_id = 0;
         for entry in bytes[FIXED_BYTES..].chunks_exact(ENTRY_BYTES) {
             let state = match u32_at(entry, 28) {
                 1 => SegmentState::Ready,
                 2 => SegmentState::Sealed,
                 _ => return None,
             };
-            segments.push(SegmentEntry {
-                id: u64_at(entry, 0),
-                first_lsn: u64_at(entry, 8),
-                end_lsn: u64_at(entry, 16),
-                blocks: u32_at(entry, 24),
-                state,
-            });
+            let (id, blocks) = (u64_at(entry, 0), u32_at(entry, 24));
+            if id <= last_id || id > u64::from(u32::MAX) || blocks == 0 || u64::from(blocks) > MAX_BLOCKS {
+                return None;
+            }
+            last_id = id;
+            let (first_lsn, end_lsn) = (u64_at(entry, 8), u64_at(entry, 16));
+            segments.push(SegmentEntry { id, first_lsn, end_lsn, blocks, state });
         }
         Some(Self {
             generation: u64_at(bytes, 16),

@@ -146,17 +146,19 @@ pub(crate) async fn read_stream(
     }
 }
 
-/// Writes the manifest to both slots, one after the other.
+/// Writes the manifest to both slots, in this order, which matters where one of them is not whole: the first is durable
+/// before the second is touched.
 pub(crate) async fn write_manifest(
     desk: &Desk,
     dir: &Path,
     directory: FileId,
     mode: WriteMode,
+    slots: [&str; 2],
     manifest: &Manifest,
 ) -> io::Result<()> {
-    let mut created = false;
-    for name in MANIFESTS {
+    for name in slots {
         let path = dir.join(name);
+        let mut created = false;
         let file = match desk.open(path.clone(), mode.bulk()).await {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -173,9 +175,9 @@ pub(crate) async fn write_manifest(
         };
         desk.close(file).await;
         written?;
-    }
-    if created {
-        desk.sync(directory).await?;
+        if created {
+            desk.sync(directory).await?;
+        }
     }
     Ok(())
 }
@@ -242,7 +244,7 @@ pub(crate) async fn list_segment(
     if let Some(Unlisted { id, blocks }) = segment {
         manifest.segments.push(SegmentEntry { id, first_lsn: 0, end_lsn: 0, blocks, state: SegmentState::Ready });
     }
-    write_manifest(desk, dir, directory, mode, &manifest).await.map_err(PrepareError::Manifest)?;
+    write_manifest(desk, dir, directory, mode, MANIFESTS, &manifest).await.map_err(PrepareError::Manifest)?;
     let Some(Unlisted { id, blocks }) = segment else { return Ok((None, manifest)) };
     let file = desk.open(segment_path(dir, id), mode.append()).await.map_err(PrepareError::Manifest)?;
     Ok((Some(OpenSegment { id, file, blocks }), manifest))

@@ -89,6 +89,9 @@ pub(crate) struct Opened {
     pub(crate) ready: VecDeque<OpenSegment>,
 }
 
+/// A manifest, and the slots in the order in which the next one is written: the slot that it is from comes last.
+type Stored = (Manifest, [&'static str; 2]);
+
 /// Adds path and purpose to an I/O error.
 fn at<'a>(path: &'a Path, what: &'static str) -> impl FnOnce(io::Error) -> OpenError + 'a {
     move |error| OpenError::Io { path: path.to_path_buf(), what, error }
@@ -104,15 +107,15 @@ pub(crate) async fn open(desk: Desk, plan: OpenPlan) -> Result<Opened, OpenError
     let lock = lock(&desk, dir, &names).await?;
     let report = probe(&desk, dir).await.map_err(at(dir, "write a test block"))?;
     let mode = report.mode;
-    let manifest = if names.iter().any(|name| name == NODE) {
+    let (manifest, slots): Stored = if names.iter().any(|name| name == NODE) {
         existing(&desk, &plan, mode).await?
     } else {
-        make(&desk, &plan, mode, directory, &names).await?
+        (make(&desk, &plan, mode, directory, &names).await?, MANIFESTS)
     };
     sync_directories(&desk, dir, directory).await?;
     refuse_strangers(&desk, &plan, mode, &manifest, &names).await?;
     let scanned = scan(&desk, &plan, mode, &manifest, &names).await?;
-    begin_incarnation(&desk, &plan, report, directory, lock, manifest, scanned).await
+    begin_incarnation(&desk, &plan, report, directory, lock, (manifest, slots), scanned).await
 }
 
 async fn lock(desk: &Desk, dir: &Path, names: &[String]) -> Result<FileId, OpenError> {
@@ -128,8 +131,8 @@ async fn lock(desk: &Desk, dir: &Path, names: &[String]) -> Result<FileId, OpenE
     }
 }
 
-/// The manifest of a log that is there and ours.
-async fn existing(desk: &Desk, plan: &OpenPlan, mode: WriteMode) -> Result<Manifest, OpenError> {
+/// The newest manifest of a log that is there and ours.
+async fn existing(desk: &Desk, plan: &OpenPlan, mode: WriteMode) -> Result<Stored, OpenError> {
     let path = plan.dir.join(NODE);
     let bytes = read_all(desk, path.clone(), mode).await.map_err(at(&path, "read"))?;
     let missing = || OpenError::Missing(format!("{}: the file vanished", path.display()));
@@ -158,25 +161,34 @@ async fn existing(desk: &Desk, plan: &OpenPlan, mode: WriteMode) -> Result<Manif
             expected.3
         )));
     }
-    let mut newest: Option<Manifest> = None;
-    for name in MANIFESTS {
+    let mut newest: Option<Stored> = None;
+    let mut unreadable = None;
+    for (name, other) in [(MANIFESTS[0], MANIFESTS[1]), (MANIFESTS[1], MANIFESTS[0])] {
         let path = plan.dir.join(name);
-        let Some(bytes) = read_all(desk, path.clone(), mode).await.map_err(at(&path, "read"))? else { continue };
-        let Some(manifest) = Manifest::decode(&bytes) else { continue };
+        let bytes = match read_all(desk, path.clone(), mode).await {
+            Ok(bytes) => bytes,
+            // As good as damaged: the other slot may have everything.
+            Err(error) => {
+                unreadable = unreadable.or(Some(at(&path, "read")(error)));
+                continue;
+            }
+        };
+        let Some(manifest) = bytes.and_then(|bytes| Manifest::decode(&bytes)) else { continue };
         let ours = manifest.log_id == node.log_id;
-        if ours && newest.as_ref().is_none_or(|other| other.generation < manifest.generation) {
-            newest = Some(manifest);
+        if ours && newest.as_ref().is_none_or(|(older, _)| older.generation < manifest.generation) {
+            newest = Some((manifest, [other, name]));
         }
     }
-    match newest {
-        Some(manifest) => Ok(manifest),
-        None => Err(OpenError::Missing(format!(
-            "{}: neither {} nor {} is a valid manifest of this log",
-            plan.dir.display(),
-            MANIFESTS[0],
-            MANIFESTS[1]
-        ))),
-    }
+    newest.ok_or_else(|| {
+        unreadable.unwrap_or_else(|| {
+            OpenError::Missing(format!(
+                "{}: neither {} nor {} is a valid manifest of this log",
+                plan.dir.display(),
+                MANIFESTS[0],
+                MANIFESTS[1]
+            ))
+        })
+    })
 }
 
 /// Makes a new log: manifest first, `NODE` last, so that a half-made log has no `NODE` and is made again.
@@ -203,7 +215,7 @@ async fn make(
         groups: groups(),
     };
     let manifest = Manifest { generation: 1, incarnation: 0, log_id: node.log_id, segments: Vec::new() };
-    write_manifest(desk, dir, directory, mode, &manifest).await.map_err(at(dir, "write the manifest"))?;
+    write_manifest(desk, dir, directory, mode, MANIFESTS, &manifest).await.map_err(at(dir, "write the manifest"))?;
     let mut bytes = [0; NODE_BYTES];
     node.encode(&mut bytes);
     let staged = dir.join(NODE_STAGED);
@@ -516,7 +528,7 @@ async fn begin_incarnation(
     report: ProbeReport,
     directory: FileId,
     lock: FileId,
-    mut manifest: Manifest,
+    (mut manifest, slots): Stored,
     scanned: Scanned,
 ) -> Result<Opened, OpenError> {
     let dir = plan.dir.as_path();
@@ -536,7 +548,8 @@ async fn begin_incarnation(
     seal_entries(&mut manifest.segments, &tail.spans, active_id);
     manifest.generation += 1;
     manifest.incarnation += 1;
-    write_manifest(desk, dir, directory, mode, &manifest).await.map_err(at(dir, "write the manifest"))?;
+    // The slot that the log was read from stays whole until the other one is: that one may be damaged.
+    write_manifest(desk, dir, directory, mode, slots, &manifest).await.map_err(at(dir, "write the manifest"))?;
     let (active, manifest, ready) = if active_id > last_id {
         let prepared = first_segment(desk, dir, directory, mode, plan.segment_blocks, manifest).await;
         let (active, manifest) = prepared.map_err(|error| {
