@@ -405,6 +405,39 @@ fn whatever_ends_it_on_its_way_ends_it_everywhere_and_counts_what_is_lost() {
 }
 
 #[test]
+fn by_an_old_reference_a_kill_is_faster_than_a_stop_and_a_stop_than_a_drain() {
+    let kit = TestKit::new();
+    kit.allow_dead_letters(|_| true);
+    let trip = traveller(&kit, 0);
+    let there = trip.actor.move_to(1).wait().unwrap();
+    let stall = kit.stall(there);
+    there.tell(Tick("never")).unwrap();
+    kit.run_until(|| kit.census().actors.iter().any(|actor| actor.queued == 1));
+    let (drained, stopped) = (trip.actor.drain(), trip.actor.stop());
+    assert_eq!((drained.wait(), stopped.wait()), (StopReason::Stopped, StopReason::Stopped));
+    assert_eq!(trip.entries(&kit), ["stopped: Stopped"]);
+    drop(stall);
+
+    let trip = traveller(&kit, 0);
+    trip.actor.move_to(1).wait().unwrap();
+    let waits = trip.actor.ask(Wait(MILLI)).deadline(60 * SECOND);
+    kit.block_on(async {
+        let mut waits = Box::pin(waits.into_future());
+        std::future::poll_fn(|cx| {
+            assert!(waits.as_mut().poll(cx).is_pending());
+            std::task::Poll::Ready(())
+        })
+        .await;
+        while !kit.census().actors.iter().any(|actor| actor.suspended) {
+            let _ = trip.actor.started().await;
+        }
+        let (stopped, killed) = (trip.actor.stop(), trip.actor.kill());
+        assert_eq!((stopped.await, killed.await), (StopReason::Killed, StopReason::Killed));
+        assert!(waits.await.is_err(), "its future was dropped where it waited");
+    });
+}
+
+#[test]
 fn a_drain_by_an_old_reference_handles_what_was_sent_by_it() {
     TestKit::builder().shards(3).check_seeds(0..50, |kit| {
         let trip = traveller(kit, 0);

@@ -185,16 +185,17 @@ impl ShardCore {
             return Step::End;
         }
         if life == Life::Stopping {
-            if std::mem::replace(&mut away.passed_on, true) {
+            let reason = reason.unwrap_or(StopReason::Stopped);
+            if away.passed_on.replace(reason.clone()).as_ref() == Some(&reason) {
                 return Step::Rest;
             }
-            return Step::Stop(to, reason.unwrap_or(StopReason::Stopped));
+            return Step::Stop(to, reason);
         }
         if away.holds {
             return Step::Rest;
         }
         if queued == 0 {
-            if life != Life::Draining || std::mem::replace(&mut away.passed_on, true) {
+            if life != Life::Draining || away.passed_on.replace(StopReason::Drained).is_some() {
                 return Step::Rest;
             }
             return Step::Drain(to);

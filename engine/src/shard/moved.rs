@@ -87,8 +87,8 @@ pub(crate) struct Away {
     pub(crate) actor_type: TypeId,
     /// Messages wait, because the actor is about to move.
     pub(crate) holds: bool,
-    /// A stop, or a drain, has been passed on.
-    pub(crate) passed_on: bool,
+    /// The stop, or the drain, that has been passed on.
+    pub(crate) passed_on: Option<StopReason>,
     /// The actor has ended.
     pub(crate) over: bool,
     /// A place in the line of senders that wait for room.

@@ -23,7 +23,7 @@ impl ShardCell {
         if cell.conduct.life != Life::Stopping {
             cell.conduct.begin(Life::Stopping);
             cell.set_stop_reason(Some(reason));
-        } else if cell.finishes_first() && reason != StopReason::Stopped {
+        } else if (cell.finishes_first() || cell.away().is_some()) && reason != StopReason::Stopped {
             cell.set_stop_reason(Some(reason));
         }
         if !cell.scheduled {

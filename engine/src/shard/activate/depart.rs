@@ -59,7 +59,7 @@ impl ShardCell {
         };
         let actor = ActorId::new(to, index, generation);
         let told = self.take_request(running).and_then(|request| request.told);
-        let away = Away { to: actor, actor_type, holds: false, passed_on: false, over: false, waits: None };
+        let away = Away { to: actor, actor_type, holds: false, passed_on: None, over: false, waits: None };
         let cargo = {
             let mut core = self.core.borrow_mut();
             core.running = None;
