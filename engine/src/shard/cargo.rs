@@ -190,6 +190,7 @@ impl ShardCell {
         }
         if let Some(reentrancy) = load.reentrancy {
             cell.limit(reentrancy);
+            core.has_turns = true;
         }
         core.wake(actor.index(), actor.generation());
     }
