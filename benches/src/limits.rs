@@ -179,3 +179,6 @@ const _: () = assert!(ROOM_BYTES.is_multiple_of(READ_BYTES));
 
 /// Receive buffer that the bare echo's sockets ask for, bytes; the kernel grants at most `net.core.rmem_max`, and doubles it.
 pub const RECEIVE_BYTES: usize = 1 << 20;
+
+/// How long an engine may take to end after a run. A figure is taken before; a busy disk only makes what was begun take longer.
+pub const DRAIN_TIME: std::time::Duration = std::time::Duration::from_secs(600);

@@ -249,9 +249,11 @@ mod tests {
 
     #[test]
     fn every_peer_does_a_work_or_says_why_not() {
+        let built = entries(Work::Tell(Place::SameShard));
+        let is_built = |peer: &&&str| built.iter().any(|entry| entry.name == **peer);
         for work in Work::ALL {
             let found = entries(work);
-            for peer in crate::peers::NAMES {
+            for peer in crate::peers::NAMES.iter().filter(is_built) {
                 let does = found.iter().any(|entry| entry.name == *peer);
                 let says = crate::peers::why_not(work).is_some();
                 assert!(does != says, "{work}: {peer}");

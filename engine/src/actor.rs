@@ -142,8 +142,8 @@ pub trait Handler<M: Message>: Actor {
 /// Handles messages of type `M` in an `async fn`, which suspends the actor while it waits, never its shard.
 ///
 /// The actor handles no other message meanwhile: the future borrows its state. So an ask that comes back to it up the same chain
-/// of calls could never be answered; where that can be seen, on one shard, whoever awaits it gets
-/// [`AskError::Deadlock`](crate::AskError::Deadlock) at once, and elsewhere its deadline. Ask with
+/// of calls could never be answered: whoever awaits it gets [`AskError::Deadlock`](crate::AskError::Deadlock), at once on one shard,
+/// within some 300 ms across the shards of a process; across nodes it ends by its deadline. Ask with
 /// [`then`](crate::PendingAsk::then) in a handler that has to be free for calls meanwhile.
 ///
 /// The future's room is reused from message to message.

@@ -18,8 +18,8 @@ pub enum Overflow {
     /// A tell hands it back, a [`send`](crate::ActorRef::send) waits for room, an ask is `Rejected(Full)`.
     #[default]
     HandBack,
-    /// It enters, and the oldest message of a user goes: for news of which only the latest count. In order of priority the
-    /// oldest of the least urgent goes.
+    /// It enters, and the oldest message that somebody sent goes: for news of which only the latest count. In order of priority
+    /// the oldest of the least urgent goes. What the actor's own timers have sent stays.
     DropOldest,
     /// A tell takes it and drops it: for senders who would not know what else to do. An ask is `Rejected(Full)`.
     DropNewest,

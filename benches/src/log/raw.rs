@@ -21,7 +21,7 @@ use super::disturb::{Beside, disturb};
 use super::drive::per_event;
 use super::room::Room;
 use super::schedule::{Schedule, Tail};
-use crate::limits::{LOG_TIME, SEGMENT_BYTES, WRITERS};
+use crate::limits::{DRAIN_TIME, LOG_TIME, SEGMENT_BYTES, WRITERS};
 use crate::ours::{PARKED, SPINNING};
 use crate::stores::payload;
 use crate::workload::{Entry, Role, Run, Work};
@@ -285,6 +285,7 @@ pub(super) fn engine(shards: u16, idle: IdleStrategy, directory: &Path) -> Engin
     let mut config = Config::default();
     config.shards = Some(shards);
     config.idle = idle;
+    config.drain_time = DRAIN_TIME;
     let log = EventLog::open(directory).segment_bytes(SEGMENT_BYTES);
     Engine::builder().config(config).service(log).start().expect("the engine starts")
 }

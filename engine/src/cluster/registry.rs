@@ -156,7 +156,7 @@ impl<A: VirtualActor> TypeBuilder<A> {
                 let new = NewSlot {
                     deadline_ns: ask.deadline_ns,
                     ops: ReplyOps::of::<M>(),
-                    waiter: Waiter::Remote,
+                    waiter: Waiter::Remote(ask.peer),
                     closure: Some(crate::erased::Erased::new(asker)),
                     peer: None,
                     group: Some(ask.group),

@@ -209,11 +209,11 @@ impl Walk {
                     (known.map(|(id, name)| (*id, Some(*name))), true)
                 }
                 Waiter::Foreign => (None, true),
-                Waiter::Remote | Waiter::Call { .. } => (None, false),
+                Waiter::Remote(_) | Waiter::Call { .. } => (None, false),
             };
             let (asker, asker_type) = match (asker, waiter) {
                 (Some((id, name)), _) => (Asker::Actor(id), name),
-                (None, Waiter::Remote) => (Asker::OtherNode, None),
+                (None, Waiter::Remote(_)) => (Asker::OtherNode, None),
                 (None, _) => (Asker::Outside, None),
             };
             if self.part.waiting.len() < INTROSPECT_WAITS {

@@ -153,7 +153,7 @@ pub(crate) fn complete<R: Send + 'static>(
             let asker = unsafe { slot.into_closure().take::<ForeignSeat<R>>() };
             asker.complete(value);
         }
-        Waiter::Remote => {
+        Waiter::Remote(_) => {
             let slot = core.replies.free(address);
             drop(core);
             // SAFETY: a `Remote` slot's closure is a `RemoteAsker<R>` of the ask's own reply type.

@@ -8,7 +8,7 @@ mod in_request;
 mod intercepted;
 mod recover;
 pub(super) mod rigged;
-mod turns;
+pub(super) mod turns;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::{Context as TaskContext, Poll, Waker};

@@ -305,6 +305,12 @@ impl Cell {
         self.conduct.word() & !1 == u32::from(Life::Live as u8)
     }
 
+    /// Whether they would be, had it not been woken.
+    pub(crate) fn would_take_messages(&self) -> bool {
+        let asleep = Conduct { woken: false, ..self.conduct };
+        asleep.word() & !1 == u32::from(Life::Live as u8)
+    }
+
     /// The epoch under which a virtual actor runs.
     #[inline(always)]
     pub(crate) fn epoch(&self) -> Option<EpochTag> {

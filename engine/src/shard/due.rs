@@ -68,6 +68,10 @@ impl ShardCell {
                 self.core.borrow_mut().timers.end(id);
                 self.restart_is_due(owner);
             }
+            Body::Other(Other::RestartGroup) => {
+                self.core.borrow_mut().timers.end(id);
+                self.group_is_due(owner);
+            }
             Body::Other(Other::Idle(mut tick)) => {
                 let quiet_ns = self.quiet_since(owner).map(|spoken_ns| spoken_ns.saturating_add(tick.period_ns));
                 let mut next_ns = quiet_ns.filter(|at_ns| *at_ns > now_ns);

@@ -26,6 +26,7 @@ use std::ptr::NonNull;
 pub(crate) use self::activate::Doing;
 pub(crate) use self::activate::attend::{Attended, Idle};
 pub(crate) use self::activate::rigged::{Fault, Rig};
+pub(crate) use self::activate::turns::asked_by;
 pub(crate) use self::actor_box::{ActorBox, Again, Factory, Once};
 pub(crate) use self::cell::{CELLS_MAX, Cell, Life, Midway, foreign_index};
 pub(crate) use self::census::Resident;

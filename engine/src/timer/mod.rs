@@ -49,8 +49,10 @@ pub(crate) enum Other {
     Stop,
     /// Kills its actor.
     Kill,
-    /// Ends a supervisor's wait before it restarts this actor, or children of it.
+    /// Ends a supervisor's wait before it restarts this actor.
     Restart,
+    /// Ends this supervisor's wait before it restarts a group of its children.
+    RestartGroup,
     /// Nothing: the node is free, or the timer fires just now.
     Gone,
 }
