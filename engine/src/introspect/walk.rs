@@ -1,7 +1,7 @@
 //! One shard describes its actors, slice by slice.
 //!
 //! Each slice is a request to the shard that looks at a bounded number of cells and messages and then puts itself back, so
-//! that turns go on between two of them. Invariant: changes nothing, runs no code of users, and holds at most twice as many
+//! that turns go on between two of them. A walk whose asker has given up ends with its next slice. Invariant: changes nothing, runs no code of users, and holds at most twice as many
 //! descriptions as were asked for. Shard thread only.
 
 use std::collections::BTreeMap;
@@ -78,6 +78,9 @@ impl Walk {
     }
 
     fn step(mut self: Box<Self>, shard: &ShardCell) {
+        if !self.done.is_awaited() {
+            return;
+        }
         let goes_on = {
             let mut core = shard.core.borrow_mut();
             (self.plan.actors && self.look_at_cells(&mut core).is_break())
