@@ -95,6 +95,11 @@ impl<T: Clone> LatchGuard<T> {
         Self { latch, fallback: Some(fallback) }
     }
 
+    /// Whether somebody could still see it set.
+    pub(crate) fn is_awaited(&self) -> bool {
+        Arc::strong_count(&self.latch) > 1
+    }
+
     /// Sets the latch.
     pub(crate) fn set(mut self, value: T) {
         self.fallback = Some(value);

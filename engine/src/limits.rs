@@ -339,7 +339,7 @@ pub const HTTP_LINGER: Duration = Duration::from_millis(500);
 /// How long the introspection port takes no connection after the kernel refused it one.
 pub const HTTP_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Actors on a page of the introspection port unless the request says otherwise, and at most: 300 KiB.
+/// Actors, or waits, on a page of the introspection port unless the request says otherwise, and at most: 300 KiB.
 pub const HTTP_ACTORS: usize = 100;
 /// See [`HTTP_ACTORS`].
 pub const HTTP_ACTORS_MAX: usize = 1000;
