@@ -25,11 +25,9 @@ struct Meet(ActorRef<Tax>);
 /// The price, by a handler that waits for the tax.
 #[message(reply = Result<u32, AskError>)]
 struct Price;
-
 /// The price, by a handler that lets its own chain in meanwhile, and nobody else.
 #[message(reply = u32)]
 struct Quote;
-
 #[message(reply = Result<u32, AskError>)]
 struct Rate;
 #[message(reply = u32)]

@@ -207,7 +207,7 @@ impl<M: Message> Ask<M> {
         NewSlot {
             deadline_ns: 0,
             ops: ReplyOps::of::<M>(),
-            waiter: Waiter::Task { waker: Some(cx.waker().clone()), owner: shard.core.borrow().running },
+            waiter: Waiter::Task { waker: Some(cx.waker().clone()), owner: shard.core.borrow().who_waits() },
             closure: None,
             peer: None,
             group: None,

@@ -95,9 +95,9 @@ impl<T: Clone> LatchGuard<T> {
         Self { latch, fallback: Some(fallback) }
     }
 
-    /// Whether nobody can look at the latch any more.
-    fn is_given_up(&self) -> bool {
-        Arc::strong_count(&self.latch) == 1
+    /// Whether somebody could still see it set.
+    pub(crate) fn is_awaited(&self) -> bool {
+        Arc::strong_count(&self.latch) > 1
     }
 
     /// Sets the latch.
@@ -112,7 +112,7 @@ impl<T: Clone> LatchGuard<T> {
 pub(crate) fn keep<T: Clone>(guards: &mut Vec<LatchGuard<T>>, guard: LatchGuard<T>) -> Vec<LatchGuard<T>> {
     let mut given_up = Vec::new();
     if guards.len() == guards.capacity() {
-        given_up.extend(guards.extract_if(.., |guard| guard.is_given_up()));
+        given_up.extend(guards.extract_if(.., |guard| !guard.is_awaited()));
     }
     guards.push(guard);
     given_up

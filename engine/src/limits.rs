@@ -126,6 +126,10 @@ pub const BLOCKING_IDLE: Duration = Duration::from_secs(10);
 /// Items of an answer that are under way at once unless the asker says otherwise, items: as many as an actor handles at a time.
 pub const STREAM_CREDIT: usize = ACTIVATION_BUDGET as usize;
 
+/// Items that `cx.feed` makes in one step, items: an iterator that always has one, for an asker that always has room, leaves the
+/// shard to others in between. A quarter of what an actor may handle at a time, since an item may cost more than a message.
+pub const FED_AT_ONCE: u32 = ACTIVATION_BUDGET / 4;
+
 const _: () = assert!(BLOCKING_THREADS > 0 && BLOCKING_QUEUE > 0 && STREAM_CREDIT > 0);
 
 /// Asks from other shards that a shard remembers as given up, asks, until their deadlines: for the handlers that hold their
@@ -335,7 +339,7 @@ pub const HTTP_LINGER: Duration = Duration::from_millis(500);
 /// How long the introspection port takes no connection after the kernel refused it one.
 pub const HTTP_ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Actors on a page of the introspection port unless the request says otherwise, and at most: 300 KiB.
+/// Actors, or waits, on a page of the introspection port unless the request says otherwise, and at most: 300 KiB.
 pub const HTTP_ACTORS: usize = 100;
 /// See [`HTTP_ACTORS`].
 pub const HTTP_ACTORS_MAX: usize = 1000;
@@ -355,6 +359,25 @@ const _: () = assert!(LONG_TURN.as_nanos() >= LONG_TURN_MIN.as_nanos());
 
 /// Actors that an awaited ask looks at, up its chain of calls, for one that waits for it, actors.
 pub const CALLERS_LOOKED_AT: usize = 64;
+
+/// How long an actor waits for an answer before it is looked at as part of a cycle, ns: far above the time of nearly every call, and
+/// far below its deadline.
+pub const WAITS_LONG_NS: u64 = 100_000_000;
+
+/// How often a shard looks for actors that wait for each other while asks are open, ns.
+pub const CHASE_EVERY_NS: u64 = 100_000_000;
+
+/// Reply slots that one turn looks at for them, slots: some tens of microseconds.
+pub const CHASE_SLOTS: usize = 4096;
+
+/// Probes that one turn begins, probes; the actors that are left out come later.
+pub const CHASE_PROBES: usize = 256;
+
+/// Asks of one mailbox that are followed at a time, asks: of more than that, others each time.
+pub const CHASE_ASKS: usize = 32;
+
+/// Waits that one probe and those that it splits into look at, waits.
+pub const CHASE_FUEL: u32 = 1024;
 
 /// Callers on the list that travels with a chain of calls, callers: beyond it a chain is one that does not end, and those who
 /// came later are not remembered. Between nodes the latest [`CALLERS_MAX`](shardstage_codec::limits::CALLERS_MAX) travel.

@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::engine::Engine;
 use crate::error::SpawnError;
 use crate::reentrancy::Reentrancy;
-use crate::shard::{ActorBox, Again, Factory};
+use crate::shard::{ActorBox, Again, Factory, Sent};
 
 /// What happens to a message that finds the mailbox full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub enum Overflow {
     /// A tell hands it back, a [`send`](crate::ActorRef::send) waits for room, an ask is `Rejected(Full)`.
     #[default]
     HandBack,
-    /// It enters, and the oldest message of a user goes: for news of which only the latest count. In order of priority the
-    /// oldest of the least urgent goes.
+    /// It enters, and the oldest message that somebody sent goes: for news of which only the latest count. In order of priority
+    /// the oldest of the least urgent goes. What the actor's own timers have sent stays.
     DropOldest,
     /// A tell takes it and drops it: for senders who would not know what else to do. An ask is `Rejected(Full)`.
     DropNewest,
@@ -148,7 +148,9 @@ impl Engine {
         A: Actor,
         F: Fn() -> A + Send + 'static,
     {
-        self.spawn_with(self.link.next_shard(), move || ActorBox::new::<A, _>(WithMailbox(Again(factory), mailbox)))
+        self.spawn_with(self.link.next_shard(), move || {
+            ActorBox::new::<A, _>(Sent(WithMailbox(Again(factory), mailbox)))
+        })
     }
 }
 

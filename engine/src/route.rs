@@ -461,7 +461,7 @@ pub(crate) fn header<M: Message>(
         group,
         epoch: id.engine.placement.epoch(group),
         correlation,
-        ttl_ns: u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX),
+        ttl_ns: outbound::ttl_of(kind, ttl)?,
         shard: shardstage_codec::ShardId::new(shard),
     })
 }

@@ -98,6 +98,10 @@ impl ShardSeed {
             })
             .transpose()
             .map_err(StartError::Transport)?;
+        let directory_seed = driver.random_u64();
+        // Asks are numbered for other nodes to see: from a number that does not say the seed of a hasher.
+        let routes_seed = driver.random_u64();
+        let first_ask = Random::new(!routes_seed).next_u64();
         let core = ShardCore {
             shard,
             link,
@@ -105,27 +109,30 @@ impl ShardSeed {
             cells: Default::default(),
             pool: Default::default(),
             run_queue: RunQueue::default(),
-            replies: ReplyTable::new(shard.get()),
+            replies: ReplyTable::new(shard.get(), first_ask),
             mesh: Mesh::new(out, inbound),
             budget: crate::limits::TURN_BUDGET,
             ledger: Default::default(),
             purse: Default::default(),
-            timers: Timers::new(),
-            directory: Directory::new(engine.registry.types.len(), driver.random_u64(), blueprint.virtual_actors),
+            timers: Timers::new(shard.get()),
+            directory: Directory::new(engine.registry.types.len(), directory_seed, blueprint.virtual_actors),
             counters: Default::default(),
             graveyard: Vec::new(),
             frames: Default::default(),
             owed_room: Default::default(),
-            routes: Routes::new(driver.random_u64()),
+            routes: Routes::new(routes_seed),
             scratch: AlignedBytes::new(),
             mailbox_capacity: blueprint.mailbox_capacity,
             random: Random::new(driver.random_u64()),
             running: None,
+            steps_work: false,
             draining: false,
             deferred: Vec::new(),
             orphans: Vec::new(),
             forsaken: crate::asking::cancel::Forsaken::default(),
             asked_until_ns: 0,
+            has_turns: false,
+            chase: Default::default(),
             rigs: Vec::new(),
             is_rigged: engine.interceptors().is_some(),
         };

@@ -71,8 +71,8 @@ counters! {
     panics,
     /// Messages dropped before work because their deadline had passed.
     expired,
-    /// Messages dropped before work because nobody waited for their answer any more: the asker had dropped its ask, or had been
-    /// told that its deadline was over.
+    /// Messages dropped before work because nobody waited for their answer any more: the asker had dropped its ask, had been
+    /// told that its deadline was over, or was a node whose session had ended.
     cancelled,
     /// Messages sent to other shards of this engine.
     ring_sent,

@@ -10,7 +10,7 @@
 //! Any thread; the lock is held for a few look-ups, never while foreign code runs: wakers are woken and dropped outside.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -52,6 +52,8 @@ pub(crate) enum Turn {
 struct Waiter {
     key: CreditKey,
     turn: Turn,
+    /// What `Waiters::news` said when it was told to try again.
+    news: u64,
     /// Granted, but the ring or queue to the shard was full.
     at_the_door: bool,
     waker: Option<Waker>,
@@ -80,6 +82,8 @@ pub(crate) struct Waiters {
     lines: AtomicUsize,
     /// Somebody came, or gave a grant up. Pair: the shard's last look before it parks.
     attention: AtomicBool,
+    /// How often there may have been room at other nodes since the start: word of it came, or lanes have moved.
+    news: AtomicU64,
 }
 
 impl Table {
@@ -144,11 +148,14 @@ impl Waiters {
             }
             None => return Err(Rejected::Full),
         };
-        table.waiters[id as usize] = Some(Waiter { key, turn: Turn::Waiting, at_the_door: false, waker: Some(waker) });
+        table.waiters[id as usize] =
+            Some(Waiter { key, turn: Turn::Waiting, news: 0, at_the_door: false, waker: Some(waker) });
         let line = table.lines.entry(key).or_insert_with(|| Line { order: VecDeque::new(), left_over: 0, whom });
         line.order.push_back(id);
         self.count(&table);
         drop(table);
+        // Pair: the fence of `call`.
+        fence(Ordering::SeqCst);
         self.attention.store(true, Ordering::Release);
         Ok(WaiterId(id))
     }
@@ -169,22 +176,39 @@ impl Waiters {
         turn
     }
 
+    /// There may be room at another node for whoever waits on this shard. Returns whether anybody does: then the caller wakes it.
+    pub(crate) fn call(&self) -> bool {
+        self.news.fetch_add(1, Ordering::Release);
+        // Pair: the fence of `enter`. Either the line is seen here, or its first retry sees that there may be room.
+        fence(Ordering::SeqCst);
+        let any = self.lines.load(Ordering::Relaxed) != 0;
+        if any {
+            self.attention.store(true, Ordering::Release);
+        }
+        any
+    }
+
     /// A waiter found no room after all: it keeps its place, and its grant if it has one.
     pub(crate) fn stay(&self, id: WaiterId, waker: &Waker) {
         let mut new = Some(waker.clone());
-        let granted = {
+        let again = {
             let mut table = self.lock();
             let waiter = table.waiter(id);
+            let mut again = false;
             match waiter.turn {
                 Turn::Granted => waiter.at_the_door = true,
-                Turn::Retry => waiter.turn = Turn::Waiting,
+                Turn::Retry => {
+                    waiter.turn = Turn::Waiting;
+                    // While it tried the shard passed it over, and what came then came for it too.
+                    again = waiter.news != self.news.load(Ordering::Relaxed);
+                }
                 Turn::Waiting | Turn::Over(_) => {}
             }
             std::mem::swap(&mut waiter.waker, &mut new);
-            waiter.at_the_door
+            again || waiter.at_the_door
         };
         drop(new);
-        if granted {
+        if again {
             self.attention.store(true, Ordering::Release);
         }
     }
@@ -248,30 +272,48 @@ impl Waiters {
     ///
     /// `moved`: the transport has received something, so lanes may have room.
     pub(crate) fn serve(&self, core: &mut ShardCore, moved: bool, wakers: &mut Vec<Waker>) {
-        let attention = self.wants_attention();
-        if self.lines.load(Ordering::Relaxed) == 0 && !attention {
+        self.serve_lines(moved, wakers, |line, waiters, wakers| {
+            let cell = match &line.whom {
+                Whom::Cell(index, generation) => Some((*index, *generation)),
+                Whom::Name(position, key) => core.directory.get(*position, key),
+                Whom::Away => unreachable!("served without its shard's actors"),
+            };
+            match cell {
+                Some(cell) => serve_cell(core, line, waiters, cell, wakers),
+                // Asleep: the first message activates it.
+                None => {
+                    line.left_over = 0;
+                    line.each(waiters, (WAITERS_WOKEN_PER_TURN, 0), wakers, |_| Some(Turn::Retry));
+                }
+            }
+        });
+    }
+
+    /// Serves the lines for other nodes, and has `at_home` serve those for actors of this shard.
+    fn serve_lines(
+        &self,
+        moved: bool,
+        wakers: &mut Vec<Waker>,
+        mut at_home: impl FnMut(&mut Line, &mut [Option<Waiter>], &mut Vec<Waker>),
+    ) {
+        if self.lines.load(Ordering::Relaxed) == 0 && !self.wants_attention() {
             return;
         }
-        self.attention.store(false, Ordering::Relaxed);
+        let attention = self.attention.swap(false, Ordering::Acquire);
+        if moved {
+            self.news.fetch_add(1, Ordering::Relaxed);
+        }
         // Whoever has just come may have seen a lane that has moved since.
         let moved = moved || attention;
         let mut table = self.lock();
+        let news = self.news.load(Ordering::Acquire);
         let Table { waiters, lines, .. } = &mut *table;
         lines.retain(|_, line| {
-            match &line.whom {
-                Whom::Cell(index, generation) => serve_cell(core, line, waiters, (*index, *generation), wakers),
-                Whom::Name(position, key) => match core.directory.get(*position, key) {
-                    Some(cell) => serve_cell(core, line, waiters, cell, wakers),
-                    // Asleep: the first message activates it.
-                    None => {
-                        line.left_over = 0;
-                        line.each(waiters, WAITERS_WOKEN_PER_TURN, wakers, |_| Some(Turn::Retry));
-                    }
-                },
-                Whom::Away => {
-                    let share = if moved { WAITERS_WOKEN_PER_TURN } else { 0 };
-                    line.each(waiters, share, wakers, |turn| (turn == Turn::Waiting).then_some(Turn::Retry));
-                }
+            if !matches!(line.whom, Whom::Away) {
+                at_home(line, waiters, wakers);
+            } else if moved {
+                let share = (WAITERS_WOKEN_PER_TURN, news);
+                line.each(waiters, share, wakers, |turn| (turn == Turn::Waiting).then_some(Turn::Retry));
             }
             !line.order.is_empty() || line.left_over > 0
         });
@@ -284,7 +326,7 @@ impl Line {
     fn each(
         &mut self,
         waiters: &mut [Option<Waiter>],
-        limit: usize,
+        (limit, news): (usize, u64),
         wakers: &mut Vec<Waker>,
         next: impl Fn(Turn) -> Option<Turn>,
     ) {
@@ -295,7 +337,7 @@ impl Line {
             }
             let waiter = waiters[*id as usize].as_mut().expect("who stands in line has a place");
             let Some(turn) = next(waiter.turn) else { continue };
-            waiter.turn = turn;
+            (waiter.turn, waiter.news) = (turn, news);
             wakers.extend(waiter.waker.take());
             left -= 1;
         }
@@ -312,7 +354,7 @@ fn serve_cell(
     let gone = core.cells.get(cell.0, cell.1).is_none_or(|cell| !cell.admits());
     if gone {
         line.left_over = 0;
-        line.each(waiters, usize::MAX, wakers, |turn| {
+        line.each(waiters, (usize::MAX, 0), wakers, |turn| {
             (!matches!(turn, Turn::Over(_))).then_some(Turn::Over(Rejected::Closed))
         });
         // They leave by themselves; the line has nothing more to give.
@@ -326,13 +368,55 @@ fn serve_cell(
         .filter(|id| waiters[**id as usize].as_ref().is_some_and(|waiter| waiter.turn == Turn::Waiting))
         .count();
     let granted = core.take_room(cell, 0, u32::try_from(waiting).unwrap_or(u32::MAX));
-    line.each(waiters, granted as usize, wakers, |turn| (turn == Turn::Waiting).then_some(Turn::Granted));
+    line.each(waiters, (granted as usize, 0), wakers, |turn| (turn == Turn::Waiting).then_some(Turn::Granted));
     // The ring has moved since they found it full.
     for id in &line.order {
         if let Some(waiter) = &mut waiters[*id as usize]
             && std::mem::take(&mut waiter.at_the_door)
         {
             wakers.extend(waiter.waker.take());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One turn of a shard without actors.
+    fn serve(waiters: &Waiters, moved: bool) {
+        let mut wakers = Vec::new();
+        waiters.serve_lines(moved, &mut wakers, |_, _, _| {});
+    }
+
+    #[test]
+    fn who_tries_while_word_of_room_comes_tries_again_and_nobody_tries_without_news() {
+        for moved in [false, true] {
+            let (waiters, waker) = (Waiters::default(), Waker::noop());
+            assert!(!waiters.call(), "nobody waits");
+            let id = waiters.enter(CreditKey::of_cell(1, 1), Whom::Away, waker.clone()).expect("there is a place");
+            serve(&waiters, false);
+            assert_eq!(waiters.look(id, waker), Turn::Retry, "it may have come late");
+            // It tries, and finds no room, just before there is some.
+            if moved {
+                serve(&waiters, true);
+            } else {
+                assert!(waiters.call());
+                serve(&waiters, false);
+            }
+            assert!(!waiters.wants_attention());
+            waiters.stay(id, waker);
+            assert!(waiters.wants_attention(), "what came while it tried came for it too");
+            serve(&waiters, false);
+            assert_eq!(waiters.look(id, waker), Turn::Retry);
+            waiters.stay(id, waker);
+            assert!(!waiters.wants_attention(), "there is nothing new");
+            serve(&waiters, false);
+            assert_eq!(waiters.look(id, waker), Turn::Waiting);
+            assert!(waiters.call());
+            serve(&waiters, false);
+            assert_eq!(waiters.look(id, waker), Turn::Retry);
+            assert!(!waiters.leave(id, false));
         }
     }
 }

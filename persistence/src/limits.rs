@@ -19,6 +19,9 @@ pub const FRAME_BYTES: usize = 1024 * 1024;
 /// Records that wait for the frame in flight, bytes, before `append` answers `Full`: sixteen frames.
 pub const PENDING_BYTES: usize = 16 * FRAME_BYTES;
 
+/// Memory of one section that is kept for the next batch, bytes: the sections of all groups together keep 4 MiB at most.
+pub const PART_KEPT_BYTES: usize = FRAME_BYTES / 16;
+
 /// Largest payload of one record, bytes: half a frame, so that headers and the key definition always fit beside it.
 pub const RECORD_BYTES: usize = FRAME_BYTES / 2;
 
@@ -96,8 +99,14 @@ pub const SPARE_RETRY_NS: u64 = 1_000_000_000;
 /// Slot groups of a cluster: the unit of placement and fencing.
 pub const GROUPS: usize = shardstage_codec::GROUP_COUNT as usize;
 
+/// Largest event that an effect holds in place, bytes: a larger one is boxed once instead of being moved several times.
+pub const EVENT_IN_PLACE_BYTES: usize = 256;
+
 /// Default number of events between two snapshots of one actor.
 pub const SNAPSHOT_EVERY: u64 = 200;
+
+/// Records of one command for which a shard keeps room until the next one, in numbers: beyond, it is given back.
+pub const SCRATCH_RECORDS: usize = 256;
 
 /// Longest name of a client, bytes: an actor's type name and key with a byte between always fit.
 pub const CLIENT_BYTES: usize = 1024;

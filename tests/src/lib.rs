@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod kit_actors;
+pub mod scripted;
 pub mod sim_cluster;
 
 /// The README's code blocks, compiled and run as documentation tests.

@@ -201,3 +201,31 @@ fn a_reader_that_stops_ends_the_stream_of_its_source() {
         }
     });
 }
+
+/// How many items were made.
+#[message(reply = u64)]
+struct Made(Arc<AtomicU64>);
+
+impl Handler<Made> for Reader {
+    fn handle(&mut self, Made(made): Made, _cx: &mut Context<Self>) -> u64 {
+        made.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn a_long_iterator_does_not_hold_its_shard() {
+    const ITEMS: u64 = 100_000;
+    TestKit::check_seeds(0..5, |kit| {
+        let (source, made, _) = source(kit, 0);
+        let neighbour = kit.spawn_on(0, || Reader { read: Log::new() }).unwrap();
+        let stream = kit.block_on(source.ask(Count { upto: ITEMS, way: Way::Feed })).unwrap();
+        let mut stream = stream.credit(ITEMS as usize);
+        assert_eq!(kit.block_on(stream.next()), Some(Ok(1)));
+        let so_far = kit.block_on(neighbour.ask(Made(Arc::clone(&made)))).unwrap();
+        assert!(so_far < ITEMS / 10, "{so_far} items were made before a neighbour had its turn");
+        for item in 2..=ITEMS {
+            assert_eq!(kit.block_on(stream.next()), Some(Ok(item)));
+        }
+        assert_eq!(kit.block_on(stream.next()), None);
+    });
+}

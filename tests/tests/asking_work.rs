@@ -13,8 +13,9 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use futures_core::Stream;
 use shardstage::prelude::*;
 use shardstage::testkit::TestKit;
-use shardstage::{Panicked, StreamEvent, limits};
+use shardstage::{Directive, Failure, Panicked, Reentrancy, Resume, StreamEvent, ask_all, limits};
 use support::Log;
+use tokio::sync::oneshot;
 
 /// A source of items that a test fills; counts how often it was asked and says when it is dropped.
 #[derive(Clone, Default)]
@@ -360,4 +361,237 @@ fn a_future_of_a_tokio_runtime_comes_back_as_a_turn() {
     engine.shutdown().unwrap();
     drop(stop);
     runs.join().unwrap();
+}
+
+/// Goes on with its state whatever happens.
+struct Stubborn {
+    heard: Log<String>,
+    pauses: Sender<Resume>,
+}
+
+impl Actor for Stubborn {
+    fn panicked(&mut self, _failure: &Failure, _cx: &mut Context<Self>) -> Directive {
+        Directive::Resume
+    }
+}
+
+/// Attach so many things at once: two streams, and between them something that does `what`.
+#[message]
+struct Among {
+    before: Source,
+    what: What,
+    behind: Source,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    Panic,
+    Stop,
+    Suspend,
+}
+
+impl Handler<Among> for Stubborn {
+    fn handle(&mut self, Among { before, what, behind }: Among, cx: &mut Context<Self>) {
+        cx.for_each(Items(before), |this, item, _| this.heard.push(format!("before {item:?}")));
+        cx.reenter_after(std::future::ready(()), move |this, (), cx| {
+            this.heard.push("between".to_owned());
+            match what {
+                What::Panic => panic!("the hands slip"),
+                What::Stop => cx.stop(),
+                What::Suspend => this.pauses.send(cx.suspend()).unwrap(),
+            }
+        });
+        cx.for_each(Items(behind), |this, item, _| this.heard.push(format!("behind {item:?}")));
+        cx.reenter_after(std::future::ready(()), |this, (), _| this.heard.push("last".to_owned()));
+    }
+}
+
+fn stubborn(kit: &TestKit, what: What) -> (Log<String>, [Source; 2], Receiver<Resume>) {
+    let heard = Log::new();
+    let (shared, sources) = (heard.clone(), [Source::default(), Source::default()]);
+    let (pauses, paused) = channel();
+    let stubborn = kit.spawn_on(0, move || Stubborn { heard: shared.clone(), pauses: pauses.clone() }).unwrap();
+    for source in &sources {
+        source.push([1, 2]);
+        source.end();
+    }
+    let [before, behind] = sources.clone();
+    stubborn.tell(Among { before, what, behind }).unwrap();
+    kit.run_until_idle();
+    (heard, sources, paused)
+}
+
+#[test]
+fn a_panic_ends_only_the_work_that_panicked_where_the_actor_goes_on() {
+    TestKit::check_seeds(0..10, |kit| {
+        kit.allow_panics();
+        let (heard, sources, _) = stubborn(kit, What::Panic);
+        let of = |who: &str| heard.all().into_iter().filter(|line| line.starts_with(who)).collect::<Vec<_>>();
+        assert_eq!(of("before"), ["before Some(1)", "before Some(2)", "before None"]);
+        assert_eq!(of("behind"), ["behind Some(1)", "behind Some(2)", "behind None"]);
+        assert_eq!((of("between").len(), of("last").len()), (1, 1));
+        assert!(sources.iter().all(Source::is_dropped));
+    });
+}
+
+#[test]
+fn work_has_no_turn_once_its_actor_stops_or_is_suspended() {
+    TestKit::check_seeds(0..10, |kit| {
+        let (heard, sources, _) = stubborn(kit, What::Stop);
+        assert_eq!(heard.all(), ["before Some(1)", "between"]);
+        assert!(sources.iter().all(Source::is_dropped));
+
+        let (heard, sources, paused) = stubborn(kit, What::Suspend);
+        assert_eq!(heard.all(), ["before Some(1)", "between"]);
+        assert!(!sources.iter().any(Source::is_dropped));
+        drop(paused.recv().unwrap());
+        kit.run_until_idle();
+        let heard = heard.all();
+        assert_eq!(heard.iter().filter(|line| line.starts_with("before")).count(), 3, "{heard:?}");
+        assert_eq!(heard.iter().filter(|line| line.starts_with("behind")).count(), 3, "{heard:?}");
+        assert_eq!(heard.last().map(String::as_str), Some("behind None"), "{heard:?}");
+        assert!(heard.iter().any(|line| line == "last"), "{heard:?}");
+    });
+}
+
+type Answers = Sender<Result<u64, AskError>>;
+
+/// Asks itself and others in work beside its messages.
+struct Host {
+    answers: Answers,
+}
+impl Actor for Host {}
+
+/// Asks itself.
+#[message]
+struct Muse(bool);
+
+impl Handler<Muse> for Host {
+    fn handle(&mut self, Muse(among_all): Muse, cx: &mut Context<Self>) {
+        let me = cx.me();
+        if among_all {
+            let answer = async move { ask_all([me], Knock).await.remove(0) };
+            cx.reenter_after(answer, |this, answer, _| this.answers.send(answer).unwrap());
+        } else {
+            cx.reenter_after(me.ask(Knock), |this, answer, _| this.answers.send(answer).unwrap());
+        }
+    }
+}
+
+#[message(reply = u64)]
+#[derive(Clone)]
+struct Knock;
+
+impl Handler<Knock> for Host {
+    fn handle(&mut self, _: Knock, _cx: &mut Context<Self>) -> u64 {
+        1
+    }
+}
+
+/// Keeps the host from its messages for a while.
+#[message]
+struct Doze(oneshot::Receiver<()>);
+
+impl AsyncHandler<Doze> for Host {
+    async fn handle(&mut self, Doze(up): Doze, _cx: &mut Context<Self>) {
+        let _ = up.await;
+    }
+}
+
+/// Has a guest ask back, while the host goes on.
+#[message]
+struct Invite(ActorRef<Guest>, Gate, bool);
+
+impl Handler<Invite> for Host {
+    fn handle(&mut self, Invite(guest, gate, among_all): Invite, cx: &mut Context<Self>) {
+        let visit = Visit(cx.me(), gate);
+        if among_all {
+            let answer = async move { ask_all([guest], visit).await.remove(0)? };
+            cx.reenter_after(answer, |this, answer, _| this.answers.send(answer).unwrap());
+        } else {
+            let answer = async move { guest.ask(visit).await? };
+            cx.reenter_after(answer, |this, answer, _| this.answers.send(answer).unwrap());
+        }
+    }
+}
+
+type Gate = Arc<Mutex<Option<oneshot::Receiver<()>>>>;
+
+/// Asks the host once the gate opens.
+#[derive(Default)]
+struct Guest;
+impl Actor for Guest {}
+
+#[message(reply = Result<u64, AskError>)]
+#[derive(Clone)]
+struct Visit(ActorRef<Host>, Gate);
+
+impl AsyncHandler<Visit> for Guest {
+    async fn handle(&mut self, Visit(host, gate): Visit, _cx: &mut Context<Self>) -> Result<u64, AskError> {
+        let gate = gate.lock().unwrap().take().unwrap();
+        let _ = gate.await;
+        host.ask(Knock).await
+    }
+}
+
+#[test]
+fn an_ask_in_attached_work_is_nobodys_deadlock() {
+    for among_all in [false, true] {
+        TestKit::check_seeds(0..10, |kit| {
+            let (answers, heard) = channel();
+            let host = kit.engine().spawn_on(0, move || Host { answers: answers.clone() }).unwrap();
+            host.tell(Muse(among_all)).unwrap();
+            kit.run_until_idle();
+            assert_eq!(heard.try_recv(), Ok(Ok(1)), "it asked itself, and was free to answer");
+
+            let guest = kit.engine().spawn_on(0, Guest::default).unwrap();
+            let ((open, gate), (rouse, up)) = (oneshot::channel::<()>(), oneshot::channel::<()>());
+            host.tell(Invite(guest, Arc::new(Mutex::new(Some(gate))), among_all)).unwrap();
+            kit.run_until_idle();
+            host.tell(Doze(up)).unwrap();
+            kit.run_until_idle();
+            drop(open);
+            kit.run_until_idle();
+            assert!(heard.try_recv().is_err(), "it dozes, but not for the guest");
+            drop(rouse);
+            kit.run_until_idle();
+            assert_eq!(heard.try_recv(), Ok(Ok(1)));
+        });
+    }
+}
+
+/// Lets nothing in while it waits for an answer.
+struct Closed {
+    heard: Log<&'static str>,
+}
+
+impl Actor for Closed {
+    const REENTRANCY: Reentrancy = Reentrancy::Off;
+}
+
+/// Attach two things; the first asks.
+#[message]
+struct AskFirst(ActorRef<Host>);
+
+impl Handler<AskFirst> for Closed {
+    fn handle(&mut self, AskFirst(host): AskFirst, cx: &mut Context<Self>) {
+        cx.reenter_after(std::future::ready(()), move |this, (), cx| {
+            this.heard.push("asks");
+            cx.ask(host, Knock).then(|this, _, _| this.heard.push("has its answer"));
+        });
+        cx.reenter_after(std::future::ready(()), |this, (), _| this.heard.push("goes on"));
+    }
+}
+
+#[test]
+fn work_waits_for_the_answer_that_work_before_it_asked_for() {
+    TestKit::check_seeds(0..10, |kit| {
+        let (heard, (answers, _)) = (Log::new(), channel());
+        let shared = heard.clone();
+        let host = kit.spawn_on(1, move || Host { answers: answers.clone() }).unwrap();
+        let closed = kit.spawn_on(0, move || Closed { heard: shared.clone() }).unwrap();
+        closed.tell(AskFirst(host)).unwrap();
+        kit.run_until_idle();
+        assert_eq!(heard.all(), ["asks", "has its answer", "goes on"]);
+    });
 }

@@ -70,6 +70,29 @@ impl AsyncHandler<UnwatchAtItsEnd> for Peer {
     }
 }
 
+/// Waits for an answer.
+#[message]
+struct AwaitPing(ActorRef<Peer>);
+
+impl AsyncHandler<AwaitPing> for Peer {
+    async fn handle(&mut self, of: AwaitPing, _: &mut Context<Self>) {
+        let _ = of.0.ask(Ping).await;
+    }
+}
+
+type Heard = Arc<Mutex<Vec<(ActorId, StopReason)>>>;
+
+/// Spawns a child that is restarted always, and says what it hears in all its lives.
+#[message(reply = ActorRef<Peer>)]
+struct Raise(Heard);
+
+impl Handler<Raise> for Peer {
+    fn handle(&mut self, raise: Raise, cx: &mut Context<Self>) -> ActorRef<Self> {
+        let make = move || Self { heard: Arc::clone(&raise.0), ..Self::default() };
+        cx.spawn_with(ChildSpec::permanent(), make).unwrap()
+    }
+}
+
 impl Handler<Boom> for Peer {
     fn handle(&mut self, _: Boom, _: &mut Context<Self>) {
         panic!("planted");
@@ -274,6 +297,31 @@ fn a_supervised_actor_that_a_link_took_along_comes_back() {
         pair.kit.kill(pair.other);
         pair.kit.run_until_idle();
         assert_eq!(child.ask(Ping).wait().is_ok(), lives, "{spec:?}");
+        pair.end();
+    }
+}
+
+#[test]
+fn news_that_come_while_a_watcher_stops_reach_its_next_life() {
+    for shard in [0, 1] {
+        let pair = Pair::on(shard);
+        let slow = pair.kit.spawn_on(1, Peer::default).unwrap();
+        let heard = Heard::default();
+        let child = pair.one.ask(Raise(Arc::clone(&heard))).wait().unwrap();
+        child.ask(Bond::Watch(pair.other.id())).wait().unwrap();
+        let stall = pair.kit.stall(slow);
+        child.tell(AwaitPing(slow)).unwrap();
+        pair.kit.run_until_idle();
+        // It stops when its handler has ended, and the other one has by then.
+        drop(child.stop());
+        pair.other.stop().wait();
+        pair.kit.run_until_idle();
+        assert!(heard.lock().unwrap().is_empty());
+        drop(stall);
+        pair.kit.run_until_idle();
+        assert_eq!(*heard.lock().unwrap(), [(pair.other.id(), StopReason::Stopped)], "a restart is no end");
+        child.ask(Ping).wait().unwrap();
+        slow.stop().wait();
         pair.end();
     }
 }

@@ -6,8 +6,9 @@
 use shardstage::prelude::*;
 use shardstage::sim::{SimOptions, SimWorld};
 use shardstage::{NodeId, Reason, Resume};
-use shardstage_codec::{ActorTypeId, slot_of};
+use shardstage_codec::{ActorTypeId, AlignedBytes, FrameHeader, FrameKind, ReplyStatus, append_frame_bytes, slot_of};
 use shardstage_quic::Quic;
+use shardstage_tests::scripted::Scripted;
 use shardstage_tests::sim_cluster::{A, B, SECOND, cluster, quic};
 
 mod wire {
@@ -161,4 +162,77 @@ fn a_sender_hears_full_until_there_is_room() {
 #[test]
 fn and_so_does_one_whose_receiver_lives_on_another_shard() {
     overrun(1, 2);
+}
+
+/// Sends items from node `a`, each when there is room for it.
+#[derive(Default)]
+struct Patient;
+
+impl Actor for Patient {}
+
+/// Send so many.
+#[message]
+struct SendAll(VirtualRef<Receiver>, u64);
+
+impl AsyncHandler<SendAll> for Patient {
+    async fn handle(&mut self, SendAll(receiver, count): SendAll, _cx: &mut Context<Self>) {
+        for number in 0..count {
+            receiver.send(Item { number }).await.expect("the session is open");
+        }
+    }
+}
+
+/// What a waiting sender of shard 0 must hear: word of room comes to the shard that the receiver lives on over there.
+fn hears_of_room(give_room: impl Fn(&Scripted, FrameHeader, &str)) {
+    for from in 0..2 {
+        let world = SimWorld::new(SimOptions::seeded(3));
+        let script = Scripted::default();
+        let engine = Engine::builder()
+            .register::<Receiver>(|it| it.accept::<Item, _>().accept::<Still, _>())
+            .cluster(cluster("sim", A))
+            .transport(script.clone())
+            .start_in_sim(&world, A)
+            .expect("a sound description");
+        (0..2).for_each(|shard| script.up(shard, B));
+        world.run_for(SECOND / 100);
+        let key = key(1);
+        let named = FrameHeader {
+            actor_type: ActorTypeId::of(Receiver::TYPE),
+            status: ReplyStatus::Full,
+            ..FrameHeader::new(FrameKind::Bounce)
+        };
+        let mut full = AlignedBytes::new();
+        append_frame_bytes(&mut full, named, &key, &[]).expect("it fits");
+        script.say(1, B, full);
+        world.run_for(SECOND / 100);
+
+        let patient = engine.spawn_on(from, Patient::default).expect("it runs");
+        patient.tell(SendAll(engine.actor::<Receiver>(key.as_str()), 3)).expect("there is room");
+        world.run_for(SECOND / 10);
+        assert!(script.take(FrameKind::Tell).is_none(), "it waits");
+        give_room(&script, FrameHeader { status: ReplyStatus::Ok, ..named }, &key);
+        world.run_for(SECOND / 10);
+        for _ in 0..3 {
+            let heard = script.take(FrameKind::Tell).expect("it goes on");
+            assert_eq!(heard.shard, from);
+        }
+    }
+}
+
+#[test]
+fn a_waiting_sender_of_another_shard_hears_of_room() {
+    hears_of_room(|script, named, key| {
+        let mut room = AlignedBytes::new();
+        let header = FrameHeader { kind: FrameKind::Room, ..named };
+        append_frame_bytes(&mut room, header, key, &[]).expect("it fits");
+        script.say(1, B, room);
+    });
+}
+
+#[test]
+fn and_of_a_session_that_has_ended_with_what_it_knew() {
+    hears_of_room(|script, _, _| {
+        script.down(1, B);
+        script.up(1, B);
+    });
 }

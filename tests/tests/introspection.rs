@@ -305,6 +305,30 @@ fn many_actors_are_described_while_others_are_served() {
     assert!(kit.stats()[0].turns - before >= 20_000 / 512, "{}", kit.stats()[0].turns - before);
 }
 
+#[test]
+fn a_shard_looks_at_nothing_for_who_has_given_up() {
+    let kit = TestKit::builder().engine(|engine| {
+        let mut config = Config::default();
+        config.shards = Some(1);
+        engine.config(config)
+    });
+    let kit = kit.start();
+    for _ in 0..20_000 {
+        kit.spawn(Counter::default).unwrap();
+    }
+    kit.run_until_idle();
+    let before = kit.stats()[0].turns;
+    for _ in 0..100 {
+        let mut looking = std::pin::pin!(kit.introspect().waits().into_future());
+        let waker = std::task::Waker::noop();
+        assert!(looking.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+    }
+    kit.run_until_idle();
+    let turns = kit.stats()[0].turns - before;
+    assert!(turns < 20_000 / 512, "{turns} turns for nobody");
+    assert_eq!(kit.introspect().top(0).wait().live(), 20_000);
+}
+
 /// Keeps its shard until the test lets go.
 struct Blocker(Receiver<()>, Sender<()>);
 impl Actor for Blocker {}

@@ -287,6 +287,76 @@ fn actors_shards_and_waits_are_json() {
     engine.shutdown().unwrap();
 }
 
+/// Answers nothing before the test lets go.
+#[derive(Default)]
+struct Silent {
+    owed: Vec<Reply<()>>,
+}
+impl Actor for Silent {}
+
+#[message]
+struct Never;
+impl DeferredHandler<Never> for Silent {
+    fn handle(&mut self, _: Never, reply: Reply<()>, _cx: &mut Context<Self>) {
+        self.owed.push(reply);
+    }
+}
+
+#[message(reply = usize)]
+struct Owed;
+impl Handler<Owed> for Silent {
+    fn handle(&mut self, _: Owed, _cx: &mut Context<Self>) -> usize {
+        self.owed.len()
+    }
+}
+
+#[message]
+struct LetGo;
+impl Handler<LetGo> for Silent {
+    fn handle(&mut self, _: LetGo, _cx: &mut Context<Self>) {
+        self.owed.drain(..).for_each(|reply| reply.send(()));
+    }
+}
+
+/// Asks without waiting.
+#[derive(Default)]
+struct Asker;
+impl Actor for Asker {}
+
+#[message]
+struct Ask(ActorRef<Silent>, u32);
+impl Handler<Ask> for Asker {
+    fn handle(&mut self, Ask(silent, times): Ask, cx: &mut Context<Self>) {
+        for _ in 0..times {
+            cx.ask(silent, Never).deadline(std::time::Duration::from_secs(3600)).then(|_, _, _| ());
+        }
+    }
+}
+
+#[test]
+fn a_page_of_waits_is_bounded_and_says_that_it_was_cut() {
+    let (engine, address) = open(Engine::builder());
+    let silent = engine.spawn_on(0, Silent::default).unwrap();
+    let asker = engine.spawn_on(0, Asker::default).unwrap();
+    asker.tell(Ask(silent, 150)).unwrap();
+    while silent.ask(Owed).wait() != Ok(150) {
+        std::thread::yield_now();
+    }
+    let shown = |target: &str| {
+        let page = Json::parse(&ok(address, target));
+        assert_eq!(page.at("whole"), &Json::Bool(true));
+        (page.at("waits").list().len(), page.at("cut") == &Json::Bool(true), page.at("waiting").number())
+    };
+    assert_eq!(shown("/waits"), (100, true, 150.0));
+    assert_eq!(shown("/waits?limit=10"), (10, true, 150.0));
+    assert_eq!(shown("/waits?limit=150"), (150, false, 150.0));
+    assert_eq!(shown("/waits?limit=999999"), (150, false, 150.0));
+    assert_eq!(get(address, "/waits?limit=all").0, "400 Bad Request");
+    assert_eq!(get(address, "/waits?type=Silent").0, "400 Bad Request");
+    silent.tell(LetGo).unwrap();
+    engine.shutdown().unwrap();
+}
+
 #[test]
 fn what_is_wrong_is_refused_by_status() {
     let (engine, address) = open(Engine::builder());

@@ -128,6 +128,40 @@ fn full_mailboxes_drop_what_their_type_says_and_count_it() {
     }
 }
 
+/// Tells itself something in a while.
+#[message]
+struct Remind(u64);
+
+impl Handler<Remind> for Oldest {
+    fn handle(&mut self, remind: Remind, cx: &mut Context<Self>) {
+        cx.after(Duration::from_millis(remind.0), Item(100 + remind.0));
+    }
+}
+
+#[test]
+fn what_an_actors_own_timers_sent_does_not_make_way() {
+    let kit = TestKit::new();
+    kit.allow_dead_letters(|letter| letter.reason == Reason::Dropped);
+    let log = Log::new();
+    let for_oldest = log.clone();
+    let oldest = kit.spawn_on(0, move || Oldest { log: for_oldest.clone() }).unwrap();
+    for delay_ms in 1..=5 {
+        oldest.tell(Remind(delay_ms)).unwrap();
+        kit.run_until_idle();
+    }
+    let stall = kit.stall(oldest);
+    kit.advance(Duration::from_millis(2));
+    for number in 0..10 {
+        oldest.tell(Item(number)).unwrap();
+    }
+    kit.run_until_idle();
+    assert_eq!(kit.dead_letters().count(Reason::Dropped), 8, "two have room beside its own");
+    kit.advance(Duration::from_millis(8));
+    drop(stall);
+    kit.run_until_idle();
+    assert_eq!(numbers(&log), [101, 102, 8, 9, 103, 104, 105], "its own have room whatever the bound");
+}
+
 #[test]
 fn an_ask_that_is_dropped_or_refused_hears_that_there_was_no_room() {
     let kit = TestKit::new();

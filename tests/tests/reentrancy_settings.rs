@@ -51,6 +51,10 @@ struct Keep(AskHandle);
 #[message]
 struct LetGo;
 
+/// Asks a probe, and waits for a future beside it.
+#[message]
+struct HoldAndWork(Recipient<Question>);
+
 /// Asks several at once.
 #[message]
 struct HoldMany(Vec<Recipient<Question>>);
@@ -119,6 +123,14 @@ impl<const D: u16> Handler<LetGo> for Link<D> {
     }
 }
 
+impl<const D: u16> Handler<HoldAndWork> for Link<D> {
+    fn handle(&mut self, HoldAndWork(whom): HoldAndWork, cx: &mut Context<Self>) {
+        cx.ask(whom, Question).deadline(LONG).then(|this, answer, _| this.log.push(format!("{answer:?}")));
+        cx.reenter_after(std::future::ready(5), |this, five, _| this.log.push(format!("work {five}")));
+        cx.reenter_after(std::future::pending::<u32>(), |_, _, _| ());
+    }
+}
+
 impl<const D: u16> Handler<HoldMany> for Link<D> {
     fn handle(&mut self, HoldMany(whom): HoldMany, cx: &mut Context<Self>) {
         for one in &whom {
@@ -139,6 +151,60 @@ impl<const D: u16> Handler<Note> for Link<D> {
 impl<const D: u16> Handler<Read> for Link<D> {
     fn handle(&mut self, _: Read, _cx: &mut Context<Self>) -> Vec<String> {
         std::mem::take(&mut self.log)
+    }
+}
+
+/// Asks the first of them, and when it has answered a probe.
+#[message]
+struct HoldAfter(Recipient<Walk>, Recipient<Question>);
+
+impl<const D: u16> Handler<HoldAfter> for Link<D> {
+    fn handle(&mut self, HoldAfter(first, then): HoldAfter, cx: &mut Context<Self>) {
+        cx.ask(first, Walk(Vec::new())).then(move |_, _, cx| {
+            cx.ask(then, Question).deadline(LONG).then(|this, answer, _| this.log.push(format!("{answer:?}")));
+        });
+    }
+}
+
+/// Calls back, but not for the sake of its answer: before it answers, from the handler of a tell; or after it has answered.
+struct Aside {
+    back: Recipient<Walk>,
+    first_answers: bool,
+    heard: Recipient<Heard>,
+}
+impl Actor for Aside {}
+
+#[message]
+#[derive(Debug, PartialEq)]
+struct Heard(Result<Result<u32, AskError>, AskError>);
+
+#[message]
+struct CallBack;
+
+#[message]
+struct Answers(Reply<Result<u32, AskError>>);
+
+impl DeferredHandler<Walk> for Aside {
+    fn handle(&mut self, _: Walk, reply: Reply<Result<u32, AskError>>, cx: &mut Context<Self>) {
+        if self.first_answers {
+            reply.send(Ok(1));
+            Handler::handle(self, CallBack, cx);
+        } else {
+            cx.me().tell(CallBack).unwrap();
+            cx.after(Duration::from_secs(1), Answers(reply));
+        }
+    }
+}
+
+impl Handler<CallBack> for Aside {
+    fn handle(&mut self, _: CallBack, cx: &mut Context<Self>) {
+        cx.ask(self.back, Walk(Vec::new())).deadline(LONG).then(|this, said, _| this.heard.tell(Heard(said)).unwrap());
+    }
+}
+
+impl Handler<Answers> for Aside {
+    fn handle(&mut self, Answers(reply): Answers, _cx: &mut Context<Self>) {
+        reply.send(Ok(1));
     }
 }
 
@@ -222,6 +288,21 @@ fn it_waits_for_all_that_it_asked() {
 }
 
 #[test]
+fn what_is_attached_waits_for_the_answer_too() {
+    let kit = TestKit::new();
+    let probe = kit.probe::<Question>();
+    let actor = link::<1>(&kit, 0);
+    actor.tell(HoldAndWork(probe.recipient())).unwrap();
+    probe.expect_msg();
+    kit.advance(Duration::from_secs(1));
+    probe.reply(7);
+    // Quiet again, though some of the work never ends.
+    kit.run_until_idle();
+    assert_eq!(actor.ask(Read).wait().unwrap(), ["Ok(7)", "work 5"]);
+    kit.run_until_idle();
+}
+
+#[test]
 fn a_call_that_comes_back_to_an_actor_without_reentrancy_is_refused_with_the_cycle() {
     let kit = TestKit::new();
     for shard in [0, 1] {
@@ -250,6 +331,28 @@ fn a_call_that_comes_back_to_an_actor_without_reentrancy_is_refused_with_the_cyc
         assert_eq!(walk(&kit, [c, a, b]), Ok(3));
     }
     assert_eq!(kit.census().suspended(), 0);
+}
+
+#[test]
+fn a_call_that_nobody_waits_for_is_held_and_not_refused() {
+    let kit = TestKit::new();
+    let (probe, heard) = (kit.probe::<Question>(), kit.probe::<Heard>());
+    for shard in [0, 1] {
+        let strict = link::<1>(&kit, 0);
+        let (back, to) = (strict.recipient(), heard.recipient());
+        let aside = |first_answers| {
+            kit.engine().spawn_on(shard, move || Aside { back, first_answers, heard: to }).unwrap().recipient()
+        };
+        // What a tell sets off is for nobody's answer.
+        assert_eq!(walk(&kit, [back, aside(false)]), Ok(2));
+        heard.expect_msg_eq(Heard(Ok(Ok(1))));
+        // What comes after the answer is held by the next wait, and does not hold it up.
+        strict.tell(HoldAfter(aside(true), probe.recipient())).unwrap();
+        probe.expect_msg();
+        heard.expect_no_msg(Duration::from_secs(1));
+        probe.reply(7);
+        heard.expect_msg_eq(Heard(Ok(Ok(1))));
+    }
 }
 
 #[test]

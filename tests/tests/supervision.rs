@@ -169,6 +169,23 @@ struct Dismiss(ActorRef<Worker>);
 #[message]
 struct TellBoom(ActorRef<Worker>);
 
+/// Fails after a child has.
+#[message]
+struct BoomTwice(ActorRef<Worker>);
+
+impl Handler<BoomTwice> for Boss {
+    fn handle(&mut self, boom: BoomTwice, cx: &mut Context<Self>) {
+        boom.0.tell(Boom("told")).unwrap();
+        cx.me().tell(Boom("told")).unwrap();
+    }
+}
+
+impl Handler<Boom> for Boss {
+    fn handle(&mut self, boom: Boom, _: &mut Context<Self>) {
+        panic!("{}", boom.0);
+    }
+}
+
 impl Handler<Children> for Boss {
     fn handle(&mut self, _: Children, _: &mut Context<Self>) -> Vec<ActorRef<Worker>> {
         self.children.clone()
@@ -652,4 +669,43 @@ fn a_parent_is_rebuilt_after_its_children_have_gone() {
     }
     parent.stop().wait();
     kit.assert_no_leaks();
+}
+
+#[test]
+fn a_group_that_ends_does_not_cut_short_the_wait_of_its_supervisor() {
+    for group_waits in [false, true] {
+        let kit = TestKit::new();
+        kit.allow_panics();
+        kit.allow_dead_letters(|letter| letter.reason == Reason::Closed);
+        let log = Log::default();
+        let for_boss = log.clone();
+        let make = move || Boss {
+            policy: match group_waits {
+                false => Supervision::all_for_one(),
+                true => Supervision::all_for_one().backoff(Backoff::exponential(SECOND, SECOND)),
+            },
+            children: Vec::new(),
+            specs: vec![ChildSpec::transient(); 3],
+            log: for_boss.clone(),
+            failures: Arc::default(),
+            bad_starts: Arc::default(),
+        };
+        let wait = Backoff::exponential(10 * SECOND, 10 * SECOND).jitter(0.0);
+        let boss = kit.spawn_supervised(Supervision::one_for_one().backoff(wait), make).unwrap();
+        let children = boss.ask(Children).wait().unwrap();
+        kit.run_until_idle();
+        log.take();
+        // The group is about to start again when its supervisor fails itself.
+        boss.tell(BoomTwice(children[0])).unwrap();
+        kit.advance(9 * SECOND);
+        let before = log.take();
+        assert!(!before.contains(&"boss started".to_owned()), "{before:?}");
+        assert_eq!(kit.census().timers(), 1, "its own");
+        kit.advance(2 * SECOND);
+        let after = log.take();
+        assert_eq!(after.iter().filter(|line| *line == "boss started").count(), 1, "{after:?}");
+        assert_eq!(kit.census().timers(), 0);
+        boss.stop().wait();
+        kit.assert_no_leaks();
+    }
 }

@@ -435,7 +435,7 @@ fn send<M: Message + Clone>(
     let (link, ..) = crate::route::line_of(&first.target);
     current(|shard| match shard {
         Some(shard) if std::ptr::eq(shard.link.engine(), engine) => {
-            let owner = shard.core.borrow().running;
+            let owner = shard.core.borrow().who_waits();
             let waiter = Waiter::Task { waker: Some(cx.waker().clone()), owner };
             let slot = |rest| slot_of::<M>(waiter, Some(Erased::new(rest)));
             match start(shard, questions, slot, drop_contained) {

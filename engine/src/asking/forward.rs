@@ -4,7 +4,6 @@
 //! was refused for reaches the asker, never the forwarder.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
 
 use crate::actor::Actor;
 use crate::actor_ref::ActorId;
@@ -13,7 +12,7 @@ use crate::context::{AskTarget, Context, PendingAsk};
 use crate::context_block::{Asker, ContextBlock};
 use crate::dead_letter::{DeadLetter, MessageName};
 use crate::envelope::{EpochTag, Meta, PackedAddress, VTable, has_spare_word};
-use crate::error::{AskError, TellError};
+use crate::error::{AskError, Rejected, TellError};
 use crate::limits::ASK_DEADLINE;
 use crate::message::Message;
 use crate::reply::{Reply, ReplyAddress, ask_calling};
@@ -119,8 +118,14 @@ fn forward_here<M: Message>(
 
 /// To an actor elsewhere: this shard asks it and passes the answer on, in the room that the first ask has reserved.
 fn relay<M: Message>(shard: &ShardCell, reply: Reply<M::Reply>, mut question: Question<M>) {
-    // Without a deadline nobody waits any more, or the message was put aside, which forgets it.
-    question.ttl = reply.deadline().unwrap_or(if reply.is_wanted() { ASK_DEADLINE } else { Duration::ZERO });
+    if !reply.is_wanted() {
+        shard.core.borrow_mut().counters.cancelled += 1;
+        drop_contained(question.message);
+        // Nobody hears it, but its room in the ring to another shard is given back.
+        return reply.fail(AskError::Rejected(Rejected::Expired));
+    }
+    // Without a deadline the message was put aside, which forgets it.
+    question.ttl = reply.deadline().unwrap_or(ASK_DEADLINE);
     ask_calling(shard, question, move |_, answer| match answer {
         Ok(answer) => reply.send(answer),
         Err(error) => reply.fail(error),

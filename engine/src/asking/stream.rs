@@ -20,7 +20,7 @@ use futures_core::Stream;
 use crate::actor::Actor;
 use crate::context::{Context, PendingAsk};
 use crate::error::{AskError, Panicked};
-use crate::limits::STREAM_CREDIT;
+use crate::limits::{FED_AT_ONCE, STREAM_CREDIT};
 use crate::message::Message;
 
 struct State<T> {
@@ -257,6 +257,19 @@ impl<T> std::fmt::Debug for ItemStream<T> {
     }
 }
 
+/// Waits for the next step, which comes once others have had their turns.
+async fn next_step() {
+    let mut waited = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 impl<A: Actor> Context<A> {
     /// Sends the items of an iterator as the asker grants room for them, then ends the stream. The iterator runs on this shard
     /// beside this actor's messages, and is dropped when the asker is gone, or when this actor stops or is rebuilt; then the
@@ -270,9 +283,14 @@ impl<A: Actor> Context<A> {
         let iterator = iterator.into_iter();
         self.attach_future(
             async move {
+                let mut made = 0;
                 for item in iterator {
                     if items.send(item).await.is_err() {
                         return;
+                    }
+                    made += 1;
+                    if made % FED_AT_ONCE == 0 {
+                        next_step().await;
                     }
                 }
                 items.finish();

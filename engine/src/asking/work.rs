@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,8 @@ use std::task::{Context as TaskContext, Poll, Wake, Waker};
 
 use crate::actor::Actor;
 use crate::context::{Context, Seat};
-use crate::shard::{Cell, ShardCell};
+use crate::envelope::PackedAddress;
+use crate::shard::{Cell, ShardCell, ShardCore, drop_contained};
 use crate::waker::ActorWaker;
 
 /// What an attached piece of work does when it is woken.
@@ -50,6 +52,13 @@ pub(crate) struct Attached {
     work: Pin<Box<dyn AnyWork>>,
     /// Whether a shutdown waits for it.
     pub(crate) finite: bool,
+}
+
+impl Attached {
+    /// Whether it waits for what wakes this waker.
+    pub(crate) fn is_woken_by(&self, waker: &Waker) -> bool {
+        self.waker.data() == waker.data()
+    }
 }
 
 /// Says that a piece of work was woken, and wakes its actor.
@@ -144,32 +153,92 @@ impl Cell {
     }
 }
 
+impl ShardCore {
+    /// The actor that cannot go on before what it asks for now is answered: the running one, but not for work beside its messages.
+    #[inline]
+    pub(crate) fn who_waits(&self) -> Option<PackedAddress> {
+        self.running.filter(|_| !self.steps_work)
+    }
+
+    /// Whether the actor whose work steps would get a message now; that it was woken, by its work, does not matter.
+    fn may_step(&mut self, (index, generation): (u32, u32)) -> bool {
+        self.cells.get(index, generation).is_some_and(|cell| cell.would_take_messages() && !cell.is_held())
+    }
+}
+
+/// In the place of work that has ended.
+struct Ended;
+
+impl AnyWork for Ended {
+    unsafe fn step(self: Pin<&mut Self>, _: *mut u8, _: Seat, _: &mut TaskContext<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
+
+impl Attached {
+    /// Drops the work, which may run user code.
+    fn end(&mut self) {
+        drop(std::mem::replace(&mut self.work, Box::pin(Ended)));
+    }
+}
+
 impl ShardCell {
-    /// One step of each piece of work that was woken. A panic is the caller's to contain; what was attached is then dropped.
+    /// One step of each piece of work that was woken, as long as the actor would get a message too; what had no turn stays woken.
+    ///
+    /// # Panics
+    /// With a panic of the work, which ends with it. The rest is back in its place then, and the actor is woken.
     ///
     /// # Safety
     /// `state` is the built state of the actor whose seat this is, and nobody else uses it.
     pub(crate) unsafe fn step_all(&self, state: *mut u8, seat: Seat) {
+        let place = (seat.index(), seat.generation());
         let take = || {
             let mut core = self.core.borrow_mut();
-            let cell = core.cells.get(seat.index(), seat.generation())?;
+            let cell = core.cells.get(place.0, place.1)?;
             cell.extra.as_mut().map(|extra| std::mem::take(&mut extra.work))
         };
         let Some(mut all) = take() else { return };
+        self.core.borrow_mut().steps_work = true;
+        let mut panic = None;
         all.retain_mut(|attached| {
-            if !attached.alarm.rung.swap(false, Ordering::Acquire) {
+            if panic.is_some()
+                || !attached.alarm.rung.load(Ordering::Relaxed)
+                || !self.core.borrow_mut().may_step(place)
+            {
                 return true;
             }
-            let mut task = TaskContext::from_waker(&attached.waker);
-            // SAFETY: the caller's contract; work is attached by actors of this cell's own type, and goes with the actor.
-            unsafe { attached.work.as_mut().step(state, seat, &mut task) }.is_pending()
+            attached.alarm.rung.swap(false, Ordering::Acquire);
+            let step = || {
+                let mut task = TaskContext::from_waker(&attached.waker);
+                // SAFETY: the caller's contract; work is attached by actors of this cell's own type, and goes with the actor.
+                let stepped = unsafe { attached.work.as_mut().step(state, seat, &mut task) };
+                if stepped.is_ready() {
+                    attached.end();
+                }
+                stepped.is_pending()
+            };
+            catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|payload| {
+                panic = Some(payload);
+                drop_contained(std::mem::replace(&mut attached.work, Box::pin(Ended)));
+                false
+            })
         });
         // What was attached meanwhile comes behind.
-        let Some(new) = take() else { return };
-        all.extend(new);
+        let new = take();
         let mut core = self.core.borrow_mut();
-        if let Some(cell) = core.cells.get(seat.index(), seat.generation()) {
-            cell.extra().work = all;
+        core.steps_work = false;
+        if let (Some(new), Some(cell)) = (new, core.cells.get(place.0, place.1)) {
+            all.extend(new);
+            cell.extra().work = std::mem::take(&mut all);
+        }
+        if panic.is_some() {
+            core.wake(place.0, place.1);
+        }
+        drop(core);
+        // Nothing, unless the actor is gone.
+        drop(all);
+        if let Some(panic) = panic {
+            resume_unwind(panic);
         }
     }
 }

@@ -54,23 +54,29 @@ impl NoRoom {
         }
     }
 
-    /// It has room again.
-    pub(crate) fn clear(&self, actor_type: ActorTypeId, key: &str) {
+    /// It has room again. Returns whether that is news.
+    pub(crate) fn clear(&self, actor_type: ActorTypeId, key: &str) -> bool {
         let hash = Self::hash(actor_type, key);
+        let mut any = false;
         for entry in &self.entries {
             if entry.compare_exchange(hash, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 self.marked.fetch_sub(1, Ordering::Relaxed);
+                any = true;
             }
         }
+        any
     }
 
-    /// The session is over, and with it what the other side owed.
-    pub(crate) fn forget(&self) {
+    /// The session is over, and with it what the other side owed. Returns whether anybody was marked.
+    pub(crate) fn forget(&self) -> bool {
+        let mut any = false;
         for entry in &self.entries {
             if entry.swap(0, Ordering::Relaxed) != 0 {
                 self.marked.fetch_sub(1, Ordering::Relaxed);
+                any = true;
             }
         }
+        any
     }
 }
 
@@ -129,14 +135,14 @@ mod tests {
         table.mark(kind, "a");
         table.mark(kind, "a");
         assert!(table.contains(kind, "a") && !table.contains(kind, "b") && !table.contains(ActorTypeId::of("x"), "a"));
-        table.clear(kind, "a");
-        table.clear(kind, "a");
+        assert!(table.clear(kind, "a"));
+        assert!(!table.clear(kind, "a"));
         assert!(!table.contains(kind, "a") && table.marked.load(Ordering::Relaxed) == 0);
         for number in 0..2 * SHORT_RECEIVERS {
             table.mark(kind, &number.to_string());
         }
         assert_eq!(table.marked.load(Ordering::Relaxed) as usize, SHORT_RECEIVERS);
-        table.forget();
+        assert!(table.forget() && !table.forget());
         assert_eq!(table.marked.load(Ordering::Relaxed), 0);
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use shardstage_codec::{ActorTypeId, FrameHeader, FrameKind, NodeId, ReplyStatus, ShortHeader, Slot, is_short};
 
+use super::credit::NoRoom;
 use super::outbound::{self, low_bits};
 use super::placement::shard_of;
 use super::registry::{InboundMessage, RemoteAsk};
@@ -22,7 +23,7 @@ use crate::key::Key;
 use crate::port::frame::Frame;
 use crate::port::transport::{Lane, PeerDown, Source, TransportEvents};
 use crate::reply::{self, ReplyAddress};
-use crate::shard::{ShardCell, ShardCore};
+use crate::shard::{ShardCell, ShardCore, drop_contained};
 
 /// Hands what a transport reports to the shard.
 pub(crate) struct Inbound<'a> {
@@ -43,7 +44,7 @@ impl TransportEvents for Inbound<'_> {
             FrameKind::Reply => match header.payload(&frame) {
                 Ok(payload) => {
                     self.note_room(from.peer, &header, &frame);
-                    self.reply(&header, payload);
+                    self.reply(from.peer, &header, payload);
                 }
                 Err(_) => self.malformed(),
             },
@@ -84,6 +85,12 @@ impl TransportEvents for Inbound<'_> {
         self.forget(peer);
         self.shard.link.engine().peers.down(peer, self.shard.link.shard(), reason);
         let mut waiting = Vec::new();
+        // Its own questions went with the session: numbers mean something else in the next one.
+        self.shard.core.borrow().replies.asked_by(peer, &mut waiting);
+        for address in waiting.drain(..) {
+            let freed = self.shard.core.borrow_mut().replies.cancel(address);
+            drop_contained(freed);
+        }
         self.shard.core.borrow().replies.of_peer(peer, &mut waiting);
         for address in waiting {
             reply::fail_here(self.shard, address, AskError::Unknown(Unknown::PeerLost));
@@ -106,8 +113,18 @@ impl Inbound<'_> {
         let mut core = self.shard.core.borrow_mut();
         core.routes.forget(peer);
         core.owed_room.forget(peer);
-        if let Some(table) = self.shard.link.engine().no_room(peer) {
-            table.forget();
+        drop(core);
+        if self.shard.link.engine().no_room(peer).is_some_and(NoRoom::forget) {
+            self.call_senders();
+        }
+    }
+
+    /// Some actor of another node may have room again, and whoever waits for that may wait on any shard.
+    fn call_senders(&self) {
+        for link in self.shard.link.engine().links() {
+            if link.waiting.call() {
+                link.wake();
+            }
         }
     }
 
@@ -115,7 +132,8 @@ impl Inbound<'_> {
     fn note_room(&self, peer: NodeId, header: &FrameHeader, frame: &[u8]) {
         let (Ok(key), Some(table)) = (header.key(frame), self.shard.link.engine().no_room(peer)) else { return };
         match (header.kind, header.status) {
-            (FrameKind::Room, _) => table.clear(header.actor_type, key),
+            (FrameKind::Room, _) if table.clear(header.actor_type, key) => self.call_senders(),
+            (FrameKind::Room, _) => {}
             (_, ReplyStatus::Full) if !key.is_empty() => table.mark(header.actor_type, key),
             _ => {}
         }
@@ -174,7 +192,9 @@ impl Inbound<'_> {
         let (number, ask, ttl_ns) = match header {
             ShortHeader::Tell { route } => (usize::from(route), None, 0),
             ShortHeader::Ask { route, ttl_ns, correlation } => (usize::from(route), Some(correlation), ttl_ns),
-            ShortHeader::Reply { epoch, correlation } => return self.reply_value(epoch, correlation, payload),
+            ShortHeader::Reply { epoch, correlation } => {
+                return self.reply_value(from.peer, epoch, correlation, payload);
+            }
         };
         let arrival = Arrival { peer: from.peer, ask, ttl_ns };
         let found = {
@@ -363,6 +383,13 @@ impl Inbound<'_> {
         }
     }
 
+    /// Reserves the place of an answer from another shard, if the question finds room on its way there: one that is refused
+    /// behind the reservation is never answered from there, and its place would not come back.
+    fn reserve(&self, to: u16) -> bool {
+        let mut core = self.shard.core.borrow_mut();
+        core.mesh.has_room(to) && core.mesh.reserve_ask(to)
+    }
+
     /// The actor lives on another shard of this node.
     fn hop(
         &self,
@@ -376,7 +403,7 @@ impl Inbound<'_> {
         let shard = self.shard;
         let mut context = ContextBlock { origin: Some(arrival.peer), ..ContextBlock::new() };
         if let Some(correlation) = arrival.ask {
-            if !shard.core.borrow_mut().mesh.reserve_ask(receiver.shard) {
+            if !self.reserve(receiver.shard) {
                 return Err(ReplyStatus::Full);
             }
             let ask = self.ask(header, arrival, correlation);
@@ -444,14 +471,16 @@ impl Inbound<'_> {
         true
     }
 
-    /// An answer with a value.
-    fn reply_value(&mut self, epoch: u32, correlation: u64, payload: &[u8]) {
+    /// An answer with a value. Whoever was not asked has no say.
+    fn reply_value(&mut self, peer: NodeId, epoch: u32, correlation: u64, payload: &[u8]) {
         let shard = self.shard;
         let Some(address) = PackedAddress::from_word(correlation).map(ReplyAddress) else { return self.malformed() };
-        if self.forward(address, payload, move |mut there, payload| there.reply_value(epoch, correlation, payload)) {
+        if self.forward(address, payload, move |mut there, payload| {
+            there.reply_value(peer, epoch, correlation, payload);
+        }) {
             return;
         }
-        let waiting = shard.core.borrow_mut().replies.waiting(address).map(|slot| (slot.ops, slot.group));
+        let waiting = shard.core.borrow_mut().replies.waiting_for(address, peer).map(|slot| (slot.ops, slot.group));
         let Some((ops, group)) = waiting else { return };
         if group.is_some_and(|group| low_bits(shard.link.engine().placement.epoch(group)) != epoch) {
             shard.core.borrow_mut().counters.fenced += 1;
@@ -464,16 +493,20 @@ impl Inbound<'_> {
     }
 
     /// An answer with a full header: any end.
-    fn reply(&mut self, header: &FrameHeader, payload: &[u8]) {
+    fn reply(&mut self, peer: NodeId, header: &FrameHeader, payload: &[u8]) {
         let Some(error) = outbound::error_of(header.status, payload) else {
-            return self.reply_value(low_bits(header.group_epoch), header.correlation, payload);
+            return self.reply_value(peer, low_bits(header.group_epoch), header.correlation, payload);
         };
         let Some(address) = PackedAddress::from_word(header.correlation).map(ReplyAddress) else {
             return self.malformed();
         };
         let copy = *header;
-        if !self.forward(address, payload, move |mut there, payload| there.reply(&copy, payload)) {
-            reply::fail_here(self.shard, address, error);
+        if self.forward(address, payload, move |mut there, payload| there.reply(peer, &copy, payload)) {
+            return;
+        }
+        let waiting = self.shard.core.borrow_mut().replies.waiting_for(address, peer).map(|slot| slot.ops);
+        if let Some(ops) = waiting {
+            (ops.fail)(self.shard, address, error);
         }
     }
 

@@ -105,13 +105,21 @@ pub(crate) fn send_carried<M: Message>(
         group,
         epoch: id.engine.placement.epoch(group),
         correlation,
-        ttl_ns: u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX),
+        ttl_ns: ttl_of(kind, ttl)?,
         shard: shard.link.shard(),
     };
     let block = request.block(Some(shard.core.borrow().now_ns));
     let mut frame = AlignedBytes::new();
     append_carried(&mut frame, header.frame(), &id.key, &block, |out| (ops.encode)(message, out))?;
     send(shard, peer, registered.lane, &frame)
+}
+
+/// The time left as a frame says it, where 0 means all the time there is: an ask that has none left is not sent.
+pub(crate) fn ttl_of(kind: FrameKind, ttl: Duration) -> Result<u64, Rejected> {
+    if ttl.is_zero() && matches!(kind, FrameKind::Ask | FrameKind::AskWith) {
+        return Err(Rejected::Expired);
+    }
+    Ok(u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// Appends the frame of one message to `out`.
@@ -143,9 +151,9 @@ pub(crate) fn send_message<M: Message>(
     if has_no_room(id.engine, peer, registered.id, &id.key) {
         return Err(Rejected::Full);
     }
+    let ttl_ns = ttl_of(kind, ttl)?;
     let (group, lane) = (id.slot.group(), registered.lane);
     let epoch = id.engine.placement.epoch(group);
-    let ttl_ns = u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
     let (mut scratch, form) = {
         let mut core = shard.core.borrow_mut();
         let form = core

@@ -9,6 +9,7 @@ mod json;
 mod metrics;
 mod pages;
 mod port;
+mod queue;
 mod request;
 mod snapshot;
 mod walk;

@@ -5,11 +5,12 @@
 use std::time::Duration;
 
 use super::json::Json;
+use super::queue::Queue;
 use super::request::{Refusal, Request};
 use super::{ActorInfo, Asker, Introspect, Order, ShardInfo, Snapshot, metrics};
 use crate::actor_ref::ActorId;
 use crate::engine_link::EngineLink;
-use crate::limits::{HEALTH_PATIENCE, HTTP_ACTORS, HTTP_ACTORS_MAX};
+use crate::limits::{HEALTH_PATIENCE, HTTP_ACTORS, HTTP_ACTORS_MAX, INTROSPECT_PATIENCE};
 
 /// One answer.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ const INDEX: &str = "Shardstage introspection\n\n\
     /metrics   counters of every shard, for Prometheus\n\
     /actors    actors: ?type=part of a name &shard=0 &order=place|queued|suspended|rebuilds &limit=100 &after=id\n\
     /shards    counters, queues and stuck handlers of every shard\n\
-    /waits     asks without an answer, and circles of actors that wait for each other\n\
+    /waits     asks without an answer, and circles of actors that wait for each other: ?limit=100\n\
     /healthz   200 if every shard takes its turns\n";
 
 impl Page {
@@ -49,7 +50,7 @@ impl From<Refusal> for Page {
 }
 
 /// The page that a request asks for. Waits for shards; called by threads of the port.
-pub(crate) fn page(engine: &'static EngineLink, request: &Request<'_>) -> Page {
+pub(crate) fn page(engine: &'static EngineLink, walks: &Queue, request: &Request<'_>) -> Page {
     let look = Introspect::new(engine);
     match request.path {
         "/" => Page::text(OK, INDEX),
@@ -64,12 +65,23 @@ pub(crate) fn page(engine: &'static EngineLink, request: &Request<'_>) -> Page {
             })
         }
         "/actors" => match question(engine, look, &request.query) {
-            Ok((look, limit)) => actors(&look.top(limit).wait(), limit),
+            Ok((look, limit)) => walk(walks, look.top(limit), |found| actors(found, limit)),
             Err(wrong) => Page::text(Refusal::BadRequest.status(), wrong + "\n"),
         },
-        "/waits" => waits(&look.top(0).waits().wait()),
+        "/waits" => match waits_limit(&request.query) {
+            Ok(limit) => walk(walks, look.top(0).waits(), |found| waits(found, limit)),
+            Err(wrong) => Page::text(Refusal::BadRequest.status(), wrong + "\n"),
+        },
         _ => Refusal::NotFound.into(),
     }
+}
+
+/// Looks at every actor once it is this thread's turn to.
+fn walk(walks: &Queue, look: Introspect, show: impl FnOnce(&Snapshot) -> Page) -> Page {
+    let Some(turn) = walks.enter(INTROSPECT_PATIENCE) else { return Refusal::Busy.into() };
+    let found = look.wait();
+    drop(turn);
+    show(&found)
 }
 
 /// What the query asks for, and how many actors; or what is wrong with it.
@@ -93,14 +105,25 @@ fn question(
             }),
             "after" => look.after(actor_id(engine, value).ok_or_else(wrong)?),
             "limit" => {
-                limit = value.parse().map_err(|_| wrong())?;
-                limit = limit.min(HTTP_ACTORS_MAX);
+                limit = limit_of(value).ok_or_else(wrong)?;
                 look
             }
             _ => return Err(format!("{name} is not known; known are type, shard, order, limit and after")),
         };
     }
     Ok((look, limit))
+}
+
+/// How many waits are wanted; or what is wrong with the query.
+fn waits_limit(query: &[(String, String)]) -> Result<usize, String> {
+    query.iter().try_fold(HTTP_ACTORS, |_, (name, value)| match name.as_str() {
+        "limit" => limit_of(value).ok_or_else(|| format!("{name} is {value:?}")),
+        _ => Err(format!("{name} is not known; known is limit")),
+    })
+}
+
+fn limit_of(value: &str) -> Option<usize> {
+    value.parse().ok().map(|limit: usize| limit.min(HTTP_ACTORS_MAX))
 }
 
 /// `0/1041.1`, as ids are written.
@@ -188,11 +211,20 @@ fn describe(json: &mut Json, actor: &ActorInfo) {
     json.key("rebuilds").plain(actor.rebuilds).key("watchers").plain(actor.watchers).close('}');
 }
 
-fn waits(found: &Snapshot) -> Page {
+/// Waits that block their asker come first.
+fn waits(found: &Snapshot, limit: usize) -> Page {
+    let mut members = 0;
+    let cycles = found.cycles.iter().take_while(|cycle| {
+        members += cycle.len();
+        members <= HTTP_ACTORS_MAX
+    });
+    let cycles: Vec<_> = cycles.collect();
+    let is_cut = found.waits_cut || found.waits.len() > limit || found.cycles.len() > cycles.len();
+    let (blocked, others): (Vec<_>, Vec<_>) = found.waits.iter().partition(|wait| wait.blocked);
     Page::json(|json| {
-        json.open('{').key("whole").plain(found.is_whole()).key("cut").plain(found.waits_cut);
-        json.key("cycles").open('[');
-        for cycle in &found.cycles {
+        json.open('{').key("whole").plain(found.is_whole()).key("cut").plain(is_cut);
+        json.key("waiting").plain(found.waits.len()).key("cycles").open('[');
+        for cycle in cycles {
             json.open('[');
             for member in cycle {
                 json.text(&id(*member));
@@ -200,7 +232,7 @@ fn waits(found: &Snapshot) -> Page {
             json.close(']');
         }
         json.close(']').key("waits").open('[');
-        for wait in &found.waits {
+        for wait in blocked.into_iter().chain(others).take(limit) {
             let asker = match wait.asker {
                 Asker::Actor(asker) => id(asker),
                 Asker::Outside => "outside".to_owned(),

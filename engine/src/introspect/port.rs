@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::pages::{Page, page};
+use super::queue::Queue;
 use super::request::{Refusal, head_end, parse};
 use crate::engine_link::EngineLink;
 use crate::limits::{HTTP_ACCEPT_PAUSE, HTTP_CONNECTIONS, HTTP_DEADLINE, HTTP_HEAD_BYTES, HTTP_LINGER};
@@ -22,6 +23,8 @@ struct Shared {
     engine: &'static EngineLink,
     stop: AtomicBool,
     open: AtomicUsize,
+    /// For those whose page has every actor looked at.
+    walks: Queue,
     /// Only this machine can reach it.
     is_loopback: bool,
 }
@@ -39,7 +42,13 @@ impl Port {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         let is_loopback = address.ip().is_loopback();
-        let shared = Arc::new(Shared { engine, stop: AtomicBool::new(false), open: AtomicUsize::new(0), is_loopback });
+        let shared = Arc::new(Shared {
+            engine,
+            stop: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
+            walks: Queue::default(),
+            is_loopback,
+        });
         let of_thread = Arc::clone(&shared);
         let body = move || accept(&listener, &of_thread);
         let thread = std::thread::Builder::new().name("shard-introspect".to_owned()).spawn(body)?;
@@ -108,7 +117,8 @@ impl Drop for Seat {
 
 /// Says that there are too many, without waiting for anything.
 fn refuse(mut stream: TcpStream) {
-    let said = stream.set_nonblocking(true).and_then(|()| write_page(&mut stream, &Refusal::Busy.into(), false));
+    let page = Refusal::Busy.into();
+    let said = stream.set_nonblocking(true).and_then(|()| stream.write_all((head(&page) + &page.body).as_bytes()));
     // Whoever does not hear it sees the end.
     drop(said);
 }
@@ -117,7 +127,6 @@ fn refuse(mut stream: TcpStream) {
 fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let until = Until::after(HTTP_DEADLINE);
     stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(HTTP_DEADLINE))?;
     let mut bytes = Vec::new();
     let (answer, head_only) = match read_head(&mut stream, &mut bytes, until)? {
         Err(refusal) => (refusal.into(), false),
@@ -125,11 +134,15 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
             Ok(request) if shared.is_loopback && !request.host.is_none_or(is_local_name) => {
                 (Refusal::Misdirected.into(), request.head_only)
             }
-            Ok(request) => (page(shared.engine, &request), request.head_only),
+            Ok(request) => (page(shared.engine, &shared.walks, &request), request.head_only),
             Err(refusal) => (refusal.into(), false),
         },
     };
-    write_page(&mut stream, &answer, head_only)?;
+    let until = Until::after(HTTP_DEADLINE);
+    write(&mut stream, head(&answer).as_bytes(), until)?;
+    if !head_only {
+        write(&mut stream, answer.body.as_bytes(), until)?;
+    }
     linger(stream)
 }
 
@@ -166,16 +179,32 @@ fn read_head(stream: &mut TcpStream, bytes: &mut Vec<u8>, until: Until) -> io::R
     }
 }
 
-fn write_page(stream: &mut TcpStream, page: &Page, head_only: bool) -> io::Result<()> {
-    let Page { status, content_type, body } = page;
+fn head(Page { status, content_type, body }: &Page) -> String {
     let allow = if *status == Refusal::MethodNotAllowed.status() { "Allow: GET, HEAD\r\n" } else { "" };
-    let head = format!(
+    format!(
         "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{allow}Cache-Control: no-store\r\n\
          X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n",
         body.len()
-    );
-    let body = if head_only { "" } else { body };
-    stream.write_all([head.as_bytes(), body.as_bytes()].concat().as_slice())
+    )
+}
+
+/// Writes everything, or fails when the moment has come: also for a client that takes a little now and then.
+fn write(stream: &mut TcpStream, mut bytes: &[u8], until: Until) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let left = until.left();
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_write_timeout(Some(left))?;
+        match stream.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Lets the client take the answer before the connection closes: bytes of its own that nobody has read would tear it.
@@ -192,4 +221,30 @@ fn linger(mut stream: TcpStream) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_takes_a_little_now_and_then_is_left_at_the_deadline() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let mut client = TcpStream::connect(listener.local_addr().expect("it listens")).expect("it listens");
+        let (mut server, _) = listener.accept().expect("somebody connects");
+        let page = vec![7; 64 << 20];
+        let all = page.len();
+        let taker = std::thread::spawn(move || {
+            let (mut taken, mut piece) = (0, vec![0; 64 << 10]);
+            while let Ok(count @ 1..) = client.read(&mut piece) {
+                taken += count;
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+            taken
+        });
+        let written = write(&mut server, &page, Until::after(Duration::from_millis(300)));
+        drop(server);
+        assert_eq!(written.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
+        assert!(taker.join().expect("it only reads") < all);
+    }
 }

@@ -1,7 +1,7 @@
 //! One shard describes its actors, slice by slice.
 //!
 //! Each slice is a request to the shard that looks at a bounded number of cells and messages and then puts itself back, so
-//! that turns go on between two of them. Invariant: changes nothing, runs no code of users, and holds at most twice as many
+//! that turns go on between two of them. A walk whose asker has given up ends with its next slice. Invariant: changes nothing, runs no code of users, and holds at most twice as many
 //! descriptions as were asked for. Shard thread only.
 
 use std::collections::BTreeMap;
@@ -78,6 +78,9 @@ impl Walk {
     }
 
     fn step(mut self: Box<Self>, shard: &ShardCell) {
+        if !self.done.is_awaited() {
+            return;
+        }
         let goes_on = {
             let mut core = shard.core.borrow_mut();
             (self.plan.actors && self.look_at_cells(&mut core).is_break())
@@ -104,7 +107,7 @@ impl Walk {
             left -= 1;
             let Some(cell) = core.cells.slot(index).filter(|cell| cell.conduct.life != Life::Free) else { continue };
             let id = ActorId::new(link, index, cell.generation);
-            let actor = cell.state.as_ref().map_or("an actor that runs", crate::shard::ActorBox::actor_name);
+            let actor = cell.actor_name();
             if self.plan.waits {
                 left = left.saturating_sub(self.look_into(id, actor, cell));
             }
@@ -206,11 +209,11 @@ impl Walk {
                     (known.map(|(id, name)| (*id, Some(*name))), true)
                 }
                 Waiter::Foreign => (None, true),
-                Waiter::Remote | Waiter::Call { .. } => (None, false),
+                Waiter::Remote(_) | Waiter::Call { .. } | Waiter::Relay(_) => (None, false),
             };
             let (asker, asker_type) = match (asker, waiter) {
                 (Some((id, name)), _) => (Asker::Actor(id), name),
-                (None, Waiter::Remote) => (Asker::OtherNode, None),
+                (None, Waiter::Remote(_)) => (Asker::OtherNode, None),
                 (None, _) => (Asker::Outside, None),
             };
             if self.part.waiting.len() < INTROSPECT_WAITS {

@@ -23,7 +23,7 @@ pub(super) type Place = (u32, u32);
 /// `then`; `None` when there is none on this shard.
 pub(crate) fn cycle(shard: &ShardCell, target: &Target, awaits: bool) -> Option<Deadlock> {
     let mut core = shard.core.borrow_mut();
-    let me = core.running?;
+    let me = if awaits { core.who_waits()? } else { core.running? };
     let me = (me.index(), me.generation());
     let goal = place_of(shard, &core, target)?;
     let mut answers = answers_of(&core, me, awaits);
@@ -32,9 +32,9 @@ pub(crate) fn cycle(shard: &ShardCell, target: &Target, awaits: bool) -> Option<
         if places.len() > CALLERS_LOOKED_AT {
             return None;
         }
-        let (waits, next) = who_waits_at(&mut core, answers?)?;
-        places.push(waits);
-        answers = next;
+        let blocked = blocked_at(&mut core, answers?)?;
+        places.push(blocked.place);
+        answers = blocked.answering;
     }
     if !keeps_out(&core, goal, goal == me && awaits, goal == me) {
         return None;
@@ -64,20 +64,33 @@ fn answers_of(core: &ShardCore, me: Place, awaits: bool) -> Option<ReplyAddress>
     }
 }
 
-/// The actor that waits for the answer that goes to `slot`, and whom it answers in turn.
-fn who_waits_at(core: &mut ShardCore, slot: ReplyAddress) -> Option<(Place, Option<ReplyAddress>)> {
+/// An actor that waits at a slot of its shard and meanwhile lets no other call in, or few.
+pub(super) struct Blocked {
+    pub(super) place: Place,
+    /// Whom it answers with what it does.
+    pub(super) answering: Option<ReplyAddress>,
+    /// Since when it waits, on the driver's clock.
+    pub(super) since_ns: u64,
+}
+
+/// The actor that waits for the answer that goes to `slot`, if that is of this shard.
+pub(super) fn blocked_at(core: &mut ShardCore, slot: ReplyAddress) -> Option<Blocked> {
     if slot.0.shard() != core.shard.get() {
         return None;
     }
-    match core.replies.waiting(slot)?.waiter {
-        Waiter::Task { owner: Some(owner), .. } => {
+    match &core.replies.waiting(slot)?.waiter {
+        Waiter::Task { owner: Some(owner), waker } => {
             let extra = core.cells.peek(owner.index(), owner.generation())?.extra.as_ref()?;
             let place = (owner.index(), owner.generation());
-            extra.async_slot.is_live().then(|| (place, extra.answering.whom()))
+            // What is attached to the actor waits beside its handler, and keeps nobody out.
+            let by_work = waker.as_ref().is_some_and(|waker| extra.work.iter().any(|work| work.is_woken_by(waker)));
+            let blocked = Blocked { place, answering: extra.answering.whom(), since_ns: extra.midway.since_ns };
+            (extra.async_slot.is_live() && !by_work).then_some(blocked)
         }
         Waiter::Then { index, generation, .. } => {
-            let turns = core.cells.peek(index, generation)?.extra.as_ref()?.turns.as_ref()?;
-            Some(((index, generation), turns.wait_for(slot)?.answering))
+            let turns = core.cells.peek(*index, *generation)?.extra.as_ref()?.turns.as_ref()?;
+            let wait = turns.wait_for(slot)?;
+            Some(Blocked { place: (*index, *generation), answering: wait.answering, since_ns: wait.since_ns })
         }
         _ => None,
     }

@@ -16,9 +16,11 @@
 //! nothing executes nothing of this. Shard thread only.
 
 mod callers;
+mod chase;
 mod cycle;
 
 pub(crate) use callers::{Caller, Callers};
+pub(crate) use chase::Chase;
 pub(crate) use cycle::cycle;
 
 use crate::envelope::CellId;
@@ -96,6 +98,8 @@ pub(crate) struct Wait {
     number: u32,
     /// Whom the handler that asked answers.
     pub(crate) answering: Option<ReplyAddress>,
+    /// Since when, on the driver's clock.
+    since_ns: u64,
 }
 
 /// What is known of an actor that does not let everything in.
@@ -162,11 +166,12 @@ pub(crate) fn begin(shard: &ShardCell) -> bool {
 pub(crate) fn begun(shard: &ShardCell, slot: Option<ReplyAddress>) {
     let mut core = shard.core.borrow_mut();
     let Some(me) = core.running else { return };
+    let since_ns = core.now_ns;
     let cell = core.cells.get(me.index(), me.generation());
     let Some(turns) = cell.and_then(|cell| cell.extra.as_mut()?.turns.as_mut()) else { return };
     let number = std::mem::take(&mut turns.asking);
     if let Some(slot) = slot.filter(|_| number != 0) {
-        turns.waits.push(Wait { slot, number, answering: turns.answering });
+        turns.waits.push(Wait { slot, number, answering: turns.answering, since_ns });
     }
 }
 

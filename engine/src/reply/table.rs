@@ -1,13 +1,14 @@
 //! The reply table of one shard: a slab of slots with one common deadline sweep instead of a timer per ask.
 //!
 //! Invariant: a slot is free, waiting or ready; its generation rises when it is freed, and a slot whose generation would
-//! wrap is retired, so an old address never matches a new ask.
+//! wrap is retired, so an old address never matches a new ask. Generations begin somewhere else in each table, so that hardly
+//! an address of a table before a restart, which other nodes may still hold, matches either.
 
 use std::task::Waker;
 
 use shardstage_codec::{GroupId, NodeId};
 
-use super::{Callback, ReplyAddress, ReplyOps};
+use super::{Callback, Relayed, ReplyAddress, ReplyOps};
 use crate::envelope::{GENERATION_MAX, PackedAddress, VTable};
 use crate::erased::Erased;
 use crate::error::Rejected;
@@ -23,10 +24,14 @@ pub(crate) enum Waiter {
     /// A thread or task outside the shards; its `Arc<ForeignReply<R>>` is the slot's closure.
     Foreign,
     /// Another node; its `RemoteAsker<R>` is the slot's closure.
-    Remote,
+    Remote(NodeId),
+    /// An asker that another shard speaks for.
+    Relay(Relayed),
     /// A function of the engine's, called with the slot's closure and the answer.
     Call { call: Callback },
 }
+
+const _: () = assert!(size_of::<Waiter>() == 32);
 
 /// One outstanding ask. What an ask within a shard touches stands first.
 #[repr(C, align(64))]
@@ -103,6 +108,8 @@ impl Taken {
 /// All outstanding asks whose answer comes to this shard.
 pub(crate) struct ReplyTable {
     shard: u16,
+    /// The generation of a slot that was never used.
+    first_generation: u32,
     slots: Vec<ReplySlot>,
     free: u32,
     live: u32,
@@ -113,8 +120,11 @@ pub(crate) struct ReplyTable {
 }
 
 impl ReplyTable {
-    pub(crate) fn new(shard: u16) -> Self {
-        Self { shard, slots: Vec::new(), free: NONE, live: 0, gone: 0, next_deadline_ns: u64::MAX }
+    /// A table whose generations begin at a place that `random` says, in the lower half: the upper one is left to each slot.
+    pub(crate) fn new(shard: u16, random: u64) -> Self {
+        let first = 1 + random % u64::from(GENERATION_MAX / 2);
+        let first_generation = u32::try_from(first).expect("below the largest generation");
+        Self { shard, first_generation, slots: Vec::new(), free: NONE, live: 0, gone: 0, next_deadline_ns: u64::MAX }
     }
 
     pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
@@ -164,7 +174,7 @@ impl ReplyTable {
         } else {
             let index = u32::try_from(self.slots.len()).expect("bounded above");
             self.slots.push(ReplySlot {
-                generation: 1,
+                generation: self.first_generation,
                 live: true,
                 ready: false,
                 next_free: NONE,
@@ -192,6 +202,11 @@ impl ReplyTable {
     /// The slot, if it still waits.
     pub(crate) fn waiting(&mut self, address: ReplyAddress) -> Option<&mut ReplySlot> {
         self.get(address).filter(|slot| !slot.ready)
+    }
+
+    /// The slot, if it still waits, and for this peer.
+    pub(crate) fn waiting_for(&mut self, address: ReplyAddress, peer: NodeId) -> Option<&mut ReplySlot> {
+        self.waiting(address).filter(|slot| slot.peer == Some(peer))
     }
 
     /// Whether the slot is in use: it waits, or its answer has not been handled.
@@ -356,6 +371,15 @@ impl ReplyTable {
                 && lives(index, generation) != Some(slot.incarnation)
             {
                 out.push(ReplyAddress(PackedAddress::new(self.shard, number, slot.generation)));
+            }
+        }
+    }
+
+    /// Collects the waiting slots whose answer goes to the given peer.
+    pub(crate) fn asked_by(&self, peer: NodeId, out: &mut Vec<ReplyAddress>) {
+        for (index, slot) in (0_u32..).zip(&self.slots) {
+            if slot.live && !slot.ready && matches!(slot.waiter, Waiter::Remote(asker) if asker == peer) {
+                out.push(ReplyAddress(PackedAddress::new(self.shard, index, slot.generation)));
             }
         }
     }

@@ -4,15 +4,17 @@
 //! says `scheduled`, so nothing can run it a second time. One of the few files with `unsafe`.
 
 pub(super) mod attend;
+mod depart;
 mod in_request;
 mod intercepted;
 mod recover;
 pub(super) mod rigged;
-mod turns;
+pub(super) mod turns;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::{Context as TaskContext, Poll, Waker};
 
+pub(super) use self::depart::Crossing;
 pub(crate) use self::recover::Doing;
 use super::actor_box::ActorBox;
 use super::cell::{Life, Midway};
@@ -277,12 +279,18 @@ impl ShardCell {
     /// Does whatever else there is to do for an actor than to handle messages; whether it may take some now. If its work goes on
     /// after them, says so in `goes_on`.
     fn look_closer(&self, index: u32, goes_on: &mut Option<Running>) -> bool {
-        let Some((mut state, running, life)) = self.begin_rare(index) else { return false };
+        let Some((mut state, running, life)) = self.begin_rare(index) else {
+            self.forward(index);
+            return false;
+        };
         if self.recover(&mut state, running) || (life == Life::New && !self.build(&mut state, running)) {
             self.put_back(state, running);
             return false;
         }
-        if life == Life::Live && self.core.borrow_mut().leaves_now(index) {
+        let crossing = if life == Life::New { None } else { self.core.borrow_mut().crossing(index) };
+        if let Some(crossing) = crossing
+            && (crossing == Crossing::Leaves || !self.arrive(&mut state, running))
+        {
             self.put_back(state, running);
             return false;
         }
@@ -291,6 +299,13 @@ impl ShardCell {
         self.step_work(&mut state, running);
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(index).expect("a running actor keeps its cell");
+        if cell.conduct.life == Life::Live && !cell.conduct.suspended && cell.is_leaving() {
+            drop(core);
+            if let Err(state) = self.depart(state, running) {
+                self.put_back(state, running);
+            }
+            return false;
+        }
         // Work that goes on takes turns with the messages.
         let again = cell.len() > 0 && cell.has_work() && std::mem::take(&mut cell.conduct.woken);
         if cell.takes_messages() && cell.len() > 0 {

@@ -20,6 +20,7 @@ use crate::error::{Rejected, SpawnError};
 use crate::key::Key;
 use crate::link::{ShardLink, SystemOp};
 use crate::policy::{Mailbox, Overflow};
+use crate::reentrancy::Reentrancy;
 use crate::reply::{ReplyAddress, ReplyTable};
 use crate::run_queue::RunQueue;
 use crate::timer::Timers;
@@ -94,6 +95,8 @@ pub(crate) struct ShardCore {
     pub(crate) random: crate::random::Random,
     /// The actor whose handler runs, as sender of what it tells.
     pub(crate) running: Option<PackedAddress>,
+    /// What runs is work attached to that actor, which waits for nothing in it.
+    pub(crate) steps_work: bool,
     /// Draining for shutdown: no new activations.
     pub(crate) draining: bool,
     /// Requests that come after every message that had arrived when they did.
@@ -104,6 +107,10 @@ pub(crate) struct ShardCore {
     pub(crate) forsaken: crate::asking::cancel::Forsaken,
     /// When the asker of the last message with a context block gives up; for its handler's `Reply`.
     pub(crate) asked_until_ns: u64,
+    /// Whether some actor that lived here does not let everything in while it waits.
+    pub(crate) has_turns: bool,
+    /// The search for actors that wait for each other.
+    pub(crate) chase: crate::reentrancy::Chase,
     /// Faults that a test has planted; looked at for actors that do something else than to handle messages.
     pub(crate) rigs: Vec<super::Rig>,
     /// Whether there are any, or interceptors.
@@ -187,7 +194,7 @@ impl ShardCore {
         let index = notice.index;
         let Some(cell) = self.cells.get(index, notice.generation) else { return };
         cell.extra().notices.push_back(notice);
-        // One that stops hears nothing, but may be brought back.
+        // One that stops may be brought back, and hears of it then.
         if cell.conduct.suspended || cell.conduct.life == Life::Stopping {
             return;
         }
@@ -363,6 +370,7 @@ impl ShardCore {
         let ready = cell.ready(index);
         if policy != Mailbox::new() {
             cell.adopt(policy);
+            self.has_turns |= policy.reentrancy() != Reentrancy::Full;
         }
         if let Some((position, _)) = &spawn.identity {
             let said = self.link.engine().registry.types[*position].settings.reentrancy;
@@ -371,6 +379,7 @@ impl ShardCore {
             extra.active_ms = now_ms;
             if let Some(reentrancy) = said {
                 cell.limit(reentrancy);
+                self.has_turns |= reentrancy != Reentrancy::Full;
             }
         }
         self.run_queue.push(ready);

@@ -257,12 +257,13 @@ impl Mailbox {
         }
     }
 
-    /// Takes the oldest message of the least urgency that a user sent, to make room.
+    /// Takes the oldest message of the least urgency that somebody sent, to make room. What the actor's own timers and asks
+    /// have sent has room of its own and stays.
     pub(crate) fn give_way(&mut self, by_priority: bool, pool: &mut BacklogPool) -> Option<Envelope> {
         let (mut at, mut victim) = (0, None);
         self.find(|envelope| {
             let urgency = urgency(envelope);
-            if envelope.vtable().class != Class::System
+            if matches!(envelope.vtable().class, Class::Plain | Class::OwnsReply)
                 && victim.is_none_or(|(_, least)| by_priority && urgency < least)
             {
                 victim = Some((at, urgency));

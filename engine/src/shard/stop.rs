@@ -159,7 +159,7 @@ impl ShardCell {
     }
 
     /// Frees a virtual actor's name. From here on a message activates a new one; its first turn comes after the last hook.
-    fn leave_directory(&self, id: CellId) {
+    pub(super) fn leave_directory(&self, id: CellId) {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         let cell = core.cells.slot(id.index()).expect("a stopping actor keeps its cell");
@@ -217,6 +217,9 @@ impl ShardCell {
                 crate::naming::release_all(self.link.engine(), &extra.names, id);
             }
             let reason = reason.unwrap_or(StopReason::Drained);
+            if let Some(moved) = extra.moved {
+                self.forget_moves(*moved, &reason);
+            }
             for latch in extra.start_latches {
                 latch.set(Err(reason.clone()));
             }

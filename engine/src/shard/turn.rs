@@ -129,6 +129,7 @@ impl Shard {
                 busy |= handled > 0;
                 busy |= self.expire(cell, now_ns);
                 cell.sweep_asks(&mut self.expired);
+                cell.chase(now_ns);
                 let core = cell.core.borrow();
                 if core.draining && core.cells.live() == 0 {
                     self.phase = Phase::Closing;
@@ -483,8 +484,9 @@ impl Shard {
         let transport = cell.transport.borrow().as_ref().and_then(|transport| transport.next_deadline_ns());
         let sweep = Some(core.directory.next_sweep_ns).filter(|at| *at != u64::MAX);
         let calm = core.ledger.is_calming().then(|| core.now_ns + CREDIT_CALM_NS);
+        let chase = (core.replies.live() > 0).then(|| core.chase.next_ns.max(core.now_ns + 1));
         let earliest =
-            [core.timers.next_deadline_ns(), core.replies.next_deadline_ns(), services, transport, sweep, calm]
+            [core.timers.next_deadline_ns(), core.replies.next_deadline_ns(), services, transport, sweep, calm, chase]
                 .into_iter()
                 .flatten()
                 .min();

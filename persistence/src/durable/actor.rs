@@ -257,10 +257,16 @@ where
             let held = move |outcome| answer(outcome, value, reply, sends, &shared);
             let Some(last) = self.last else { return held(CommitOutcome::Durable) };
             let mut held = Some(held);
-            with_store(seat.kind, cx, |store| {
-                let held = held.take().expect("taken once");
-                store.when_durable(last, Box::new(held));
+            let durable = with_store(seat.kind, cx, |store| {
+                let durable = store.is_durable(last);
+                if !durable {
+                    store.when_durable(last, Box::new(held.take().expect("taken once")));
+                }
+                durable
             });
+            if let (Some(true), Some(held)) = (durable, held) {
+                held(CommitOutcome::Durable);
+            }
             return;
         }
         let mut waiting = Some((effect, reply));

@@ -45,8 +45,9 @@ use crate::limits::{ATTEMPT_NS, CLIENT_COMMANDS};
 /// the answer is known: asking again is another command. Ask with a long deadline.
 ///
 /// An ask ends as `Rejected(Full)` when too many wait, `Failed` when the handler panicked, `Rejected(NoHandler | TooLarge |
-/// Closed)` as the actor itself would refuse it, and `Unknown(Deadline)` when the actor has forgotten the session meanwhile: in
-/// each case the command will not run any more.
+/// Closed)` as the actor itself would refuse it, and `Unknown(Deadline)` when the actor has forgotten the session meanwhile, or
+/// refused the command in one of these ways after the answer to an earlier attempt was lost: in each case the command will not
+/// run any more.
 pub struct Client<A: EventSourced> {
     name: Box<str>,
     key: Key,
@@ -88,8 +89,11 @@ impl<A: EventSourced> Client<A> {
             _ => None,
         };
         if let Some(error) = final_error {
-            if let Some(job) = self.lane.give_up(seq) {
-                job.fail(error);
+            // A refusal says nothing about attempts before it whose answers were lost.
+            match (self.lane.give_up(seq), error) {
+                (Some((job, true)), AskError::Rejected(_)) => job.fail(AskError::Unknown(Unknown::Deadline)),
+                (Some((job, _)), error) => job.fail(error),
+                (None, _) => {}
             }
             return self.send(cx);
         }

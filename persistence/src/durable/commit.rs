@@ -12,10 +12,10 @@ use shardstage_codec::{Wire, encode};
 use super::EventSourced;
 use super::actor::{Durable, Seat};
 use super::effect::{Effect, Send};
-use super::ledger::{Entry, Extra, ExtraError, Written};
+use super::ledger::{Entry, Extra, ExtraError};
 use super::recover::text;
 use crate::format::record::RecordKind;
-use crate::store::{AppendError, CommitOutcome, EventStore, NewRecord, StoreShared};
+use crate::store::{AppendError, CommitOutcome, EventStore, Scratch, StoreShared, Written};
 
 /// Why a command's events were not persisted.
 pub(super) enum Refused {
@@ -50,65 +50,30 @@ impl<A: EventSourced> Durable<A> {
         // A state that is saved as a whole leaves nothing before it to be read.
         let image = if saved.is_some() { self.courier.ledger.image() } else { Vec::new() };
         let mut scratch = seat.shared.take_scratch();
-        let mut parts = Vec::with_capacity(events.len() + usize::from(saved.is_some()));
-        let mut seq = self.version;
-        let mut fits = true;
-        for event in &events {
-            seq += 1;
-            match encode(event, &mut scratch) {
-                Ok(len) => {
-                    let range = scratch.len() - len..scratch.len();
-                    parts.push((RecordKind::Event, seq, <A::Event as Wire>::VERSION, range));
-                }
-                Err(_) => fits = false,
-            }
-        }
-        if let Some(saved) = &saved {
-            seq += 1;
-            match encode(saved, &mut scratch) {
-                Ok(len) => {
-                    let range = scratch.len() - len..scratch.len();
-                    parts.push((RecordKind::Snapshot, seq, A::SNAPSHOT_VERSION, range));
-                }
-                Err(_) => fits = false,
-            }
-        }
-        let beside = image.iter().chain(&entries).map(|entry| entry.write(&mut scratch));
-        let beside: Result<Vec<Written>, _> = beside.collect();
-        let Some(beside) = beside.ok().filter(|_| fits) else {
+        if !self.write(&events, saved.as_ref(), image.iter().chain(&entries), &mut scratch) {
             seat.shared.keep_scratch(scratch);
             return Err((Refused::TooLarge, reply));
-        };
-        let records = parts.into_iter().map(|(kind, seq, schema_version, range)| NewRecord {
-            kind,
-            seq,
-            schema_version,
-            payload: &scratch[range],
-            meta: &[],
-        });
-        let records: Vec<NewRecord<'_>> =
-            records.chain(beside.iter().map(|entry| entry.record(&scratch, seq))).collect();
-        let outcome = match store.check(seat.entity, self.epoch, &records) {
+        }
+        let checked = scratch.with_records(|records| store.check(seat.entity, self.epoch, records));
+        let outcome = match checked {
             Ok(()) => self.apply_all(&events, saved).map_err(Refused::Apply),
             Err(error) => Err(Refused::Append(error)),
         };
         if let Err(refused) = outcome {
-            drop(records);
             seat.shared.keep_scratch(scratch);
             return Err((refused, reply));
         }
         let shared = Rc::clone(&seat.shared);
         let held = Box::new(move |outcome| answer(outcome, value, reply, sends, &shared));
-        let appended = store.append(seat.entity, self.epoch, &records, held);
+        let appended = scratch.with_records(|records| store.append(seat.entity, self.epoch, records, held));
         let ticket = appended.expect("checked a moment ago, with the same records");
         self.last = Some(ticket);
-        self.clock.add(records.iter().map(|record| record.payload.len()).sum());
-        drop(records);
+        self.clock.add(scratch.payload_bytes());
         seat.shared.keep_scratch(scratch);
         if !image.is_empty() {
             self.courier.ledger.imaged();
         }
-        self.clock.beside(beside.len());
+        self.clock.beside(image.len() + entries.len());
         for entry in entries {
             self.courier.ledger.take(entry, Some(ticket), A::SESSIONS);
         }
@@ -116,6 +81,32 @@ impl<A: EventSourced> Durable<A> {
             self.take_snapshot(seat, store);
         }
         Ok(())
+    }
+
+    /// Encodes what a command persists; `false` when something does not fit.
+    fn write<'a>(
+        &self,
+        events: &[A::Event],
+        saved: Option<&A::Snapshot>,
+        beside: impl Iterator<Item = &'a Entry>,
+        Scratch { bytes, written, .. }: &mut Scratch,
+    ) -> bool {
+        let mut seq = self.version;
+        for event in events {
+            seq += 1;
+            let Ok(len) = encode(event, bytes) else { return false };
+            written.push(Written::last(RecordKind::Event, seq, <A::Event as Wire>::VERSION, len, bytes));
+        }
+        if let Some(saved) = saved {
+            seq += 1;
+            let Ok(len) = encode(saved, bytes) else { return false };
+            written.push(Written::last(RecordKind::Snapshot, seq, A::SNAPSHOT_VERSION, len, bytes));
+        }
+        for entry in beside {
+            let Ok(entry) = entry.write(seq, bytes) else { return false };
+            written.push(entry);
+        }
+        true
     }
 
     /// What is recorded beside the events.
@@ -158,21 +149,15 @@ impl<A: EventSourced> Durable<A> {
         let Some(state) = &self.state else { return };
         let snapshot = catch_unwind(AssertUnwindSafe(|| state.snapshot())).ok().flatten();
         let mut scratch = seat.shared.take_scratch();
-        let len = snapshot.and_then(|snapshot| encode(&snapshot, &mut scratch).ok());
-        let range = len.map(|len| scratch.len() - len..scratch.len());
+        let len = snapshot.and_then(|snapshot| encode(&snapshot, &mut scratch.bytes).ok());
         let image = self.courier.ledger.image();
-        let beside: Result<Vec<Written>, _> = image.iter().map(|entry| entry.write(&mut scratch)).collect();
-        let appended = range.zip(beside.ok()).is_some_and(|(range, beside)| {
-            let record = NewRecord {
-                kind: RecordKind::Snapshot,
-                seq: self.version,
-                schema_version: A::SNAPSHOT_VERSION,
-                payload: &scratch[range],
-                meta: &[],
-            };
-            let beside = beside.iter().map(|entry| entry.record(&scratch, self.version));
-            let records: Vec<NewRecord<'_>> = std::iter::once(record).chain(beside).collect();
-            store.append(seat.entity, self.epoch, &records, Box::new(|_| {})).is_ok()
+        let appended = len.is_some_and(|len| {
+            let Scratch { bytes, written, .. } = &mut scratch;
+            written.push(Written::last(RecordKind::Snapshot, self.version, A::SNAPSHOT_VERSION, len, bytes));
+            let fits =
+                image.iter().all(|entry| entry.write(self.version, bytes).map(|entry| written.push(entry)).is_ok());
+            fits && scratch
+                .with_records(|records| store.append(seat.entity, self.epoch, records, Box::new(|_| {})).is_ok())
         });
         match len.filter(|_| appended) {
             Some(len) => {

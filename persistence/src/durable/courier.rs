@@ -289,10 +289,10 @@ impl<A: EventSourced> Durable<A> {
     /// Appends one record of the ledger by itself; whether the store took it.
     fn append_entry(&mut self, entry: Entry, seat: &Seat, cx: &mut Context<Self>) -> bool {
         let mut scratch = seat.shared.take_scratch();
-        let written = entry.write(&mut scratch);
-        let (entity, epoch, version) = (seat.entity, self.epoch, self.version);
+        let written = entry.write(self.version, &mut scratch.bytes);
+        let (entity, epoch) = (seat.entity, self.epoch);
         let ticket = written.ok().and_then(|written| {
-            let record = written.record(&scratch, version);
+            let record = written.record(&scratch.bytes);
             with_store(seat.kind, cx, |store| store.append(entity, epoch, &[record], Box::new(|_| {})).ok()).flatten()
         });
         seat.shared.keep_scratch(scratch);

@@ -6,6 +6,7 @@
 use shardstage::{Message, Receive, VirtualActor, VirtualRef, WireMessage};
 use shardstage_codec::{AlignedBytes, WireValue, encode};
 
+use super::events::Events;
 use super::ledger::Extra;
 use super::outbox::Outgoing;
 use super::sessions::Mark;
@@ -34,7 +35,7 @@ pub(super) type Send = Box<dyn FnOnce() -> bool>;
 /// ```
 #[must_use = "an effect that is not returned does nothing"]
 pub struct Effect<A: EventSourced, R> {
-    pub(super) events: Vec<A::Event>,
+    pub(super) events: Events<A::Event>,
     /// The whole state, where it is saved as such.
     pub(super) saved: Option<A::Snapshot>,
     pub(super) reply: R,
@@ -45,17 +46,17 @@ pub struct Effect<A: EventSourced, R> {
 impl<A: EventSourced> Effect<A, ()> {
     /// Nothing is persisted.
     pub fn none() -> Self {
-        Self { events: Vec::new(), saved: None, reply: (), sends: Vec::new(), extra: Extra::default() }
+        Self { events: Events::NONE, saved: None, reply: (), sends: Vec::new(), extra: Extra::default() }
     }
 
     /// Persists one event.
     pub fn persist(event: A::Event) -> Self {
-        Self { events: vec![event], ..Self::none() }
+        Self { events: Events::one(event), ..Self::none() }
     }
 
     /// Persists events in this order, all or none of them.
     pub fn persist_all(events: impl IntoIterator<Item = A::Event>) -> Self {
-        Self { events: events.into_iter().collect(), ..Self::none() }
+        Self { events: Events::Many(events.into_iter().collect()), ..Self::none() }
     }
 }
 

@@ -163,10 +163,11 @@ impl<T> Lane<T> {
         }
     }
 
-    /// Takes a command out: it will never be sent again.
-    pub(crate) fn give_up(&mut self, seq: u64) -> Option<T> {
+    /// Takes a command out: it will never be sent again. Also whether it may have run already.
+    pub(crate) fn give_up(&mut self, seq: u64) -> Option<(T, bool)> {
         let at = self.items.iter().position(|item| item.seq == seq)?;
-        Some(self.remove(at))
+        let maybe_ran = self.items[at].maybe_ran;
+        Some((self.remove(at), maybe_ran))
     }
 
     /// Goes on with a recorded session.

@@ -4,15 +4,13 @@
 //!
 //! Invariant: the ledger is the fold of its records, and a snapshot is followed by all of it. Shard thread only.
 
-use std::ops::Range;
-
 use shardstage_codec::{AlignedBytes, EncodeError, decode, encode};
 
 use super::outbox::{DoneRecord, Outbox, OutboxRecord, Outgoing};
 use super::sessions::{DedupRecord, Mark, Ran, Sessions};
 use crate::format::record::RecordKind;
 use crate::limits::{IMAGE_BYTES, REPLY_BYTES};
-use crate::store::{LoadedRecord, NewRecord, Ticket};
+use crate::store::{LoadedRecord, Ticket, Written};
 
 /// Version of the payloads of all ledger records.
 const SCHEMA_VERSION: u16 = 1;
@@ -142,17 +140,17 @@ impl Entry {
         }
     }
 
-    /// Encodes it into `scratch`: where, and as which record.
+    /// Encodes it behind `bytes`, as a record at the entity's version `seq`.
     ///
     /// # Errors
     /// It is larger than any record may be.
-    pub(crate) fn write(&self, scratch: &mut AlignedBytes) -> Result<Written, EncodeError> {
+    pub(crate) fn write(&self, seq: u64, bytes: &mut AlignedBytes) -> Result<Written, EncodeError> {
         let len = match self {
-            Self::Dedup(record) => encode(record, scratch),
-            Self::Outbox(record) => encode(record, scratch),
-            Self::Done(record, _) => encode(record, scratch),
+            Self::Dedup(record) => encode(record, bytes),
+            Self::Outbox(record) => encode(record, bytes),
+            Self::Done(record, _) => encode(record, bytes),
         }?;
-        Ok(Written { kind: self.kind(), range: scratch.len() - len..scratch.len() })
+        Ok(Written::last(self.kind(), seq, SCHEMA_VERSION, len, bytes))
     }
 
     /// Reads a loaded record; `None` when it is not the ledger's.
@@ -174,19 +172,5 @@ impl Entry {
             kind => decode(&record.payload).map(|done| Self::Done(done, kind == RecordKind::OutboxSettled)),
         };
         entry.map(Some).map_err(|error| error.to_string())
-    }
-}
-
-/// An encoded entry.
-pub(crate) struct Written {
-    kind: RecordKind,
-    range: Range<usize>,
-}
-
-impl Written {
-    /// The record, at the entity's version `seq`.
-    pub(crate) fn record<'a>(&self, scratch: &'a AlignedBytes, seq: u64) -> NewRecord<'a> {
-        let payload = &scratch[self.range.clone()];
-        NewRecord { kind: self.kind, seq, schema_version: SCHEMA_VERSION, payload, meta: &[] }
     }
 }

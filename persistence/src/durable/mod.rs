@@ -14,6 +14,7 @@ mod commit;
 mod context;
 mod courier;
 mod effect;
+mod events;
 mod fold;
 mod idempotent;
 mod keyed;

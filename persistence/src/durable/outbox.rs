@@ -227,7 +227,7 @@ impl Outbox {
         let line = self.lines.get_mut(&id).expect("made a moment ago");
         line.recorded = line.recorded.max(upto);
         while !line.lane.is_empty() && line.lane.acked() < upto {
-            let parcel = line.lane.give_up(line.lane.acked() + 1).expect("the first one is there");
+            let (parcel, _) = line.lane.give_up(line.lane.acked() + 1).expect("the first one is there");
             self.messages -= 1;
             self.bytes -= parcel.bytes.len();
         }

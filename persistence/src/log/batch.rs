@@ -10,6 +10,7 @@ use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::position::Position;
 use crate::format::record::{KeyDef, RecordHeader, RecordKind, seal, stored_bytes};
 use crate::format::section::{SECTION_HEADER_BYTES, SectionHeader};
+use crate::limits::{GROUPS, PART_KEPT_BYTES};
 use crate::recovery::GroupTail;
 use crate::store::{EntityId, Held, NewRecord};
 
@@ -22,7 +23,7 @@ struct Mark {
     stored_bytes: usize,
 }
 
-/// Records of one group under one epoch: the section to be.
+/// Records of one group under one epoch: the section to be. Its memory is used again by later ones.
 struct Part {
     group: GroupId,
     epoch: Epoch,
@@ -37,10 +38,16 @@ struct Part {
 pub(crate) struct Batch {
     pub(crate) number: u64,
     parts: Vec<Part>,
+    /// Empty ones, of earlier batches.
+    spare: Vec<Part>,
+    /// Key definitions of the section that is being sealed.
+    keys: Vec<u8>,
     /// Bytes of the frame if every entity needs its key definition.
     worst_bytes: usize,
     pub(crate) records: u64,
     pub(crate) effects: Vec<Held>,
+    /// Where its records are, once it is sealed.
+    pub(crate) placed: Vec<Placed>,
 }
 
 /// A record of a sealed frame.
@@ -56,12 +63,28 @@ pub(crate) struct Sealed {
     pub(crate) len: usize,
     pub(crate) record_count: u32,
     pub(crate) section_count: u16,
-    pub(crate) placed: Vec<Placed>,
 }
 
 impl Batch {
-    pub(crate) fn new(number: u64) -> Self {
-        Self { number, worst_bytes: FRAME_HEADER_BYTES, ..Self::default() }
+    /// An empty batch with this number, in the memory of a [cleared](Self::clear) one.
+    pub(crate) fn begin(self, number: u64) -> Self {
+        debug_assert!(self.parts.is_empty() && self.effects.is_empty() && self.placed.is_empty());
+        Self { number, worst_bytes: FRAME_HEADER_BYTES, records: 0, ..self }
+    }
+
+    /// Drops what it has and keeps most of the memory for the next batch.
+    pub(crate) fn clear(&mut self) {
+        for mut part in self.parts.drain(..) {
+            part.first_used.clear();
+            part.bytes.clear();
+            part.marks.clear();
+            if self.spare.len() < GROUPS && part.bytes.capacity() <= PART_KEPT_BYTES {
+                self.spare.push(part);
+            }
+        }
+        self.keys.clear();
+        self.effects.clear();
+        self.placed.clear();
     }
 
     /// Upper bound of the frame's length without padding.
@@ -89,7 +112,11 @@ impl Batch {
             Some(at) => at,
             None => {
                 self.worst_bytes += SECTION_HEADER_BYTES;
-                self.parts.push(Part { group, epoch, first_used: Vec::new(), bytes: Vec::new(), marks: Vec::new() });
+                let part = match self.spare.pop() {
+                    Some(part) => Part { group, epoch, ..part },
+                    None => Part { group, epoch, first_used: Vec::new(), bytes: Vec::new(), marks: Vec::new() },
+                };
+                self.parts.push(part);
                 self.parts.len() - 1
             }
         };
@@ -130,9 +157,8 @@ impl Batch {
     ) -> Sealed {
         let mut at = FRAME_HEADER_BYTES;
         let mut record_count = 0u32;
-        let mut placed = Vec::with_capacity(self.parts.iter().map(|part| part.marks.len()).sum());
-        let mut keys = Vec::new();
-        for part in &self.parts {
+        let Self { parts, keys, placed, .. } = self;
+        for part in &*parts {
             keys.clear();
             let body_at = at + SECTION_HEADER_BYTES;
             let mut count = 0u32;
@@ -148,7 +174,7 @@ impl Batch {
                     key: &entity.key,
                 };
                 let offset = keys.len();
-                def.encode(id.0, &mut keys);
+                def.encode(id.0, keys);
                 let position = Position::new(segment, frame_at + (body_at + offset) as u64, keys.len() - offset);
                 entity.key_at = Some(position);
                 placed.push(Placed { entity: *id, kind: RecordKind::KeyDef, seq: 0, position });
@@ -156,7 +182,7 @@ impl Batch {
             }
             let records_at = body_at + keys.len();
             let end = records_at + part.bytes.len();
-            frame[body_at..records_at].copy_from_slice(&keys);
+            frame[body_at..records_at].copy_from_slice(keys);
             frame[records_at..end].copy_from_slice(&part.bytes);
             for mark in &part.marks {
                 let start = records_at + mark.offset;
@@ -181,6 +207,6 @@ impl Batch {
         }
         debug_assert!(at <= self.worst_bytes);
         let section_count = u16::try_from(self.parts.len()).expect("a frame has fewer than 2^16 sections");
-        Sealed { len: at, record_count, section_count, placed }
+        Sealed { len: at, record_count, section_count }
     }
 }

@@ -13,6 +13,7 @@ mod error;
 mod memory;
 mod pacing;
 mod record;
+mod scratch;
 mod service;
 mod shared;
 
@@ -23,6 +24,7 @@ pub use error::{AppendError, LoadError};
 pub use memory::{MemoryFault, MemoryStore};
 pub(crate) use record::check_sequences;
 pub use record::{LoadFrom, LoadedBytes, LoadedEntity, LoadedRecord, NewRecord, OnLoaded};
+pub(crate) use scratch::{Scratch, Written};
 pub use service::StoreShard;
 pub(crate) use service::{StoreKind, with_store};
 pub use shared::StoreShared;

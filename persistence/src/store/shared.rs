@@ -7,15 +7,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use shardstage_codec::AlignedBytes;
-
 use super::pacing::Pacer;
+use super::scratch::Scratch;
 use super::{EntityId, EventStore, LoadFrom, OnLoaded};
 
 /// See the module's head. A store makes one with `Rc::default()` and keeps it.
 #[derive(Default)]
 pub struct StoreShared {
-    scratch: RefCell<AlignedBytes>,
+    scratch: RefCell<Scratch>,
     refused_tells: Cell<u64>,
     broken: RefCell<BTreeMap<EntityId, Box<str>>>,
     /// What each type's outbox needs to know, see `durable::courier`.
@@ -42,11 +41,11 @@ pub(crate) struct OutboxCounters {
 
 impl StoreShared {
     /// Room for encoding, empty; give it back with [`keep_scratch`](Self::keep_scratch).
-    pub(crate) fn take_scratch(&self) -> AlignedBytes {
+    pub(crate) fn take_scratch(&self) -> Scratch {
         self.scratch.take()
     }
 
-    pub(crate) fn keep_scratch(&self, mut scratch: AlignedBytes) {
+    pub(crate) fn keep_scratch(&self, mut scratch: Scratch) {
         scratch.clear();
         self.scratch.replace(scratch);
     }

@@ -42,7 +42,7 @@ impl Inbound<'_> {
         let mut slot = None;
         if let Some(correlation) = arrival.ask {
             let elsewhere = receiver.shard != shard.link.shard().get();
-            if elsewhere && !shard.core.borrow_mut().mesh.reserve_ask(receiver.shard) {
+            if elsewhere && !self.reserve(receiver.shard) {
                 return Err(ReplyStatus::Full);
             }
             let ask = self.ask(header, arrival, correlation);

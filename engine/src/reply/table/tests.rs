@@ -25,7 +25,7 @@ fn number(taken: Taken) -> u64 {
 fn random_operations_agree_with_a_list_whatever_the_age_of_an_address() {
     for seed in 0..100 {
         let mut random = Random::new(seed);
-        let mut table = ReplyTable::new(3);
+        let mut table = ReplyTable::new(3, seed << 20);
         // Every address ever given out, with its deadline and number while it is outstanding.
         let mut given: Vec<(ReplyAddress, Option<(u64, u64)>)> = Vec::new();
         let mut out = Vec::new();

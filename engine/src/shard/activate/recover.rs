@@ -357,14 +357,20 @@ impl ShardCell {
         core.notify(crate::signal::child_failed((parent, generation), Arc::clone(failure), directive));
     }
 
-    /// The wait before a restart is over: that of the timer's owner, or of the children that it restarts together.
+    /// An actor's own wait before its restart is over.
     pub(in crate::shard) fn restart_is_due(&self, owner: Owner) {
         let mut core = self.core.borrow_mut();
         let Some(cell) = core.cells.get(owner.index, owner.generation) else { return };
         let recovery = cell.extra.as_ref().and_then(|extra| extra.recovery.as_ref());
         if recovery.is_some_and(|recovery| recovery.step == Step::Held && !recovery.group) {
             core.release(owner.index);
-        } else {
+        }
+    }
+
+    /// The wait of children that an actor restarts together is over; says nothing of the actor's own, which may be down itself.
+    pub(in crate::shard) fn group_is_due(&self, owner: Owner) {
+        let mut core = self.core.borrow_mut();
+        if core.cells.get(owner.index, owner.generation).is_some() {
             core.release_group(owner.index);
         }
     }
@@ -443,9 +449,9 @@ impl ShardCore {
         }
         match supervisor.delay_ns {
             // One of them may be running: they start in order when none is.
-            0 => self.deferred.push(Box::new(move |shard| shard.restart_is_due(owner))),
+            0 => self.deferred.push(Box::new(move |shard| shard.group_is_due(owner))),
             delay_ns => {
-                self.timers.insert(now_ns.saturating_add(delay_ns), owner, Body::Other(Other::Restart));
+                self.timers.insert(now_ns.saturating_add(delay_ns), owner, Body::Other(Other::RestartGroup));
             }
         }
     }

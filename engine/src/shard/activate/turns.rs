@@ -12,7 +12,7 @@ use crate::reentrancy::{Callers, Reentrancy};
 use crate::reply::{self, ReplyAddress};
 use crate::request::Scope;
 use crate::shard::cell::Life;
-use crate::shard::{ShardCore, drop_contained};
+use crate::shard::{Cell, ShardCore, drop_contained};
 
 /// What is next for an actor that may take messages.
 enum Next {
@@ -35,16 +35,18 @@ impl ShardCell {
     /// Whether the actor does not let everything in while it waits.
     pub(super) fn has_turns(&self, index: u32) -> bool {
         let mut core = self.core.borrow_mut();
-        core.cells.slot(index).is_some_and(|cell| cell.extra.as_ref().is_some_and(|extra| extra.turns.is_some()))
+        let has_turns = |cell: &mut Cell| cell.extra.as_ref().is_some_and(|extra| extra.turns.is_some());
+        core.has_turns && core.cells.slot(index).is_some_and(has_turns)
     }
 
     /// Looks after such an actor, and handles one of its messages, if one may come in. It never goes on with others.
     #[cold]
     pub(super) fn take_turn(&self, index: u32) -> bool {
-        let hollow = {
+        let (hollow, was_held) = {
             let mut core = self.core.borrow_mut();
-            let extra = core.cells.slot(index).and_then(|cell| cell.extra.as_ref());
-            extra.and_then(|extra| Some(extra.turns.as_ref()?.hollow.clone())).expect("`has_turns` has looked")
+            let turns = core.cells.slot(index).and_then(|cell| cell.extra.as_ref()?.turns.as_ref());
+            let turns = turns.expect("`has_turns` has looked");
+            (turns.hollow.clone(), turns.waits())
         };
         let mut goes_on = None;
         {
@@ -63,7 +65,8 @@ impl ShardCell {
         let (held, generation) = (turns.waits(), cell.generation);
         if !cell.conduct.suspended && matches!(cell.conduct.life, Life::Live | Life::Draining) {
             cell.conduct.woken = true;
-            if goes_on.is_some() || (!held && cell.has_work()) {
+            // What is attached has waited too, and nothing else may wake the actor for it.
+            if goes_on.is_some() || (was_held && !held && cell.has_work()) {
                 core.wake(index, generation);
             }
         }
@@ -115,7 +118,7 @@ impl ShardCore {
         let me = self.link.engine().me().get();
         let cell = self.cells.slot(index).expect("a running actor keeps its cell");
         let here = crate::envelope::PackedAddress::new(self.shard.get(), index, cell.generation);
-        let name = |cell: &mut super::super::Cell| cell.state.as_ref().map_or("", |state| state.actor_name());
+        let name = |cell: &mut Cell| cell.state.as_ref().map_or("", |state| state.actor_name());
         let name = name(cell);
         let extra = cell.extra.as_mut().expect("it has turns");
         // In order of priority first, if it has one: what is put to the front must stay there.
@@ -184,7 +187,7 @@ fn judge(setting: Reentrancy, open: usize, callers: &Callers, here: (u32, u64), 
 }
 
 /// Where a message's answer goes, and who waits up its chain of calls. The message stays as it is.
-fn asked_by(envelope: &mut Envelope) -> (Option<ReplyAddress>, Option<Callers>) {
+pub(crate) fn asked_by(envelope: &mut Envelope) -> (Option<ReplyAddress>, Option<Callers>) {
     let meta = envelope.take_meta();
     let asked = match &meta {
         Meta::Reply(address) => (Some(*address), None),

@@ -240,3 +240,17 @@ fn one_goes_alone_before_there_is_a_session_and_a_window_after() {
     assert_eq!(sent.len(), LANE_WINDOW);
     assert!(sent.iter().all(|attempt| attempt.opened == 9 && attempt.after == attempt.seq - 1 && attempt.acked == 0));
 }
+
+#[test]
+fn a_command_that_is_given_up_says_whether_an_attempt_may_have_run() {
+    let mut lane = Lane::default();
+    lane.push("a");
+    lane.push("b");
+    lane.open(9);
+    for seq in [1, 2] {
+        assert_eq!(lane.attempt(0, |_| true).map(|(attempt, _)| attempt.seq), Some(seq));
+    }
+    assert_eq!(lane.answered(1, Outcome::Unknown, 0, 0), Step::Again);
+    assert_eq!(lane.answered(2, Outcome::Refused, 0, 0), Step::Again);
+    assert_eq!((lane.give_up(1), lane.give_up(2), lane.give_up(2)), (Some(("a", true)), Some(("b", false)), None));
+}

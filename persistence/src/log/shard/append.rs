@@ -62,7 +62,7 @@ impl LogShard {
         let log = self.log.as_mut().ok_or(AppendError::Closed)?;
         log.groups[usize::from(group.get())].epoch = epoch.get();
         if self.batches.back().is_none_or(|open| open.worst_bytes() + cost > limit) {
-            self.batches.push_back(Batch::new(self.next_batch));
+            self.batches.push_back(std::mem::take(&mut self.spare_batch).begin(self.next_batch));
             self.next_batch += 1;
         }
         let open = self.batches.back_mut().expect("pushed above");

@@ -28,7 +28,7 @@ use crate::format::frame::{FLAG_HEARTBEAT, FLAG_OPEN, FLAG_SEGMENT_END, FRAME_HE
 use crate::format::manifest::Manifest;
 use crate::format::salt;
 use crate::limits::{BLOCK_BYTES, HEARTBEAT_NS};
-use crate::log::batch::Batch;
+use crate::log::batch::{Batch, Placed};
 use crate::log::desk::Desk;
 use crate::log::files::{OpenSegment, PrepareError, Unlisted, WriteMode};
 use crate::log::index::EntityIndex;
@@ -98,6 +98,8 @@ pub struct LogShard {
     spare_retry_ns: u64,
     index: EntityIndex,
     batches: VecDeque<Batch>,
+    /// Memory for the next batch.
+    spare_batch: Batch,
     next_batch: u64,
     durable_batch: u64,
     heartbeat_due_ns: Option<u64>,
@@ -130,6 +132,7 @@ impl LogShard {
             // Replaced by that of the opened log.
             index: EntityIndex::new(0),
             batches: VecDeque::new(),
+            spare_batch: Batch::default(),
             next_batch: 1,
             durable_batch: 0,
             heartbeat_due_ns: None,
@@ -242,19 +245,32 @@ impl LogShard {
         let mut buffer = log.buffer.take().expect("the buffer is here while no frame is in flight");
         let frame_at = u64::from(log.block) * BLOCK_BYTES as u64;
         let sealed = batch.seal(log.active.id, frame_at, &mut buffer, &mut log.groups, &mut self.index);
-        let effects = std::mem::take(&mut batch.effects);
         log.submit(
             buffer,
             sealed.len,
             sealed.record_count,
             sealed.section_count,
             0,
-            sealed.placed,
+            std::mem::take(&mut batch.placed),
             Some(batch.number),
-            effects,
+            std::mem::take(&mut batch.effects),
             cx,
         );
+        batch.clear();
+        let Batch { effects, placed, .. } = std::mem::replace(&mut self.spare_batch, batch);
+        self.keep_lists(effects, placed);
         self.submitted();
+    }
+
+    /// The next batch uses the memory of these lists, which are empty.
+    fn keep_lists(&mut self, effects: Vec<Held>, placed: Vec<Placed>) {
+        let spare = &mut self.spare_batch;
+        if spare.effects.capacity() < effects.capacity() {
+            spare.effects = effects;
+        }
+        if spare.placed.capacity() < placed.capacity() {
+            spare.placed = placed;
+        }
     }
 
     fn submitted(&mut self) {
@@ -300,7 +316,7 @@ impl LogShard {
             return;
         }
         let Some(log) = self.log.as_mut() else { return };
-        let Some(frame) = log.in_flight.take() else { return };
+        let Some(mut frame) = log.in_flight.take() else { return };
         log.advance(&frame);
         for placed in &frame.placed {
             self.index.committed(placed.entity, placed.kind, placed.seq, placed.position);
@@ -324,9 +340,11 @@ impl LogShard {
             self.state = State::Running;
         }
         self.anchor_is_durable(frame.stored_bytes);
-        for effect in frame.effects {
+        for effect in frame.effects.drain(..) {
             effect(CommitOutcome::Durable);
         }
+        frame.placed.clear();
+        self.keep_lists(frame.effects, frame.placed);
     }
 
     /// Ends the log after its first error: nothing is acknowledged from here on.
