@@ -46,7 +46,6 @@ impl ShardCell {
                 Err(_) => return Err(self.stays(state, running, MoveError::Closed)),
             },
         };
-        let state = state;
         let actor_type = state.actor_type();
         let packed = match state.leave() {
             Ok(packed) => packed,
