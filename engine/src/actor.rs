@@ -4,11 +4,12 @@
 
 use std::future::Future;
 
-use shardstage_codec::WireValue;
+use shardstage_codec::{ShardId, WireValue};
 
 use crate::cluster::settings::VirtualSettings;
 use crate::context::Context;
 use crate::message::{Message, WireMessage};
+use crate::moving::{MoveError, Moving};
 use crate::policy::Mailbox;
 use crate::reentrancy::Reentrancy;
 use crate::reply::Reply;
@@ -121,6 +122,16 @@ pub trait Actor: Sized + 'static {
 
     /// Runs when a suspension that [`Context::suspend`] began has ended, before the next message.
     fn resumed(&mut self, _cx: &mut Context<Self>) {}
+
+    /// Whether and how actors of this type move between shards: not, by default. Types that are `Send` say [`Moving::value`], others
+    /// [`Moving::state`]. See [`ActorRef::move_to`](crate::ActorRef::move_to). Asked for each move.
+    fn moving() -> Moving<Self> {
+        Moving::stays()
+    }
+
+    /// Runs after a move, on the new shard and before the next message: says which shard the actor has left. Or, on its old
+    /// shard, says why a move that [`Context::move_to`] had announced was not possible after all.
+    fn moved(&mut self, _from: Result<ShardId, MoveError>, _cx: &mut Context<Self>) {}
 
     /// Whether an idle virtual actor may be passivated now. One that keeps a [`Reply`](crate::Reply) in its state for later must say
     /// `false` until it has answered: the engine does not see what a state holds, and dropping the reply fails the ask.

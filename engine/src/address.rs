@@ -88,8 +88,7 @@ impl<A: Actor> Address<A> {
         let mut core = shard.core.borrow_mut();
         let cell = core.cells.get(self.index, self.generation).ok_or(ResolveError::NotFound)?;
         // The running actor's state is out of its cell; the caller knows its type.
-        let actor_type =
-            if running.0 == self.index { Some(running.1) } else { cell.state.as_mut().map(|state| state.actor_type()) };
+        let actor_type = if running.0 == self.index { Some(running.1) } else { cell.actor_type() };
         if actor_type != Some(TypeId::of::<A>()) {
             return Err(ResolveError::NotFound);
         }

@@ -46,6 +46,27 @@ fn with<R>(shard: &ShardCell, id: ActorId, f: impl FnOnce(&mut Bonds) -> R) -> O
     core.cells.get(id.index(), id.generation()).map(|cell| f(bonds(cell)))
 }
 
+/// By which ids others may know an actor of this shard: its own, and those of its forwarders.
+fn known_as(shard: &ShardCell, me: ActorId) -> Vec<ActorId> {
+    let mut core = shard.core.borrow_mut();
+    let here = core.cells.get(me.index(), me.generation()).and_then(Cell::here);
+    std::iter::once(me).chain(here.map(|here| here.others.clone()).unwrap_or_default()).collect()
+}
+
+impl Bonds {
+    /// What goes along when an actor moves: whom it watches and is linked to. Its forwarder keeps the same, since the others know
+    /// it by that, and those who watch it there.
+    pub(crate) fn to_go_along(&self) -> Self {
+        let (watching, links) = (self.watching.clone(), self.links.clone());
+        Self { watchers: Ids::default(), watching, links, traps: self.traps }
+    }
+
+    /// Takes in what has come along.
+    pub(crate) fn come_back(&mut self, bonds: Self) {
+        (self.watching, self.links, self.traps) = (bonds.watching, bonds.links, bonds.traps);
+    }
+}
+
 /// Takes `gone` out of some bonds of an actor on this shard.
 fn cut(shard: &ShardCell, id: ActorId, which: impl FnOnce(&mut Bonds) -> &mut Ids, gone: ActorId) {
     with(shard, id, |bonds| which(bonds).remove(&gone));
@@ -62,7 +83,9 @@ impl<A: Actor> Context<A> {
     pub fn unwatch(&mut self, other: ActorId) {
         let me = self.me().id();
         if with(self.shard_cell(), me, |bonds| bonds.watching.remove(&other)) == Some(true) {
-            on_shard_of(other, move |shard| cut(shard, other, |bonds| &mut bonds.watchers, me));
+            for me in known_as(self.shard_cell(), me) {
+                on_shard_of(other, move |shard| cut(shard, other, |bonds| &mut bonds.watchers, me));
+            }
         }
     }
 
@@ -88,7 +111,9 @@ impl<A: Actor> Context<A> {
     pub fn unlink(&mut self, other: ActorId) {
         let me = self.me().id();
         if with(self.shard_cell(), me, |bonds| bonds.links.remove(&other)) == Some(true) {
-            on_shard_of(other, move |shard| cut(shard, other, |bonds| &mut bonds.links, me));
+            for me in known_as(self.shard_cell(), me) {
+                on_shard_of(other, move |shard| cut(shard, other, |bonds| &mut bonds.links, me));
+            }
         }
     }
 
@@ -177,6 +202,11 @@ impl ShardCell {
 
     /// A link of `me` has ended on its other side.
     fn link_ended(&self, me: ActorId, who: ActorId, reason: &StopReason, failed: bool) {
+        let there = self.core.borrow_mut().away_to((me.index(), me.generation()));
+        if let Some(there) = there {
+            let reason = reason.clone();
+            return on_shard_of(there, move |shard| shard.link_ended(there, who, &reason, failed));
+        }
         let traps = with(self, me, |bonds| {
             let linked = bonds.links.remove(&who);
             if linked && bonds.traps {

@@ -126,7 +126,7 @@ impl<A: Actor> Context<A> {
     pub fn key(&self) -> Option<Key> {
         let mut core = self.shard_cell().core.borrow_mut();
         let cell = core.cells.get(self.seat.index(), self.seat.generation())?;
-        cell.extra.as_ref()?.identity.as_ref().map(|(_, key)| key.clone())
+        cell.extra.as_ref()?.name().map(|(_, key)| key.clone())
     }
 
     /// The epoch of this virtual actor's slot group under which it runs; the first epoch for one that was spawned.
@@ -138,7 +138,7 @@ impl<A: Actor> Context<A> {
         let position = core
             .cells
             .get(self.seat.index(), self.seat.generation())
-            .and_then(|cell| cell.extra.as_ref()?.identity.as_ref().map(|(position, _)| *position))
+            .and_then(|cell| cell.extra.as_ref()?.name().map(|(position, _)| position))
             .expect("it has a key");
         let slot = shardstage_codec::slot_of(engine.registry.types[position].id, &key);
         engine.placement.epoch(slot.group())
@@ -191,7 +191,7 @@ impl<A: Actor> Context<A> {
     }
 
     /// What makes one of them after the other.
-    pub(crate) fn own_messages<M, K>(&self, message: M) -> Box<dyn FnMut() -> Envelope>
+    pub(crate) fn own_messages<M, K>(&self, message: M) -> Box<dyn FnMut() -> Envelope + Send>
     where
         A: Receive<M, K>,
         M: Message + Clone,

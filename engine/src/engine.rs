@@ -25,7 +25,7 @@ use crate::latch::{Latch, LatchGuard};
 use crate::peers::PeerState;
 use crate::placement::Placement;
 use crate::port::driver::DriverKind;
-use crate::shard::{ActorBox, Once, Spawn, current};
+use crate::shard::{ActorBox, Once, Sent, Spawn, current};
 use crate::sim::SimWorld;
 use crate::stats::ShardStats;
 use crate::sync;
@@ -95,7 +95,7 @@ impl Engine {
         A: Actor,
         F: FnOnce() -> A + Send + 'static,
     {
-        self.spawn_with(self.link.next_shard(), move || ActorBox::new::<A, _>(Once(Some(factory))))
+        self.spawn_with(self.link.next_shard(), move || ActorBox::new::<A, _>(Sent(Once(Some(factory)))))
     }
 
     pub(crate) fn spawn_with<A: Actor>(

@@ -420,6 +420,17 @@ impl Envelope {
         EpochTag((self.head.addr().get() >> EPOCH_SHIFT) as u16)
     }
 
+    /// Sends it on to another actor, which is known by its generation.
+    pub(crate) fn readdress(&mut self, index: u32, generation: u32) {
+        self.index = index;
+        self.generation = generation;
+        self.head = self.head.map_addr(|address| {
+            let address =
+                address.get() & ((1 << EPOCH_SHIFT) - 1) | (EpochTag::BY_GENERATION.0 as usize) << EPOCH_SHIFT;
+            NonZero::new(address).expect("a vtable's address is not null without its tag")
+        });
+    }
+
     /// Takes the third word out; the envelope has none afterwards.
     #[inline]
     pub(crate) fn take_meta(&mut self) -> Meta {

@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::engine::Engine;
 use crate::envelope::EpochTag;
 use crate::error::SpawnError;
-use crate::shard::{ActorBox, Again, Life, Once, Spawn};
+use crate::shard::{ActorBox, Again, Life, Once, Sent, Spawn};
 use crate::supervision::{ChildSpec, Supervision};
 
 impl Engine {
@@ -28,7 +28,7 @@ impl Engine {
         let capacity = self.mailbox_capacity;
         let id = ActorId::new(link, index, generation);
         on_shard_of(id, move |shard| {
-            let state = ActorBox::new::<A, _>(Again(factory));
+            let state = ActorBox::new::<A, _>(Sent(Again(factory)));
             let spawn = Spawn { state, capacity, identity: None, epoch: EpochTag::BY_GENERATION, parent: None };
             let mut core = shard.core.borrow_mut();
             let refused = core.spawn_at(index, generation, spawn);

@@ -44,6 +44,7 @@ mod link;
 #[cfg(all(test, loom))]
 mod loom_models;
 mod message;
+mod moving;
 mod naming;
 mod parked;
 mod peers;
@@ -109,6 +110,7 @@ pub use introspect::{Introspect, Snapshot};
 pub use key::Key;
 pub use latch::Happening;
 pub use message::{Message, WireMessage, WireOps};
+pub use moving::{MoveError, Moving};
 pub use naming::{GetOrSpawnError, LookupError, NameWaitError, Named, PendingName, RegisterError, WhenNamed};
 pub use peers::PeerState;
 pub use placement::Placement;

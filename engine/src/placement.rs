@@ -1,7 +1,6 @@
 //! `Placement`: on which shard an actor is spawned.
 //!
-//! Invariant: a choice is made once, at the spawn, from what shards have published of themselves; an actor never moves. Any
-//! thread; the lock of `Loads` is held for a few numbers a shard.
+//! Invariant: a choice is made once, at the spawn or for a move, from what shards have published of themselves. Any thread; the lock of `Loads` is held for a few numbers a shard.
 
 use crate::actor::Actor;
 use crate::actor_ref::{ActorId, ActorRef, on_shard_of};
@@ -11,7 +10,7 @@ use crate::engine_link::EngineLink;
 use crate::envelope::EpochTag;
 use crate::error::SpawnError;
 use crate::limits::LOAD_WINDOW_NS;
-use crate::shard::{ActorBox, Again, Spawn, current};
+use crate::shard::{ActorBox, Again, Sent, Spawn, current};
 use crate::stats::ShardStats;
 use crate::sync::Mutex;
 
@@ -52,6 +51,16 @@ impl<A> From<ActorRef<A>> for Placement {
 }
 
 impl Placement {
+    /// The shard; `None` when the shard or the actor named is none of this engine's.
+    pub(crate) fn find(self, engine: &'static EngineLink) -> Option<u16> {
+        let is_there = match self {
+            Self::Shard(shard) => shard < engine.shard_count(),
+            Self::With(actor) => std::ptr::eq(actor.link().engine(), engine),
+            _ => true,
+        };
+        is_there.then(|| self.shard(engine))
+    }
+
     /// # Panics
     /// When the shard or the actor is none of this engine's.
     fn shard(self, engine: &'static EngineLink) -> u16 {
@@ -186,7 +195,7 @@ where
     let (index, generation) = link.take_index()?;
     let id = ActorId::new(link, index, generation);
     on_shard_of(id, move |shard| {
-        let state = ActorBox::new::<A, _>(Again(factory));
+        let state = ActorBox::new::<A, _>(Sent(Again(factory)));
         let spawn = Spawn { state, capacity, identity: None, epoch: EpochTag::BY_GENERATION, parent: None };
         let refused = shard.core.borrow_mut().spawn_at(index, generation, spawn);
         drop(refused);

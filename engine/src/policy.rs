@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::engine::Engine;
 use crate::error::SpawnError;
 use crate::reentrancy::Reentrancy;
-use crate::shard::{ActorBox, Again, Factory};
+use crate::shard::{ActorBox, Again, Factory, Sent};
 
 /// What happens to a message that finds the mailbox full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,7 +148,9 @@ impl Engine {
         A: Actor,
         F: Fn() -> A + Send + 'static,
     {
-        self.spawn_with(self.link.next_shard(), move || ActorBox::new::<A, _>(WithMailbox(Again(factory), mailbox)))
+        self.spawn_with(self.link.next_shard(), move || {
+            ActorBox::new::<A, _>(Sent(WithMailbox(Again(factory), mailbox)))
+        })
     }
 }
 

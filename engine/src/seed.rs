@@ -114,7 +114,7 @@ impl ShardSeed {
             budget: crate::limits::TURN_BUDGET,
             ledger: Default::default(),
             purse: Default::default(),
-            timers: Timers::new(),
+            timers: Timers::new(shard.get()),
             directory: Directory::new(engine.registry.types.len(), directory_seed, blueprint.virtual_actors),
             counters: Default::default(),
             graveyard: Vec::new(),

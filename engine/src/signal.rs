@@ -67,6 +67,20 @@ pub(crate) fn tick_handled(owner: CellId, timer: TimerId) -> Envelope {
     unsafe { owner.envelope(&TICK_HANDLED, Meta::None, timer) }
 }
 
+/// The timer of a message made by [`tick_handled`]; gives the envelope back if it is something else.
+pub(crate) fn open_tick_handled(envelope: Envelope) -> Result<TimerId, Envelope> {
+    if !std::ptr::eq(envelope.vtable(), &TICK_HANDLED) {
+        return Err(envelope);
+    }
+    // SAFETY: only `tick_handled` makes envelopes with this vtable, without a meta word.
+    Ok(unsafe { envelope.into_message::<TimerId>() })
+}
+
+/// Whether `tick_handled` made it.
+pub(crate) fn is_tick_handled(envelope: &Envelope) -> bool {
+    std::ptr::eq(envelope.vtable(), &TICK_HANDLED)
+}
+
 /// `VTable::run` of [`TICK_HANDLED`].
 ///
 /// # Safety

@@ -13,7 +13,7 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use futures_core::Stream;
 use shardstage::prelude::*;
 use shardstage::testkit::TestKit;
-use shardstage::{Directive, Failure, Panicked, Resume, StreamEvent, ask_all, limits};
+use shardstage::{Directive, Failure, Panicked, Reentrancy, Resume, StreamEvent, ask_all, limits};
 use support::Log;
 use tokio::sync::oneshot;
 
@@ -558,4 +558,40 @@ fn an_ask_in_attached_work_is_nobodys_deadlock() {
             assert_eq!(heard.try_recv(), Ok(Ok(1)));
         });
     }
+}
+
+/// Lets nothing in while it waits for an answer.
+struct Closed {
+    heard: Log<&'static str>,
+}
+
+impl Actor for Closed {
+    const REENTRANCY: Reentrancy = Reentrancy::Off;
+}
+
+/// Attach two things; the first asks.
+#[message]
+struct AskFirst(ActorRef<Host>);
+
+impl Handler<AskFirst> for Closed {
+    fn handle(&mut self, AskFirst(host): AskFirst, cx: &mut Context<Self>) {
+        cx.reenter_after(std::future::ready(()), move |this, (), cx| {
+            this.heard.push("asks");
+            cx.ask(host, Knock).then(|this, _, _| this.heard.push("has its answer"));
+        });
+        cx.reenter_after(std::future::ready(()), |this, (), _| this.heard.push("goes on"));
+    }
+}
+
+#[test]
+fn work_waits_for_the_answer_that_work_before_it_asked_for() {
+    TestKit::check_seeds(0..10, |kit| {
+        let (heard, (answers, _)) = (Log::new(), channel());
+        let shared = heard.clone();
+        let host = kit.spawn_on(1, move || Host { answers: answers.clone() }).unwrap();
+        let closed = kit.spawn_on(0, move || Closed { heard: shared.clone() }).unwrap();
+        closed.tell(AskFirst(host)).unwrap();
+        kit.run_until_idle();
+        assert_eq!(heard.all(), ["asks", "has its answer", "goes on"]);
+    });
 }

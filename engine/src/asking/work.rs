@@ -162,7 +162,7 @@ impl ShardCore {
 
     /// Whether the actor whose work steps would get a message now; that it was woken, by its work, does not matter.
     fn may_step(&mut self, (index, generation): (u32, u32)) -> bool {
-        self.cells.get(index, generation).is_some_and(|cell| cell.would_take_messages())
+        self.cells.get(index, generation).is_some_and(|cell| cell.would_take_messages() && !cell.is_held())
     }
 }
 

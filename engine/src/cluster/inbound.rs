@@ -132,11 +132,8 @@ impl Inbound<'_> {
     fn note_room(&self, peer: NodeId, header: &FrameHeader, frame: &[u8]) {
         let (Ok(key), Some(table)) = (header.key(frame), self.shard.link.engine().no_room(peer)) else { return };
         match (header.kind, header.status) {
-            (FrameKind::Room, _) => {
-                if table.clear(header.actor_type, key) {
-                    self.call_senders();
-                }
-            }
+            (FrameKind::Room, _) if table.clear(header.actor_type, key) => self.call_senders(),
+            (FrameKind::Room, _) => {}
             (_, ReplyStatus::Full) if !key.is_empty() => table.mark(header.actor_type, key),
             _ => {}
         }

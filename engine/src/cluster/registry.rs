@@ -24,7 +24,7 @@ use crate::port::transport::{Lane, SchemaLine};
 use crate::receive::Receive;
 use crate::reentrancy::Reentrancy;
 use crate::reply::{NewSlot, RemoteAsker, ReplyAddress, ReplyOps, ReplyWire, Waiter};
-use crate::shard::{ActorBox, Again, ShardCell};
+use crate::shard::{ActorBox, Again, Sent, ShardCell};
 
 /// What the inbound path needs of one accepted message type.
 pub(crate) struct InboundMessage {
@@ -122,7 +122,7 @@ impl<A: VirtualActor> TypeBuilder<A> {
             id: ActorTypeId::of(A::TYPE),
             name: A::TYPE,
             rust_type: TypeId::of::<A>(),
-            activate: |key| ActorBox::new::<A, _>(Again(move || A::activate(key.as_str()))),
+            activate: |key| ActorBox::new::<A, _>(Sent(Again(move || A::activate(key.as_str())))),
             settings: A::settings(),
             workers: Box::default(),
             wrong: None,

@@ -107,7 +107,7 @@ impl Walk {
             left -= 1;
             let Some(cell) = core.cells.slot(index).filter(|cell| cell.conduct.life != Life::Free) else { continue };
             let id = ActorId::new(link, index, cell.generation);
-            let actor = cell.state.as_mut().map_or("an actor that runs", crate::shard::ActorBox::actor_name);
+            let actor = cell.actor_name();
             if self.plan.waits {
                 left = left.saturating_sub(self.look_into(id, actor, cell));
             }
@@ -209,7 +209,7 @@ impl Walk {
                     (known.map(|(id, name)| (*id, Some(*name))), true)
                 }
                 Waiter::Foreign => (None, true),
-                Waiter::Remote(_) | Waiter::Call { .. } => (None, false),
+                Waiter::Remote(_) | Waiter::Call { .. } | Waiter::Relay(_) => (None, false),
             };
             let (asker, asker_type) = match (asker, waiter) {
                 (Some((id, name)), _) => (Asker::Actor(id), name),

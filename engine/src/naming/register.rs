@@ -11,7 +11,7 @@ use crate::engine_link::EngineLink;
 use crate::envelope::EpochTag;
 use crate::error::SpawnError;
 use crate::key::Key;
-use crate::shard::{ActorBox, Again, ShardCell, Spawn, current};
+use crate::shard::{ActorBox, Again, Sent, ShardCell, Spawn, current};
 
 use super::error::{GetOrSpawnError, LookupError, RegisterError};
 use super::table::{Holder, Named};
@@ -93,7 +93,7 @@ impl Engine {
         let capacity = self.mailbox_capacity;
         let note = Note::new(name, id);
         on_shard_of(id, move |shard| {
-            let state = ActorBox::new::<A, _>(Again(factory));
+            let state = ActorBox::new::<A, _>(Sent(Again(factory)));
             let spawn = Spawn { state, capacity, identity: None, epoch: EpochTag::BY_GENERATION, parent: None };
             let refused = shard.core.borrow_mut().spawn_at(id.index(), id.generation(), spawn);
             note.write(shard);

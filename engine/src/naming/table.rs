@@ -115,6 +115,13 @@ impl NameTable {
         self.lock().holders.get(name).copied()
     }
 
+    /// Has the name lead to `new` where it leads to `old`.
+    pub(crate) fn lead_to(&self, name: &Key, old: ActorId, new: ActorId) {
+        if let Some(holder) = self.lock().holders.get_mut(name).filter(|holder| holder.id == old) {
+            holder.id = new;
+        }
+    }
+
     /// Takes the name away from `id`; nothing happens if another actor has it. Returns whether it was taken away.
     pub(crate) fn release(&self, name: &Key, id: ActorId) -> bool {
         let mut table = self.lock();

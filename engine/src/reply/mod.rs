@@ -7,6 +7,7 @@
 mod callback;
 mod foreign;
 mod place;
+mod relay;
 mod table;
 
 use std::mem::ManuallyDrop;
@@ -16,6 +17,7 @@ use shardstage_codec::{AlignedBytes, EncodeError, NodeId};
 pub(crate) use callback::{Callback, ask_calling, callback_of};
 pub(crate) use foreign::{ForeignAsker, ForeignReply, ForeignSeat};
 pub use place::Reply;
+pub(crate) use relay::Relayed;
 pub(crate) use table::{NewSlot, ReplyTable, Then, Waiter};
 
 use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress};
@@ -159,6 +161,12 @@ pub(crate) fn complete<R: Send + 'static>(
             // SAFETY: a `Remote` slot's closure is a `RemoteAsker<R>` of the ask's own reply type.
             let asker = unsafe { slot.into_closure().take::<RemoteAsker<R>>() };
             crate::cluster::outbound::send_reply(shard, &asker, value);
+        }
+        Waiter::Relay(relayed) => {
+            let relayed = *relayed;
+            core.replies.release(address);
+            drop(core);
+            relayed.pass_on(value);
         }
         Waiter::Call { call } => {
             let call = *call;

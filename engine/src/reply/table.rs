@@ -8,7 +8,7 @@ use std::task::Waker;
 
 use shardstage_codec::{GroupId, NodeId};
 
-use super::{Callback, ReplyAddress, ReplyOps};
+use super::{Callback, Relayed, ReplyAddress, ReplyOps};
 use crate::envelope::{GENERATION_MAX, PackedAddress, VTable};
 use crate::erased::Erased;
 use crate::error::Rejected;
@@ -25,9 +25,13 @@ pub(crate) enum Waiter {
     Foreign,
     /// Another node; its `RemoteAsker<R>` is the slot's closure.
     Remote(NodeId),
+    /// An asker that another shard speaks for.
+    Relay(Relayed),
     /// A function of the engine's, called with the slot's closure and the answer.
     Call { call: Callback },
 }
+
+const _: () = assert!(size_of::<Waiter>() == 32);
 
 /// One outstanding ask. What an ask within a shard touches stands first.
 #[repr(C, align(64))]

@@ -4,6 +4,7 @@
 //! says `scheduled`, so nothing can run it a second time. One of the few files with `unsafe`.
 
 pub(super) mod attend;
+mod depart;
 mod in_request;
 mod intercepted;
 mod recover;
@@ -13,6 +14,7 @@ pub(super) mod turns;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::{Context as TaskContext, Poll, Waker};
 
+pub(super) use self::depart::Crossing;
 pub(crate) use self::recover::Doing;
 use super::actor_box::ActorBox;
 use super::cell::{Life, Midway};
@@ -265,12 +267,18 @@ impl ShardCell {
     }
 
     fn look_closer(&self, index: u32) -> bool {
-        let Some((mut state, running, life)) = self.begin_rare(index) else { return false };
+        let Some((mut state, running, life)) = self.begin_rare(index) else {
+            self.forward(index);
+            return false;
+        };
         if self.recover(&mut state, running) || (life == Life::New && !self.build(&mut state, running)) {
             self.put_back(state, running);
             return false;
         }
-        if life == Life::Live && self.core.borrow_mut().leaves_now(index) {
+        let crossing = if life == Life::New { None } else { self.core.borrow_mut().crossing(index) };
+        if let Some(crossing) = crossing
+            && (crossing == Crossing::Leaves || !self.arrive(&mut state, running))
+        {
             self.put_back(state, running);
             return false;
         }
@@ -279,6 +287,13 @@ impl ShardCell {
         self.step_work(&mut state, running);
         let mut core = self.core.borrow_mut();
         let cell = core.cells.slot(index).expect("a running actor keeps its cell");
+        if cell.conduct.life == Life::Live && !cell.conduct.suspended && cell.is_leaving() {
+            drop(core);
+            if let Err(state) = self.depart(state, running) {
+                self.put_back(state, running);
+            }
+            return false;
+        }
         // Work that goes on takes turns with the messages.
         let again = cell.len() > 0 && cell.has_work() && std::mem::take(&mut cell.conduct.woken);
         if cell.takes_messages() && cell.len() > 0 {

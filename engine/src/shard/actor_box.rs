@@ -3,15 +3,18 @@
 //! Invariant: while `built` is set the state at the start of the allocation is a live `A`, and only the running turn (or the
 //! actor's own suspended future) points to it. One of the few files with `unsafe`.
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
+
+use shardstage_codec::ShardId;
 
 use crate::actor::{Actor, StopReason};
 use crate::actor_ref::ActorId;
 use crate::context::{Context, Seat};
 use crate::error::Panicked;
+use crate::moving::{MoveError, Unpack, Way};
 use crate::policy::Mailbox;
 use crate::supervision::{Directive, Failure};
 
@@ -19,6 +22,8 @@ use crate::supervision::{Directive, Failure};
 pub(crate) trait Factory<A>: 'static {
     /// Whether it can be called again.
     const AGAIN: bool;
+    /// Whether it may go to another shard; [`Sent`] alone says so.
+    const SENDS: bool = false;
 
     /// A fresh state, or `None` when the actor cannot be rebuilt.
     fn make(&mut self) -> Option<A>;
@@ -51,6 +56,49 @@ impl<A, F: FnOnce() -> A + 'static> Factory<A> for Once<F> {
     }
 }
 
+/// A factory that came from a thread outside the shard, and may go on to another one.
+pub(crate) struct Sent<F>(pub(crate) F);
+
+impl<A, F: Factory<A> + Send> Factory<A> for Sent<F> {
+    const AGAIN: bool = F::AGAIN;
+    const SENDS: bool = true;
+
+    fn make(&mut self) -> Option<A> {
+        self.0.make()
+    }
+
+    fn mailbox(&self) -> Option<Mailbox> {
+        self.0.mailbox()
+    }
+}
+
+/// What was made of an actor's state for its way to another shard.
+pub(crate) type Luggage = Box<dyn Any + Send>;
+
+/// An actor on its way between shards: its box, and what was made of its state unless that goes as it is.
+pub(crate) struct Packed {
+    actor: ActorBox,
+    luggage: Option<Luggage>,
+}
+
+// SAFETY: `ActorBox::leave` alone makes one, of a box whose factory is `Send` (`Factory::SENDS`, which `Sent` alone sets, for
+// factories that are) and whose state is either torn down or of a type that is `Send` (`Moving::value` asks for it).
+unsafe impl Send for Packed {}
+
+impl Packed {
+    pub(crate) fn into_parts(self) -> (ActorBox, Option<Luggage>) {
+        (self.actor, self.luggage)
+    }
+}
+
+/// Why an actor did not leave.
+pub(crate) enum NotLeaving {
+    /// It stays, for this reason.
+    Refused(MoveError),
+    /// The function that takes its state apart panicked.
+    Panicked(Box<dyn Any + Send>),
+}
+
 /// Why an actor could not be built.
 pub(crate) enum BuildError {
     /// The factory works once only.
@@ -79,6 +127,9 @@ trait AnyActor {
     fn panicked(&mut self, failure: &Failure, seat: Seat) -> Directive;
     fn restarted(&mut self, failure: &Failure, seat: Seat);
     fn child_failed(&mut self, failure: &Failure, taken: Directive, seat: Seat);
+    fn pack(&mut self) -> Result<Option<Luggage>, MoveError>;
+    fn unpack(&mut self, luggage: Luggage);
+    fn moved(&mut self, outcome: Result<ShardId, MoveError>, seat: Seat);
     fn tear_down(&mut self);
     fn rebuilds(&self) -> bool;
     fn may_passivate(&self) -> bool;
@@ -171,7 +222,8 @@ impl<A: Actor, F: Factory<A>> AnyActor for ActorState<A, F> {
     }
 
     fn panicked(&mut self, failure: &Failure, seat: Seat) -> Directive {
-        self.actor().panicked(failure, &mut Context::new(seat))
+        // One that did not arrive has no state to go on with.
+        if self.built { self.actor().panicked(failure, &mut Context::new(seat)) } else { Directive::Escalate }
     }
 
     fn restarted(&mut self, failure: &Failure, seat: Seat) {
@@ -180,6 +232,30 @@ impl<A: Actor, F: Factory<A>> AnyActor for ActorState<A, F> {
 
     fn child_failed(&mut self, failure: &Failure, taken: Directive, seat: Seat) {
         self.actor().child_failed(failure, taken, &mut Context::new(seat));
+    }
+
+    fn pack(&mut self) -> Result<Option<Luggage>, MoveError> {
+        let way = A::moving().into_way();
+        if matches!(way, Way::Stays) {
+            return Err(MoveError::Stays);
+        }
+        if !F::SENDS {
+            return Err(MoveError::LocalFactory);
+        }
+        let Way::State(pack) = way else { return Ok(None) };
+        let unpack: Unpack<A> = pack(self.actor());
+        self.tear_down();
+        Ok(Some(Box::new(unpack)))
+    }
+
+    fn unpack(&mut self, luggage: Luggage) {
+        let unpack = luggage.downcast::<Unpack<A>>().expect("packed by an actor of this type");
+        self.actor.write(unpack());
+        self.built = true;
+    }
+
+    fn moved(&mut self, outcome: Result<ShardId, MoveError>, seat: Seat) {
+        self.actor().moved(outcome, &mut Context::new(seat));
     }
 
     fn tear_down(&mut self) {
@@ -262,6 +338,28 @@ impl ActorBox {
 
     pub(crate) fn child_failed(&mut self, failure: &Failure, taken: Directive, seat: Seat) {
         self.get().child_failed(failure, taken, seat);
+    }
+
+    /// Makes the actor ready for its way to another shard.
+    ///
+    /// # Errors
+    /// The box comes back with the reason; its state is as it was, or as a panic has left it.
+    pub(crate) fn leave(mut self) -> Result<Packed, (Self, NotLeaving)> {
+        match catch_unwind(AssertUnwindSafe(|| self.get().pack())) {
+            Ok(Ok(luggage)) => Ok(Packed { actor: self, luggage }),
+            Ok(Err(error)) => Err((self, NotLeaving::Refused(error))),
+            Err(panic) => Err((self, NotLeaving::Panicked(panic))),
+        }
+    }
+
+    /// Makes the state of what it was packed as; the caller contains its panic.
+    pub(crate) fn unpack(&mut self, luggage: Luggage) {
+        self.get().unpack(luggage);
+    }
+
+    /// The hook after a move, or after one that was not possible; the caller contains its panic.
+    pub(crate) fn moved(&mut self, outcome: Result<ShardId, MoveError>, seat: Seat) {
+        self.get().moved(outcome, seat);
     }
 
     /// Drops the state; hooks of an actor without one do not run.

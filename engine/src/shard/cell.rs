@@ -34,6 +34,7 @@ use super::actor_box::ActorBox;
 use super::async_slot::AsyncSlot;
 use super::kin::Kin;
 use super::mailbox::{BacklogPool, Mailbox};
+use super::moved::Moved;
 
 /// Indices per chunk, which never moves.
 pub(super) const CHUNK_INDICES: usize = 1024;
@@ -103,6 +104,19 @@ pub(crate) struct CellExtra {
     pub(crate) turns: Option<Box<Turns>>,
     /// By which names it is found.
     pub(crate) names: Vec<Key>,
+    /// Where it has been, or where it is; `None` for an actor that never moved.
+    pub(crate) moved: Option<Box<Moved>>,
+}
+
+impl CellExtra {
+    /// A virtual actor's type and key, wherever it lives.
+    pub(crate) fn name(&self) -> Option<(usize, &Key)> {
+        let home = || match self.moved.as_deref()? {
+            Moved::Here(here) => here.home.as_ref().map(|(position, key, _)| (*position, key)),
+            Moved::Away(_) => None,
+        };
+        self.identity.as_ref().map(|(position, key)| (*position, key)).or_else(home)
+    }
 }
 
 /// What a suspended actor is in the middle of.

@@ -46,7 +46,7 @@ impl ShardCell {
                 stashed: u32::try_from(cell.stashed()).unwrap_or(u32::MAX),
                 suspended: cell.conduct.suspended,
                 timers,
-                actor: cell.state.as_mut().map_or("an actor that runs", super::ActorBox::actor_name),
+                actor: cell.actor_name(),
             })
         };
         live.into_iter().filter_map(look).collect()

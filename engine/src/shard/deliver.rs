@@ -5,7 +5,7 @@
 use super::{DeadLetterDraft, ShardCell};
 use crate::context_block::{Asker, ContextBlock};
 use crate::dead_letter::{DeadLetter, MessageName, Reason};
-use crate::envelope::{Class, Envelope, Meta, PackedAddress};
+use crate::envelope::{Class, Envelope, GIVEN_UP_NS, Meta, PackedAddress};
 use crate::error::{AskError, Panicked};
 use crate::reply;
 use crate::request::Deadline;
@@ -52,23 +52,42 @@ impl ShardCell {
             Ok(parcel) => return self.open_parcel(parcel),
             Err(envelope) => envelope,
         };
-        if envelope.has_context() {
-            let Meta::Context(mut context) = envelope.take_meta() else { unreachable!("checked just now") };
-            let prepared = self.prepare(&mut envelope, &mut context);
-            match context.asker {
-                // The slot, which is on this shard, knows the rest; and it is gone when nobody waits any more.
-                Asker::Slot(address) if address.0.shard() == self.link.shard().get() => {
-                    self.link.contexts.recycle(context);
-                    envelope.set_meta(Meta::Reply(address));
-                }
-                _ => envelope.set_meta(Meta::Context(context)),
-            }
-            if let Err(reason) = prepared {
-                self.core.borrow_mut().bury(envelope, reason);
-                return;
-            }
+        if envelope.has_context()
+            && let Err(reason) = self.prepare_context(&mut envelope)
+        {
+            self.core.borrow_mut().bury(envelope, reason);
+            return;
         }
         self.core.borrow_mut().deliver(envelope);
+    }
+
+    /// Makes the context of a message that has arrived one of this shard's.
+    fn prepare_context(&self, envelope: &mut Envelope) -> Result<(), Reason> {
+        let Meta::Context(mut context) = envelope.take_meta() else { unreachable!("the caller has checked it") };
+        let prepared = self.prepare(envelope, &mut context);
+        match context.asker {
+            // The slot, which is on this shard, knows the rest; and it is gone when nobody waits any more.
+            Asker::Slot(address) if address.0.shard() == self.link.shard().get() => {
+                self.link.contexts.recycle(context);
+                envelope.set_meta(Meta::Reply(address));
+            }
+            _ => envelope.set_meta(Meta::Context(context)),
+        }
+        prepared
+    }
+
+    /// The same for a message that has come along with its actor. One whose asker finds no slot here is answered so, and dropped
+    /// before work.
+    #[cold]
+    pub(super) fn prepare_here(&self, envelope: &mut Envelope) {
+        if !envelope.has_context() || self.prepare_context(envelope).is_ok() {
+            return;
+        }
+        if let Meta::Context(context) = envelope.take_meta() {
+            context.reject(crate::error::Rejected::Full);
+            let expired = ContextBlock { deadline_ns: GIVEN_UP_NS, ..ContextBlock::new() };
+            envelope.set_meta(Meta::Context(self.link.contexts.make(expired)));
+        }
     }
 
     /// Gives a virtual target its cell and a foreign asker its slot.

@@ -35,7 +35,7 @@ impl ShardCell {
                 let mut missed = (now_ns - at_ns) / tick.period_ns;
                 let next_ns = at_ns.saturating_add((missed + 1).saturating_mul(tick.period_ns));
                 if room {
-                    let Some(envelope) = self.make_tick(&mut tick) else { return self.end_timer(id, tick) };
+                    let Some(envelope) = self.make_tick(&mut tick, owner) else { return self.end_timer(id, tick) };
                     self.core.borrow_mut().push_reserved(envelope);
                 } else {
                     missed += 1;
@@ -44,7 +44,7 @@ impl ShardCell {
             }
             Body::Other(Other::Delay(mut tick)) => {
                 if room {
-                    let Some(envelope) = self.make_tick(&mut tick) else { return self.end_timer(id, tick) };
+                    let Some(envelope) = self.make_tick(&mut tick, owner) else { return self.end_timer(id, tick) };
                     let handled = crate::signal::tick_handled(CellId::new(owner.index, owner.generation), id);
                     let mut core = self.core.borrow_mut();
                     core.push_reserved(envelope);
@@ -76,7 +76,7 @@ impl ShardCell {
                 let quiet_ns = self.quiet_since(owner).map(|spoken_ns| spoken_ns.saturating_add(tick.period_ns));
                 let mut next_ns = quiet_ns.filter(|at_ns| *at_ns > now_ns);
                 if quiet_ns.is_some() && next_ns.is_none() {
-                    let Some(envelope) = self.make_tick(&mut tick) else { return self.end_timer(id, tick) };
+                    let Some(envelope) = self.make_tick(&mut tick, owner) else { return self.end_timer(id, tick) };
                     self.core.borrow_mut().push_reserved(envelope);
                 }
                 let next_ns = *next_ns.get_or_insert(now_ns.saturating_add(tick.period_ns));
@@ -97,12 +97,15 @@ impl ShardCell {
     }
 
     /// The next message of a repeating timer; `None` when the user's copy panicked.
-    fn make_tick(&self, tick: &mut Repeating) -> Option<Envelope> {
+    fn make_tick(&self, tick: &mut Repeating, owner: Owner) -> Option<Envelope> {
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (tick.make)()));
         if made.is_err() {
             self.core.borrow_mut().counters.panics += 1;
         }
-        made.ok()
+        let mut envelope = made.ok()?;
+        // It was set where the actor lived then.
+        envelope.readdress(owner.index, owner.generation);
+        Some(envelope)
     }
 
     /// Puts a repeating timer back: for `next_ns`, or until its message was handled.

@@ -5,9 +5,12 @@
 //! comes before an actor has left keeps it. Shard thread only.
 
 use super::ShardCell;
+use super::activate::Crossing;
 use super::cell::{Cell, Life};
 use super::core::ShardCore;
+use super::moved::request_move;
 use crate::actor::StopReason;
+use crate::actor_ref::on_shard_of;
 use crate::cluster::directory::{Age, Leaving};
 use crate::cluster::registry::RegisteredType;
 use crate::dead_letter::Reason;
@@ -169,6 +172,13 @@ impl ShardCore {
     /// Has an active virtual actor leave as soon as it has nothing to do, or after its type's drain time.
     pub(crate) fn tell_to_leave(&mut self, index: u32, generation: u32) {
         let types = &self.link.engine().registry.types;
+        let home = self.cells.get(index, generation).and_then(Cell::here).and_then(|here| here.home.as_ref());
+        if let Some((_, _, home)) = home {
+            let home = *home;
+            return home.link().run(Box::new(move |shard| {
+                shard.core.borrow_mut().tell_to_leave(home.index(), home.generation());
+            }));
+        }
         let Some(position) = self.cells.peek(index, generation).and_then(Cell::position) else { return };
         if !self.directory.leaving.iter().any(|other| (other.index, other.generation) == (index, generation)) {
             let until_ns = self.now_ns.saturating_add(nanos(types[position].settings.drain_timeout));
@@ -214,7 +224,10 @@ impl ShardCell {
     /// Asks an actor that has nothing to do whether it may leave, and has it stop if so.
     fn ask_to_leave(&self, index: u32, generation: u32) -> bool {
         let state = self.core.borrow_mut().cells.get(index, generation).and_then(|cell| cell.state.take());
-        let Some(mut state) = state else { return false };
+        let Some(mut state) = state else {
+            self.call_home(index, generation);
+            return false;
+        };
         // The user's code; one that panics keeps its actor active.
         let may = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| state.may_passivate())).unwrap_or(false);
         self.core.borrow_mut().cells.get(index, generation).expect("it was not running").state = Some(state);
@@ -222,6 +235,15 @@ impl ShardCell {
             self.request_stop(index, generation, StopReason::Passivated);
         }
         may
+    }
+
+    /// Has an actor come back that lives on another shard: it leaves from here.
+    fn call_home(&self, index: u32, generation: u32) {
+        let there = self.core.borrow_mut().away_to((index, generation));
+        if let Some(there) = there {
+            let home = self.link;
+            on_shard_of(there, move |shard| request_move(shard, there, home, None));
+        }
     }
 
     /// Looks at those that were told to leave.
@@ -237,6 +259,11 @@ impl ShardCell {
             let overdue = until_ns <= core.now_ns;
             core.directory.leaving.push(leaving);
             if overdue {
+                if core.away_to((index, generation)).is_some() {
+                    drop(core);
+                    self.call_home(index, generation);
+                    continue;
+                }
                 let children = core.cells.children(index);
                 if children.is_empty() {
                     core.make_leave(index, generation);
@@ -265,15 +292,16 @@ impl ShardCore {
         }
     }
 
-    /// Begins the end of an actor that must leave; looked at whenever it does something else than to handle messages.
-    pub(super) fn leaves_now(&mut self, index: u32) -> bool {
+    /// Begins the end of an actor that must leave, and says who has come from elsewhere; looked at whenever an actor does something
+    /// else than to handle messages.
+    pub(super) fn crossing(&mut self, index: u32) -> Option<Crossing> {
         let cell = self.cells.slot(index).expect("a running actor keeps its cell");
-        let must = cell.conduct.life == Life::Live && cell.extra.as_ref().is_some_and(|extra| extra.must_leave);
-        if must {
+        if cell.extra.as_ref()?.must_leave && cell.conduct.life == Life::Live {
             cell.conduct.begin(Life::Stopping);
             cell.set_stop_reason(Some(StopReason::Passivated));
+            return Some(Crossing::Leaves);
         }
-        must
+        cell.here()?.arrival.is_some().then_some(Crossing::Arrives)
     }
 }
 

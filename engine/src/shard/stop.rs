@@ -23,7 +23,7 @@ impl ShardCell {
         if cell.conduct.life != Life::Stopping {
             cell.conduct.begin(Life::Stopping);
             cell.set_stop_reason(Some(reason));
-        } else if cell.finishes_first() && reason != StopReason::Stopped {
+        } else if (cell.finishes_first() || cell.away().is_some()) && reason != StopReason::Stopped {
             cell.set_stop_reason(Some(reason));
         }
         if !cell.scheduled {
@@ -157,7 +157,7 @@ impl ShardCell {
     }
 
     /// Frees a virtual actor's name. From here on a message activates a new one; its first turn comes after the last hook.
-    fn leave_directory(&self, id: CellId) {
+    pub(super) fn leave_directory(&self, id: CellId) {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         let cell = core.cells.slot(id.index()).expect("a stopping actor keeps its cell");
@@ -215,6 +215,9 @@ impl ShardCell {
                 crate::naming::release_all(self.link.engine(), &extra.names, id);
             }
             let reason = reason.unwrap_or(StopReason::Drained);
+            if let Some(moved) = extra.moved {
+                self.forget_moves(*moved, &reason);
+            }
             for latch in extra.start_latches {
                 latch.set(Err(reason.clone()));
             }

@@ -125,6 +125,7 @@ impl<A: Actor> Context<A> {
     /// repeating timer has sent before stays sent.
     pub fn cancel(&mut self, timer: TimerId) -> bool {
         let owner = self.timer_owner();
+        let timer = self.timer_here(timer);
         let cancelled = self.shard_cell().core.borrow_mut().timers.cancel(timer, owner);
         cancelled.is_some()
     }
@@ -132,7 +133,7 @@ impl<A: Actor> Context<A> {
     /// Ticks that a repeating timer of this actor has left out since it was set; 0 when there is no such timer.
     #[must_use]
     pub fn missed_ticks(&self, timer: TimerId) -> u64 {
-        let owner = self.timer_owner();
+        let (owner, timer) = (self.timer_owner(), self.timer_here(timer));
         self.shard_cell().core.borrow_mut().timers.missed(timer, owner).unwrap_or(0)
     }
 
@@ -141,6 +142,13 @@ impl<A: Actor> Context<A> {
         let mut core = self.shard_cell().core.borrow_mut();
         let at_ns = core.now_ns.saturating_add(delay_ns);
         core.timers.insert(at_ns, owner, body)
+    }
+
+    /// The timer's name on this shard: another one than it was given if it has come with its actor.
+    fn timer_here(&self, timer: TimerId) -> TimerId {
+        let core = self.shard_cell().core.borrow();
+        let cell = core.cells.peek(self.seat().index(), self.seat().generation());
+        cell.and_then(|cell| cell.timer_here(timer)).unwrap_or(timer)
     }
 
     fn timer_owner(&self) -> Owner {

@@ -24,9 +24,20 @@ pub struct TimerId {
 /// A timer that outlives its due times: how long between two of them, and what makes its messages.
 pub(crate) struct Repeating {
     pub(crate) period_ns: u64,
-    pub(crate) make: Box<dyn FnMut() -> Envelope>,
+    pub(crate) make: Box<dyn FnMut() -> Envelope + Send>,
     /// Ticks that were left out.
     pub(crate) missed: u64,
+}
+
+/// Bits of a timer's number that count the timers of one shard.
+const NUMBER_BITS: u32 = 48;
+
+/// A timer on its way to another shard with its actor.
+pub(crate) struct Leaving {
+    pub(crate) id: TimerId,
+    /// When it is due; `None` for one that waits until its message was handled.
+    pub(crate) at_ns: Option<u64>,
+    pub(crate) body: Body,
 }
 
 /// What a timer does when its time has come.
@@ -95,13 +106,14 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    pub(crate) const fn new() -> Self {
+    /// The timers of one shard. Their numbers are no other shard's, so that a timer which moves with its actor is told from all.
+    pub(crate) const fn new(shard: u16) -> Self {
         Self {
             nodes: Slab::new(),
             wheel: Wheel::new(),
             near: Near::new(),
             owned: Vec::new(),
-            last_number: 0,
+            last_number: (shard as u64) << NUMBER_BITS,
             handled: Vec::new(),
         }
     }
@@ -165,6 +177,32 @@ impl Timers {
             next = self.nodes[next].owned.after;
         }
         None
+    }
+
+    /// Takes out all timers of the actor in this cell, in the order in which they were set.
+    pub(crate) fn take_owned(&mut self, cell: u32, now_ns: u64) -> Vec<Leaving> {
+        self.go_on(now_ns);
+        let mut taken = Vec::new();
+        while let Some(first) = self.owned.get(cell as usize).copied().filter(|first| *first != NIL) {
+            let node = &self.nodes[first];
+            let id = TimerId { number: node.number, index: first };
+            let at_ns = (node.place != Place::Out).then_some(node.at_ns);
+            taken.push(Leaving { id, at_ns, body: self.remove(first) });
+        }
+        taken.reverse();
+        taken
+    }
+
+    /// Takes in a timer that came with its actor.
+    pub(crate) fn take_in(&mut self, owner: Owner, at_ns: Option<u64>, body: Body) -> TimerId {
+        if let Some(at_ns) = at_ns {
+            return self.insert(at_ns, owner, body);
+        }
+        self.last_number += 1;
+        let number = self.last_number;
+        let index = self.nodes.take(number, 0, owner, body);
+        self.own(index, owner);
+        TimerId { number, index }
     }
 
     /// How many timers the actor in this cell has.

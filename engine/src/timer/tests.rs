@@ -61,7 +61,7 @@ fn span(random: &mut Random, most_bits: u64) -> u64 {
 fn random_operations_agree_with_a_list() {
     for seed in 0..200 {
         let mut random = Random::new(seed);
-        let (mut timers, mut model, mut ids) = (Timers::new(), Model::default(), Vec::new());
+        let (mut timers, mut model, mut ids) = (Timers::new(0), Model::default(), Vec::new());
         let mut now_ns = if seed % 2 == 0 { 1_000_000_000 } else { random.next_u64() >> 3 };
         // Some seeds stay within one granule, some jump over whole levels.
         let most_bits = [8, 20, 40, 56][usize::try_from(seed % 4).expect("small")];
@@ -133,7 +133,7 @@ fn random_operations_agree_with_a_list() {
 #[test]
 fn without_cancels_the_shard_wakes_exactly_when_the_next_one_is_due() {
     let mut random = Random::new(3);
-    let mut timers = Timers::new();
+    let mut timers = Timers::new(0);
     let mut due: Vec<u64> = (0..500).map(|_| 1_000_000_000 + span(&mut random, 50)).collect();
     for at_ns in &due {
         timers.insert(*at_ns, owner(1), body(0));
@@ -151,7 +151,7 @@ fn without_cancels_the_shard_wakes_exactly_when_the_next_one_is_due() {
 
 #[test]
 fn cancelled_timers_leave_nothing_behind() {
-    let mut timers = Timers::new();
+    let mut timers = Timers::new(0);
     for round in 0_u64..100_000 {
         // Near and far ones.
         let id = timers.insert(1 + (round % 3) * 100_000, owner(1), body(round));

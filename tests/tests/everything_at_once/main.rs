@@ -54,9 +54,14 @@ impl Draw {
 
     /// Somebody; mostly one that has a state.
     fn node(&mut self) -> ActorRef<Node> {
-        let live = |node: &&ActorRef<Node>| with(|ledger| ledger.live.contains_key(&name(node.id())));
-        let live: Vec<_> = KNOWN.with_borrow(|known| known.iter().filter(live).copied().collect());
-        if live.is_empty() || self.chance(8) { KNOWN.with_borrow(|known| self.of(known)) } else { self.of(&live) }
+        let mut node = KNOWN.with_borrow(|known| self.of(known));
+        for _ in 0..8 {
+            if with(|ledger| ledger.live.contains_key(&name(node.id()))) {
+                break;
+            }
+            node = KNOWN.with_borrow(|known| self.of(known));
+        }
+        node
     }
 
     fn make(&mut self) -> Make {
