@@ -63,8 +63,7 @@ impl Bonds {
 
     /// Takes in what has come along.
     pub(crate) fn come_back(&mut self, bonds: Self) {
-        let watchers = std::mem::take(&mut self.watchers);
-        *self = Self { watchers, ..bonds };
+        (self.watching, self.links, self.traps) = (bonds.watching, bonds.links, bonds.traps);
     }
 }
 

@@ -197,6 +197,32 @@ fn a_damaged_frame_is_named_and_everything_before_it_is_saved() {
 }
 
 #[test]
+fn more_damage_than_is_listed_is_counted_and_what_is_listed_names_its_file() {
+    let world = world(12);
+    let ledger = ledger(3);
+    let plan = Plan { commands: 5200, stop: true };
+    start(&world, &ledger, plan, PlantedBug::None, 12);
+    settle(&world, &ledger, plan);
+    world.crash(NODE);
+    let mut files = files(&world);
+    let mut damaged = 0;
+    for (_, bytes) in files.iter_mut().filter(|(name, _)| name.ends_with(".seg")) {
+        for block in frames(bytes).into_iter().step_by(2) {
+            bytes[block * 4096 + 20] ^= 8;
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 1000, "{damaged} frames are not enough");
+    let (dir, _) = on_disk(&files);
+    let ran = run("verify", dir.path(), &[]);
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    let listed: Vec<&str> = ran.out.lines().map(str::trim).filter(|line| line.starts_with("damaged: ")).collect();
+    let (of_no_file, of_files): (Vec<&str>, Vec<&str>) = listed.iter().partition(|line| line.contains("all segments"));
+    assert!(of_files.len() == 1000 && of_files.iter().all(|line| line.contains(".seg, bytes ")), "{}", of_files.len());
+    assert!(matches!(of_no_file[..], [more] if more.contains(" more findings")), "{of_no_file:?}");
+}
+
+#[test]
 fn intact_sections_of_a_damaged_frame_are_saved() {
     // The last record of the first section: the frame's other sections stand under checksums of their own.
     let last_of_first = |frame: &[u8]| 64 + 32 + u32::from_le_bytes(frame[68..72].try_into().unwrap()) as usize - 40;

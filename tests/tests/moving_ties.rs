@@ -379,16 +379,16 @@ fn whatever_ends_it_on_its_way_ends_it_everywhere_and_counts_what_is_lost() {
         for number in 0..told {
             places[number as usize % 2].tell(Tick("told")).unwrap();
             if number == 20 {
-                let _ = places[0].move_to(u16::try_from(kit.seed() % 3).unwrap());
+                drop(places[0].move_to(u16::try_from(kit.seed() % 3).unwrap()));
             }
             if number == 40 {
                 let place = places[kit.seed() as usize / 3 % 2];
-                let _ = match kit.seed() % 4 {
+                drop(match kit.seed() % 4 {
                     0 => place.stop(),
                     1 => place.kill(),
                     2 => place.drain(),
                     _ => trip.actor.stop(),
-                };
+                });
             }
         }
         kit.run_until_idle();

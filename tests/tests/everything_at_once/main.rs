@@ -392,6 +392,7 @@ impl Show<'_> {
             } else if message == std::any::type_name::<Chore>() {
                 letters.entry(Kind::Chore).or_default().push((sender, String::new()));
             } else if message == std::any::type_name::<PageNote>() {
+                assert_eq!(letter.reason, Reason::Full, "a page that leaves loses nothing");
                 page_letters += 1;
             }
         }

@@ -72,6 +72,8 @@ pub(crate) struct Verdict {
     pub(crate) names: Names,
 }
 
+/// Stands for a file's name where a finding is about no single one.
+const ALL: &str = "all segments";
 /// Most findings that are kept; more are only counted.
 const FINDINGS: usize = 1_000;
 /// Progress is said each time so much was read, bytes.
@@ -330,13 +332,12 @@ impl Pass<'_> {
         self.sealed();
         if self.orphans > 0 {
             let what = format!("{} later records continue entities whose records are among the damaged", self.orphans);
-            self.say(Finding::file(Health::Damaged, NODE, what));
-            let last = self.findings.len() - 1;
-            self.findings[last].file = "all segments".into();
+            self.say(Finding::file(Health::Damaged, ALL, what));
         }
         if self.unsaid > 0 {
             let what = format!("{} more findings", self.unsaid);
-            self.findings.push(Finding::file(Health::Damaged, "all segments", what));
+            let health = if self.damaged { Health::Damaged } else { Health::Unfinished };
+            self.findings.push(Finding::file(health, ALL, what));
         }
         let health = self.findings.iter().map(|finding| finding.health).max().unwrap_or(Health::Clean);
         Ok(Verdict {
