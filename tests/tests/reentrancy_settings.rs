@@ -1,4 +1,5 @@
 //! What an actor lets in while it waits for an answer: nothing, its own chain of calls up to a depth, or everything.
+//! One file because each test is a row of the same three settings, with the actors that all of them share.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
