@@ -26,25 +26,45 @@ pub(crate) fn cycle(shard: &ShardCell, target: &Target, awaits: bool) -> Option<
     let me = if awaits { core.who_waits()? } else { core.running? };
     let me = (me.index(), me.generation());
     let goal = place_of(shard, &core, target)?;
-    let mut answers = answers_of(&core, me, awaits);
-    let mut places = vec![me];
-    while places.last() != Some(&goal) {
-        if places.len() > CALLERS_LOOKED_AT {
-            return None;
-        }
-        let blocked = blocked_at(&mut core, answers?)?;
-        places.push(blocked.place);
-        answers = blocked.answering;
-    }
+    let answers = answers_of(&core, me, awaits);
+    way_up(&mut core, (me, answers), goal, |_| {})?;
     if !keeps_out(&core, goal, goal == me && awaits, goal == me) {
         return None;
     }
+    Some(refusal(&mut core, (me, answers), goal))
+}
+
+/// Goes from who asks to who waits for its answer, and on to `goal`, and shows each on the way; `None` when it does not lead there.
+/// Allocates nothing.
+fn way_up(
+    core: &mut ShardCore,
+    (me, mut answers): (Place, Option<ReplyAddress>),
+    goal: Place,
+    mut see: impl FnMut(Place),
+) -> Option<()> {
+    let mut at = me;
+    for _ in 0..=CALLERS_LOOKED_AT {
+        see(at);
+        if at == goal {
+            return Some(());
+        }
+        let blocked = blocked_at(core, answers?)?;
+        (at, answers) = (blocked.place, blocked.answering);
+    }
+    None
+}
+
+/// What the asker hears of a cycle.
+#[cold]
+fn refusal(core: &mut ShardCore, from: (Place, Option<ReplyAddress>), goal: Place) -> Deadlock {
+    let mut places = Vec::new();
+    way_up(core, from, goal, |place| places.push(place)).expect("the way was there just now");
     // From the one who waited first down to the one who asks now, and back.
     places.reverse();
     places.push(goal);
-    let names: Vec<String> = places.into_iter().map(|place| name_of(&mut core, place)).collect();
+    let names: Vec<String> = places.into_iter().map(|place| name_of(core, place)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    Some(Deadlock(shown(&names).into()))
+    Deadlock(shown(&names).into())
 }
 
 /// Where the target lives, if that is here, and awake.
