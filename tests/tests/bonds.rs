@@ -262,6 +262,28 @@ fn links_break_one_after_the_other_around_a_ring_and_spare_who_unlinked() {
 }
 
 #[test]
+fn an_unlink_takes_the_link_off_both_sides_so_that_either_may_link_anew() {
+    for shard in [0, 1] {
+        for one_fails in [false, true] {
+            let pair = Pair::on(shard);
+            pair.one(Bond::Link(pair.other.id()));
+            pair.one(Bond::Unlink(pair.other.id()));
+            // Linked again from the side that did not unlink: a link like any other.
+            pair.other.ask(Bond::Link(pair.one.id())).wait().unwrap();
+            pair.kit.run_until_idle();
+            let (fails, goes_along) = if one_fails { (pair.one, pair.other) } else { (pair.other, pair.one) };
+            let stopped = goes_along.stopped();
+            pair.kit.kill(fails);
+            pair.kit.run_until_idle();
+            assert!(goes_along.ask(Ping).wait().is_err(), "on shard {shard}, {one_fails}");
+            let text = format!("{:?}: Panicked(\"killed by the test\")", fails.id());
+            assert_eq!(stopped.wait(), StopReason::LinkBroken(text));
+            pair.end();
+        }
+    }
+}
+
+#[test]
 fn one_that_traps_is_told_and_lives() {
     for shard in [0, 1] {
         let pair = Pair::on(shard);

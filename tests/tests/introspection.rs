@@ -9,10 +9,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::Poll;
 use std::time::Duration;
 
-use shardstage::ActorId;
 use shardstage::introspect::{ActorState, Asker, Order};
 use shardstage::prelude::*;
 use shardstage::testkit::TestKit;
+use shardstage::{ActorId, Reentrancy};
 use shardstage_tests::kit_actors::{Add, Boom, Counter};
 
 mod support;
@@ -272,6 +272,35 @@ fn two_that_ask_each_other_without_being_blocked_are_no_circle() {
     assert_eq!((found.waits.len(), found.cycles.len()), (1, 0));
     assert_eq!((found.waits[0].asker, found.waits[0].blocked), (Asker::Actor(a.id()), false));
     drop(stalled);
+}
+
+/// Asks its friend with `then` too, and lets nothing in meanwhile.
+struct Closed(ActorRef<Friend>);
+impl Actor for Closed {
+    const REENTRANCY: Reentrancy = Reentrancy::Off;
+}
+impl Handler<CallLater> for Closed {
+    fn handle(&mut self, _: CallLater, cx: &mut Context<Self>) {
+        cx.ask(self.0, Call).deadline(60 * SECOND).then(|_, _, _| {});
+    }
+}
+
+#[test]
+fn one_that_lets_nothing_in_while_it_waits_is_shown_as_blocked() {
+    let kit = TestKit::new();
+    for shard in [0, 1] {
+        let friend = kit.spawn_on(shard, Friend::default).unwrap();
+        let closed = kit.spawn_on(0, move || Closed(friend)).unwrap();
+        let stalled = kit.stall(friend);
+        closed.tell(CallLater).unwrap();
+        kit.run_until_idle();
+        let found = kit.introspect().waits().wait();
+        let waits: Vec<_> = found.waits.iter().map(|wait| (wait.asker, wait.asked, wait.blocked)).collect();
+        assert_eq!(waits, [(Asker::Actor(closed.id()), Some(friend.id()), true)]);
+        drop(stalled);
+        kit.run_until_idle();
+        assert!(kit.introspect().waits().wait().waits.is_empty(), "it has its answer");
+    }
 }
 
 #[test]

@@ -38,6 +38,10 @@ struct Walk(Vec<Recipient<Walk>>);
 #[derive(Clone, Copy)]
 struct Hold(Recipient<Question>, Duration);
 
+/// Asks it and fails before there is an answer.
+#[message]
+struct HoldAndFail(Recipient<Question>);
+
 /// Asks it so that the ask can be given up.
 #[message]
 struct HoldLoosely(Recipient<Question>);
@@ -88,6 +92,13 @@ impl<const D: u16> Handler<Hold> for Link<D> {
             Ok(13) => panic!("unlucky"),
             answer => this.log.push(format!("{answer:?}")),
         });
+    }
+}
+
+impl<const D: u16> Handler<HoldAndFail> for Link<D> {
+    fn handle(&mut self, HoldAndFail(whom): HoldAndFail, cx: &mut Context<Self>) {
+        cx.ask(whom, Question).deadline(LONG).then(|this, answer, _| this.log.push(format!("{answer:?}")));
+        panic!("planted");
     }
 }
 
@@ -206,6 +217,19 @@ impl Handler<CallBack> for Aside {
 impl Handler<Answers> for Aside {
     fn handle(&mut self, Answers(reply): Answers, _cx: &mut Context<Self>) {
         reply.send(Ok(1));
+    }
+}
+
+/// Keeps its shard from being idle.
+struct Busy;
+impl Actor for Busy {}
+
+#[message]
+struct Spin;
+
+impl Handler<Spin> for Busy {
+    fn handle(&mut self, _: Spin, cx: &mut Context<Self>) {
+        cx.me().tell(Spin).unwrap();
     }
 }
 
@@ -422,7 +446,7 @@ fn a_panic_a_deadline_and_a_dropped_ask_end_the_waiting() {
     probe.expect_msg();
     probe.reply(13);
     assert_eq!(actor.ask(Read).wait().unwrap(), ["1", "2", "3"]);
-    // So it is when the actor is rebuilt while it waits; the answer comes to nobody.
+    // While it waits what comes is held.
     actor.tell(Hold(probe.recipient(), LONG)).unwrap();
     probe.expect_msg();
     actor.tell(Note(4)).unwrap();
@@ -454,6 +478,36 @@ fn a_panic_a_deadline_and_a_dropped_ask_end_the_waiting() {
     keeper.tell(LetGo).unwrap();
     assert_eq!(actor.ask(Read).wait().unwrap(), ["7"]);
     probe.reply(1);
+}
+
+/// One that fails while it waits begins anew: its next state waits for nothing, and the answer comes to nobody.
+fn fails_while_it_waits<const D: u16>() {
+    let kit = TestKit::builder().shards(1).start();
+    kit.allow_panics();
+    // The busy one's last message to itself.
+    kit.allow_dead_letters(|letter| letter.reason == Reason::Closed);
+    let (probe, others) = (kit.probe::<Question>(), kit.probe::<Question>());
+    // A shard that always has something to do, and many asks, does not look soon for those that nobody waits for any more.
+    let (busy, asks) = (kit.spawn(|| Busy).unwrap(), link::<0>(&kit, 0));
+    (0..64).for_each(|_| asks.tell(Hold(others.recipient(), LONG)).unwrap());
+    let actor = link::<D>(&kit, 0);
+    kit.run_until_idle();
+    busy.tell(Spin).unwrap();
+    actor.tell(HoldAndFail(probe.recipient())).unwrap();
+    (1..3).for_each(|number| actor.tell(Note(number)).unwrap());
+    let read = actor.ask(Read).deadline(Duration::from_millis(10)).wait();
+    assert_eq!(read, Ok(vec!["1".to_owned(), "2".to_owned()]), "at once");
+    busy.stop().wait();
+    probe.expect_msg();
+    probe.reply(7);
+    actor.tell(Note(3)).unwrap();
+    assert_eq!(actor.ask(Read).wait().unwrap(), ["3"]);
+}
+
+#[test]
+fn a_rebuilt_actor_does_not_wait_for_what_its_predecessor_asked() {
+    fails_while_it_waits::<1>();
+    fails_while_it_waits::<2>();
 }
 
 #[test]

@@ -35,8 +35,29 @@ enum Way {
     Await,
     Pipe,
     Forward,
+    /// What is forwarded was asked, so that the answer's place goes along.
+    ForwardAsk,
+    Stash,
+    /// Puts aside what was told to a handler that may answer later.
+    StashTold,
+    /// The same for what was asked.
+    StashAsked,
     Panic,
 }
+
+const WAYS: [Way; 11] = [
+    Way::Tell,
+    Way::Send,
+    Way::Then,
+    Way::Await,
+    Way::Pipe,
+    Way::Forward,
+    Way::ForwardAsk,
+    Way::Stash,
+    Way::StashTold,
+    Way::StashAsked,
+    Way::Panic,
+];
 
 /// Goes along the ways from the last to the first, one a hop; whoever handles it tells the witness what it saw.
 #[message]
@@ -52,6 +73,13 @@ struct Awaiting(Go);
 
 #[message]
 struct Placed(Go);
+
+/// Puts the next one aside and takes it up again.
+#[message]
+struct Aside(Go);
+
+#[message]
+struct Unstashed(Go);
 
 #[message]
 #[derive(Debug, PartialEq)]
@@ -98,6 +126,19 @@ impl Handler<Go> for Hop {
                 cx.me().tell(Awaiting(go)).unwrap();
             }
             Way::Forward => cx.me().tell(Placed(go)).unwrap(),
+            Way::ForwardAsk => {
+                let me = cx.me();
+                cx.ask(me, Placed(go)).deadline(LONG).then(move |this, _, cx| this.witness(name, cx));
+            }
+            Way::Stash => {
+                cx.stash(Awaiting(Go { ways: [go.ways, vec![Way::Send]].concat(), ..go })).unwrap();
+                cx.unstash();
+            }
+            Way::StashTold => cx.me().tell(Aside(go)).unwrap(),
+            Way::StashAsked => {
+                let me = cx.me();
+                cx.ask(me, Aside(go)).deadline(LONG).then(move |this, _, cx| this.witness(name, cx));
+            }
         }
     }
 }
@@ -124,6 +165,21 @@ impl DeferredHandler<Placed> for Hop {
     }
 }
 
+impl DeferredHandler<Aside> for Hop {
+    fn handle(&mut self, Aside(go): Aside, reply: Reply<()>, cx: &mut Context<Self>) {
+        cx.stash_ask(Unstashed(go), reply).unwrap();
+        cx.unstash();
+    }
+}
+
+impl DeferredHandler<Unstashed> for Hop {
+    fn handle(&mut self, Unstashed(go): Unstashed, reply: Reply<()>, cx: &mut Context<Self>) {
+        self.witness(go.name, cx);
+        go.among[go.ways.len() % 2].tell(go).unwrap();
+        reply.send(());
+    }
+}
+
 /// Two hops on two shards, and who hears from them.
 fn hops(kit: &TestKit) -> ([ActorRef<Hop>; 2], shardstage::testkit::Probe<Witnessed>) {
     let probe = kit.probe::<Witnessed>();
@@ -142,10 +198,13 @@ fn whole(name: u32) -> Seen {
 
 #[test]
 fn every_way_of_sending_carries_the_request_on() {
-    use Way::{Await, Forward, Panic, Pipe, Send, Tell, Then};
-    for way in [Tell, Send, Then, Await, Pipe, Forward, Panic] {
-        // From shard 0 to itself, to the other, and back.
-        for ways in [vec![way, Tell], vec![Tell, way], vec![way, way, way, way]] {
+    use Way::{Await, Tell};
+    for way in WAYS {
+        // From shard 0 to the other and back, and from 0 to itself, except where one would wait for itself.
+        for ways in [vec![way, Tell], vec![Tell, way], vec![way, way, way, way], vec![Tell, Tell, way]] {
+            if way == Await && ways.len() == 3 {
+                continue;
+            }
             let kit = TestKit::new();
             kit.allow_panics();
             let (among, probe) = hops(&kit);
@@ -164,7 +223,6 @@ fn every_way_of_sending_carries_the_request_on() {
 
 #[test]
 fn nobody_else_sees_a_request() {
-    use Way::{Await, Forward, Panic, Pipe, Send, Tell, Then};
     TestKit::check_seeds(0..60, |kit| {
         kit.allow_panics();
         let (among, probe) = hops(kit);
@@ -174,7 +232,7 @@ fn nobody_else_sees_a_request() {
             usize::try_from(draws >> 33).unwrap() % below
         };
         for name in 0..12 {
-            let ways = (0..draw(6)).map(|_| [Tell, Send, Then, Await, Pipe, Forward, Panic][draw(7)]).collect();
+            let ways = (0..draw(6)).map(|_| WAYS[draw(WAYS.len())]).collect();
             let (to, go) = (among[draw(2)], Go { name, ways, among });
             match draw(4) {
                 0 | 1 => to.tell(go).unwrap(),
@@ -299,6 +357,33 @@ fn an_expired_chain_is_dropped_before_work_at_every_hop() {
     let stats = kit.engine().stats();
     assert_eq!(stats.iter().map(|shard| shard.expired).sum::<u64>(), 1);
     assert_eq!(stats.iter().map(|shard| shard.cancelled).sum::<u64>(), 1);
+}
+
+#[test]
+fn the_deadline_of_a_chain_ends_an_ask_that_has_a_later_one_of_its_own() {
+    for shard in [0, 1] {
+        let kit = TestKit::new();
+        let (hops, probe) = hops(&kit);
+        let stuck = hops[shard];
+        let stall = kit.stall(stuck);
+        let asker = kit
+            .spawn_on(0, {
+                let to = probe.recipient();
+                move || Hop(to)
+            })
+            .unwrap();
+        let go = Go { name: 7, ways: vec![Way::Then], among: [stuck; 2] };
+        let chain = Request::new().with_header("tenant", "7").unwrap().with_deadline(Duration::from_secs(1));
+        asker.tell_with(go, &chain).unwrap();
+        kit.advance(Duration::from_millis(998));
+        assert!(probe.try_msg().is_some(), "it has asked");
+        assert_eq!(probe.try_msg(), None, "and waits, on shard {shard}");
+        kit.advance(Duration::from_millis(4));
+        assert!(probe.try_msg().is_some(), "the chain is over, and so is the ask, on shard {shard}");
+        drop(stall);
+        kit.run_until_idle();
+        assert_eq!(probe.try_msg(), None, "what was asked is dropped before work");
+    }
 }
 
 #[test]

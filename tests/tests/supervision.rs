@@ -69,6 +69,14 @@ struct Boom(&'static str);
 struct Note(u32);
 
 #[message]
+#[derive(Clone)]
+struct Tick;
+
+/// Notes something later, and again and again.
+#[message]
+struct NoteLater(Duration, u32);
+
+#[message]
 struct Leave;
 
 #[message]
@@ -96,6 +104,19 @@ impl Handler<Boom> for Worker {
 impl Handler<Note> for Worker {
     fn handle(&mut self, note: Note, _: &mut Context<Self>) {
         self.log.push(format!("{} note {}", self.name, note.0));
+    }
+}
+
+impl Handler<NoteLater> for Worker {
+    fn handle(&mut self, later: NoteLater, cx: &mut Context<Self>) {
+        cx.after(later.0, Note(later.1));
+        cx.every(later.0, Tick);
+    }
+}
+
+impl Handler<Tick> for Worker {
+    fn handle(&mut self, _: Tick, _: &mut Context<Self>) {
+        self.log.push(format!("{} tick", self.name));
     }
 }
 
@@ -504,6 +525,26 @@ fn waits_before_restarts_double_and_messages_wait_with_them() {
     );
     assert!(office.kit.now() - began >= SECOND);
     office.fail(0, "planted");
+    office.end();
+}
+
+#[test]
+fn no_timer_outlives_its_state_while_the_next_one_is_waited_for() {
+    let office = Office::three(patient);
+    let timers = || office.kit.stats().iter().map(|shard| shard.timers).sum::<u64>();
+    // Due during the wait, and after it.
+    office.children[1].tell(NoteLater(SECOND / 2, 1)).unwrap();
+    office.children[1].tell(NoteLater(3 * SECOND, 2)).unwrap();
+    office.kit.run_until_idle();
+    assert_eq!(timers(), 4);
+    office.fail(1, "planted");
+    assert_eq!(timers(), 1, "the wait itself");
+    office.kit.advance(10 * SECOND);
+    assert_eq!(office.log.take(), ["b started", "b restarted for Panicked"]);
+    // What its successor sets goes on.
+    office.children[1].tell(NoteLater(SECOND, 3)).unwrap();
+    office.kit.advance(SECOND + SECOND / 2);
+    assert_eq!(office.log.take(), ["b note 3", "b tick"]);
     office.end();
 }
 
