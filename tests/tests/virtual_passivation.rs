@@ -302,7 +302,8 @@ fn a_message_that_comes_while_an_actor_leaves_keeps_it() {
 #[test]
 fn a_stop_of_one_that_leaves_is_a_stop_though_a_message_comes_after_it() {
     // A drain that a last hook asks for comes after what the hook tells.
-    let ends: [(fn(ActorRef<Page>) -> Happening<StopReason>, StopReason, bool); 3] = [
+    type End = fn(ActorRef<Page>) -> Happening<StopReason>;
+    let ends: [(End, StopReason, bool); 3] = [
         (ActorRef::stop, StopReason::Stopped, false),
         (ActorRef::kill, StopReason::Killed, false),
         (ActorRef::drain, StopReason::Drained, true),
