@@ -55,7 +55,6 @@ struct Survey {
     quiet: bool,
     sent: u64,
     received: u64,
-    handled: u64,
 }
 
 impl Engine {
@@ -234,34 +233,34 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits until two surveys in a row find every shard quiet and nothing on the way; returns how many shards were not.
+    /// Waits until two surveys in a row find every shard quiet, nothing on the way, and nothing sent between them; returns how many
+    /// shards were not. The four counters of Mattern 1987: what was handled does not count, as a timer's ticks never end.
     fn drain(&self, pace: &Pace<'_>) -> usize {
         for link in self.link.links() {
             link.refuse();
         }
         self.link.names.close();
-        let mut last_handled = None;
+        let mut last = None;
         let mut pause = Duration::from_micros(50);
         loop {
             let surveys = self.survey(pace);
-            let quiet = surveys.iter().all(|survey| survey.quiet)
-                && surveys.iter().map(|survey| survey.sent).sum::<u64>()
-                    == surveys.iter().map(|survey| survey.received).sum::<u64>();
-            let handled = surveys.iter().map(|survey| survey.handled).sum::<u64>();
-            if quiet && last_handled == Some(handled) {
+            let sent = surveys.iter().map(|survey| survey.sent).sum::<u64>();
+            let received = surveys.iter().map(|survey| survey.received).sum::<u64>();
+            let quiet = sent == received && surveys.iter().all(|survey| survey.quiet);
+            if quiet && last == Some(sent) {
                 return 0;
             }
             if pace.is_over() {
                 return surveys.iter().filter(|survey| !survey.quiet).count();
             }
-            last_handled = quiet.then_some(handled);
+            last = quiet.then_some(sent);
             pace.pause(pause);
             pause = (pause * 2).min(Duration::from_millis(5));
         }
     }
 
     fn survey(&self, pace: &Pace<'_>) -> Vec<Survey> {
-        let busy = Survey { quiet: false, sent: 0, received: 0, handled: 0 };
+        let busy = Survey { quiet: false, sent: 0, received: 0 };
         let gone = Survey { quiet: true, ..busy };
         let latches: Vec<_> = self
             .link
@@ -273,12 +272,7 @@ impl Engine {
                 link.run(Box::new(move |shard| {
                     let quiet = shard.is_quiet();
                     let counters = shard.core.borrow().counters;
-                    let survey = Survey {
-                        quiet,
-                        sent: counters.ring_sent,
-                        received: counters.ring_received,
-                        handled: counters.handled,
-                    };
+                    let survey = Survey { quiet, sent: counters.ring_sent, received: counters.ring_received };
                     guard.set(survey);
                 }));
                 latch

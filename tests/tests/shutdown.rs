@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use shardstage::prelude::*;
-use shardstage::{Error, ShutdownError};
+use shardstage::sim::{SimOptions, SimWorld};
+use shardstage::{BoxError, Error, NodeId, ShutdownError};
 use support::{Echo, Item, Log, Ping, block, config, engine, start};
 
 /// Counts what it handled, outside of itself.
@@ -119,6 +120,63 @@ fn actors_that_never_end_are_stopped_and_reported() {
             other => panic!("{other:?}"),
         }
         assert!(matches!(pair[0].tell(Forever(pair[1])), Err(TellError::Closed(_))));
+    }
+}
+
+#[message]
+#[derive(Clone)]
+struct Tick;
+
+/// Counts ticks, and keeps what it is asked.
+#[derive(Default)]
+struct Clock {
+    ticks: u64,
+    kept: Vec<Reply<u64>>,
+}
+impl Actor for Clock {
+    fn started(&mut self, cx: &mut Context<Self>) -> Result<(), BoxError> {
+        cx.every(Duration::from_millis(1), Tick);
+        Ok(())
+    }
+}
+
+impl Handler<Tick> for Clock {
+    fn handle(&mut self, _: Tick, _cx: &mut Context<Self>) {
+        self.ticks += 1;
+    }
+}
+
+impl DeferredHandler<Ping> for Clock {
+    fn handle(&mut self, _: Ping, reply: Reply<u64>, _cx: &mut Context<Self>) {
+        self.kept.push(reply);
+    }
+}
+
+/// Asks the clock, which does not answer.
+#[message]
+struct AskIt(ActorRef<Clock>);
+
+#[derive(Default)]
+struct Patient;
+impl Actor for Patient {}
+
+impl Handler<AskIt> for Patient {
+    fn handle(&mut self, ask: AskIt, cx: &mut Context<Self>) {
+        cx.ask(ask.0, Ping(1)).deadline(Duration::from_millis(20)).then(|_, reply, _| assert!(reply.is_err()));
+    }
+}
+
+#[test]
+fn a_timer_that_goes_on_and_on_is_nothing_to_wait_for() {
+    for shards in [1, 2] {
+        let world = SimWorld::new(SimOptions::seeded(u64::from(shards)));
+        let engine = Engine::builder().config(config(shards)).start_in_sim(&world, NodeId::new(0)).unwrap();
+        let clock = engine.spawn_on(0, Clock::default).unwrap();
+        engine.spawn_on(shards - 1, Patient::default).unwrap().tell(AskIt(clock)).unwrap();
+        let began_ns = world.now_ns();
+        // The ask is waited for, and by then the engine looks less often than the clock ticks.
+        engine.shutdown().unwrap();
+        assert!(world.now_ns() - began_ns < 100_000_000, "{} ns", world.now_ns() - began_ns);
     }
 }
 
