@@ -62,7 +62,7 @@ fn main() -> shardstage::Result<()> {
     assert_eq!(there.ask(GoTo(0)).wait()?, Ok(())); // the actor itself, back to where it was
     assert_eq!(room.ask(Visit).wait()?, 4);
 
-    let clerk = engine.spawn(|| Clerk)?;
-    assert_eq!(clerk.move_to(room).wait(), Err(MoveError::Stays));
+    let clerk = engine.spawn_on(0, || Clerk)?;
+    assert_eq!(clerk.move_to(1).wait(), Err(MoveError::Stays));
     engine.shutdown()
 }
