@@ -303,8 +303,8 @@ fn one_that_lets_nothing_in_while_it_waits_is_shown_as_blocked() {
     }
 }
 
-#[test]
-fn many_actors_are_described_while_others_are_served() {
+/// One shard with 20,000 actors, which is many slices of a walk.
+fn crowded() -> TestKit {
     let kit = TestKit::builder().engine(|engine| {
         let mut config = Config::default();
         config.shards = Some(1);
@@ -315,6 +315,12 @@ fn many_actors_are_described_while_others_are_served() {
         kit.spawn(Counter::default).unwrap();
     }
     kit.run_until_idle();
+    kit
+}
+
+#[test]
+fn many_actors_are_described_while_others_are_served() {
+    let kit = crowded();
     let counter = kit.spawn(Counter::default).unwrap();
     let mut looking = std::pin::pin!(kit.introspect().order(Order::Queued).top(5).into_future());
     let mut poll = || {
@@ -336,16 +342,7 @@ fn many_actors_are_described_while_others_are_served() {
 
 #[test]
 fn a_shard_looks_at_nothing_for_who_has_given_up() {
-    let kit = TestKit::builder().engine(|engine| {
-        let mut config = Config::default();
-        config.shards = Some(1);
-        engine.config(config)
-    });
-    let kit = kit.start();
-    for _ in 0..20_000 {
-        kit.spawn(Counter::default).unwrap();
-    }
-    kit.run_until_idle();
+    let kit = crowded();
     let before = kit.stats()[0].turns;
     for _ in 0..100 {
         let mut looking = std::pin::pin!(kit.introspect().waits().into_future());
