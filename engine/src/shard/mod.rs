@@ -13,6 +13,7 @@ mod core;
 mod core_cell;
 mod deliver;
 mod due;
+mod extra;
 mod forward;
 mod kin;
 mod mailbox;
