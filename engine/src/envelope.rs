@@ -32,7 +32,7 @@ pub(crate) use crate::packed_address::{
 };
 use crate::policy::Priority;
 use crate::reply::ReplyAddress;
-use crate::shard::{Cell, ShardCell};
+use crate::shard::{Cell, ShardCell, Weight};
 
 /// Bytes of a message that travel in place.
 pub(crate) const INLINE_BYTES: usize = 40;
@@ -50,9 +50,12 @@ const FLAG_CREDIT: usize = 0b100;
 const FLAG_DEADLINE: usize = 0b1000;
 /// A waiting sender's: it enters the mailbox also when it was under way as its receiver ran short.
 const FLAG_PATIENT: usize = 0b1_0000;
+/// It stands in a mailbox that is bounded by bytes, and the epoch's bits say what it weighs.
+const FLAG_WEIGHED: usize = 0b10_0000;
 const FLAG_MASK: usize = 0b11_1111;
 const EPOCH_SHIFT: u32 = 48;
-const POINTER_MASK: usize = ((1 << EPOCH_SHIFT) - 1) & !FLAG_MASK;
+const LOW_BITS: usize = (1 << EPOCH_SHIFT) - 1;
+const POINTER_MASK: usize = LOW_BITS & !FLAG_MASK;
 
 /// The deadline of a message whose asker has given up: long over, and before any that an ask has.
 pub(crate) const GIVEN_UP_NS: u64 = 1;
@@ -81,6 +84,8 @@ pub(crate) struct VTable {
     pub(crate) run: unsafe fn(delivery: &Delivery<'_>, front: Front),
     /// Drops the message in place.
     pub(crate) drop_message: unsafe fn(payload: *mut u8),
+    /// What the message in place says that it weighs, in bytes; code of users.
+    pub(crate) weight: unsafe fn(payload: *const u8) -> usize,
     /// The message type's name, for dead letters and blame.
     pub(crate) message_name: fn() -> &'static str,
     /// The actor type's name, for blame.
@@ -193,13 +198,8 @@ impl Front {
     pub(crate) unsafe fn peek<'a, T>(self) -> &'a T {
         // SAFETY: the caller's contract.
         let payload = unsafe { self.slot.as_ref() }.payload.as_ptr();
-        if const { is_inline::<T>() } {
-            // SAFETY: the caller's contract.
-            unsafe { &*payload.cast::<T>() }
-        } else {
-            // SAFETY: the caller's contract.
-            unsafe { &*payload.cast::<Box<T>>() }
-        }
+        // SAFETY: the caller's contract.
+        unsafe { look_at(payload.cast()) }
     }
 
     /// The deadline that travelled with the message itself, if one did.
@@ -344,13 +344,38 @@ impl Envelope {
         EpochTag((self.head.addr().get() >> EPOCH_SHIFT) as u16)
     }
 
+    /// What the message weighs, in bytes. Runs code of users.
+    pub(crate) fn weigh(&self) -> usize {
+        // SAFETY: the envelope owns a message of its vtable's type.
+        unsafe { (self.vtable().weight)(self.payload.as_ptr().cast()) }
+    }
+
+    /// Says what it weighs, for the mailbox that has admitted it: its epoch is looked at no more.
+    pub(crate) fn set_weight(&mut self, weight: Weight) {
+        self.head = self.head.map_addr(|address| {
+            let address = address.get() & LOW_BITS | FLAG_WEIGHED | (weight.bits() as usize) << EPOCH_SHIFT;
+            NonZero::new(address).expect("a vtable's address is not null without its tag")
+        });
+    }
+
+    /// The same of a new one.
+    pub(crate) fn weighing(mut self, weight: Weight) -> Self {
+        self.set_weight(weight);
+        self
+    }
+
+    /// What it weighs in its mailbox, if that is bounded by bytes and the message counts.
+    pub(crate) fn weight(&self) -> Option<Weight> {
+        (self.head.addr().get() & FLAG_WEIGHED != 0).then(|| Weight::from_bits(self.epoch().0))
+    }
+
     /// Sends it on to another actor, which is known by its generation.
     pub(crate) fn readdress(&mut self, index: u32, generation: u32) {
         self.index = index;
         self.generation = generation;
         self.head = self.head.map_addr(|address| {
             let address =
-                address.get() & ((1 << EPOCH_SHIFT) - 1) | (EpochTag::BY_GENERATION.0 as usize) << EPOCH_SHIFT;
+                address.get() & LOW_BITS & !FLAG_WEIGHED | (EpochTag::BY_GENERATION.0 as usize) << EPOCH_SHIFT;
             NonZero::new(address).expect("a vtable's address is not null without its tag")
         });
     }
@@ -533,6 +558,28 @@ pub(crate) unsafe fn read_payload<T>(payload: *const u8) -> T {
         let boxed = unsafe { payload.cast::<Box<T>>().read() };
         *boxed
     }
+}
+
+/// The message in a payload.
+///
+/// # Safety
+/// `payload` was written by [`Envelope::new::<T>`](Envelope::new), and stays what it is for the length of `'a`.
+pub(crate) unsafe fn look_at<'a, T>(payload: *const u8) -> &'a T {
+    if const { is_inline::<T>() } {
+        // SAFETY: the caller's contract.
+        unsafe { &*payload.cast::<T>() }
+    } else {
+        // SAFETY: the caller's contract.
+        unsafe { &*payload.cast::<Box<T>>() }
+    }
+}
+
+/// `VTable::weight` of what is never weighed.
+///
+/// # Safety
+/// None: it looks at nothing.
+pub(crate) unsafe fn weigh_nothing(_payload: *const u8) -> usize {
+    0
 }
 
 /// `VTable::drop_message` for messages of type `T`.

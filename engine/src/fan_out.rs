@@ -75,6 +75,11 @@ impl<M: fmt::Debug> fmt::Debug for Shared<M> {
 impl<M: Message + Sync> Message for Shared<M> {
     const PRIORITY: crate::policy::Priority = M::PRIORITY;
     type Reply = ();
+
+    /// In each mailbox as much as if it were there alone.
+    fn weight_bytes(&self) -> usize {
+        M::weight_bytes(self)
+    }
 }
 
 /// What became of one message to many.
@@ -181,6 +186,9 @@ pub(crate) trait Source: Send + Sync {
 pub(crate) trait Batch {
     /// The envelope for one receiver.
     fn envelope(&self, cell: (u32, u32), epoch: EpochTag, meta: Meta) -> Envelope;
+
+    /// What the message weighs in each mailbox, in bytes; code of users.
+    fn weight_bytes(&self) -> usize;
 }
 
 struct Typed<A, M, K> {
@@ -222,6 +230,10 @@ where
     #[inline]
     fn envelope(&self, cell: (u32, u32), epoch: EpochTag, meta: Meta) -> Envelope {
         route::wrap(cell, vtable::<A, Shared<M>, K>(), epoch, meta, self.message.clone())
+    }
+
+    fn weight_bytes(&self) -> usize {
+        self.message.weight_bytes()
     }
 }
 
@@ -293,13 +305,23 @@ impl ShardCell {
     /// Tells receivers of this very shard.
     fn tell_members(&self, source: &dyn Source, members: &Members, sent: &mut FanOut) {
         let batch = source.open();
+        let weight = self.weigh(|| batch.weight_bytes());
         let mut core = self.core.borrow_mut();
         core.counters.fan_out_shared += 1;
-        let meta = core.running;
+        let sender = core.running;
         for at in 0..members.len() {
-            let outcome = core.admit_member(members, at).map(|(cell, epoch)| {
-                core.enqueue_with(cell.0, || batch.envelope(cell, epoch, meta.map_or(Meta::None, Meta::Sender)));
-            });
+            let meta = || sender.map_or(Meta::None, Meta::Sender);
+            let outcome = match core.admit_member(members, at) {
+                Ok((cell, epoch)) => {
+                    core.enqueue_with(cell.0, || batch.envelope(cell, epoch, meta()));
+                    Ok(())
+                }
+                Err(reason) => {
+                    let cell = unpack(members.cells[at].load(Ordering::Relaxed));
+                    let make = || batch.envelope(cell, EpochTag::BY_GENERATION, meta());
+                    core.enter_by_weight(cell, reason, weight, make)
+                }
+            };
             sent.note(outcome, 1);
         }
     }
@@ -343,27 +365,36 @@ impl ShardCell {
             return;
         }
         let batch = source.open();
+        let weight = self.weigh(|| batch.weight_bytes());
         let is_fenced = parcel.version != parcel.engine.placement.version();
         let mut core = self.core.borrow_mut();
         core.counters.fan_out_shared += 1;
         for at in 0..members.len() {
-            let meta = match (parcel.origin, parcel.sender) {
+            let meta = || match (parcel.origin, parcel.sender) {
                 (Some(peer), _) => Meta::Sender(PackedAddress::node(peer)),
                 (None, Some(sender)) => Meta::Sender(sender),
                 (None, None) => Meta::None,
             };
-            let admitted =
-                if is_fenced { Err(Reason::Fenced) } else { core.admit_member(&members, at).map_err(Reason::from) };
-            match admitted {
-                Ok((cell, epoch)) => core.enqueue_with(cell.0, || batch.envelope(cell, epoch, meta)),
-                Err(reason) => {
-                    let cell = unpack(members.cells[at].load(Ordering::Relaxed));
-                    if reason == Reason::Full {
-                        core.mark_short(cell.0, cell.1);
+            let refused = if is_fenced {
+                Reason::Fenced
+            } else {
+                match core.admit_member(&members, at) {
+                    Ok((cell, epoch)) => {
+                        core.enqueue_with(cell.0, || batch.envelope(cell, epoch, meta()));
+                        continue;
                     }
-                    core.bury(batch.envelope(cell, EpochTag::BY_GENERATION, meta), reason);
+                    Err(reason) => reason.into(),
                 }
+            };
+            let cell = unpack(members.cells[at].load(Ordering::Relaxed));
+            let make = || batch.envelope(cell, EpochTag::BY_GENERATION, meta());
+            if refused == Reason::Full {
+                if core.enter_by_weight(cell, Rejected::Full, weight, make).is_ok() {
+                    continue;
+                }
+                core.mark_short(cell.0, cell.1);
             }
+            core.bury(make(), refused);
         }
     }
 

@@ -191,6 +191,11 @@ pub const BACKLOG_LOG2_MAX: u8 = 23;
 /// The largest mailbox bound that can be configured, messages.
 pub const MAILBOX_CAPACITY_MAX: u32 = 1 << 20;
 
+/// Messages that a mailbox which is [bounded by bytes](crate::Mailbox::bytes) lets in ahead of knowing what they weigh, from senders
+/// elsewhere that were granted room: what it may hold beyond its bound. Few, as each may be heavy; more than one, so that a turn
+/// of a shard is worth more than one message.
+pub const WEIGHED_AHEAD: u32 = 4;
+
 /// Receivers per shard that can be marked as short of room at one time; more bounce at arrival.
 pub const SHORT_RECEIVERS: usize = 64;
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod heavy;
 pub mod kit_actors;
 pub mod scripted;
 pub mod sim_cluster;

@@ -14,7 +14,6 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::actor::StopReason;
-use crate::credit::Room;
 use crate::envelope::{Envelope, EpochTag, GENERATION_MAX, INDEX_BITS};
 use crate::error::Rejected;
 use crate::limits::CELLS_SKIPPED;
@@ -24,7 +23,7 @@ use crate::run_queue::{Ready, RunQueue};
 use crate::supervision::Step;
 
 use super::actor_box::ActorBox;
-pub(crate) use super::extra::{CellExtra, Midway, Stash};
+pub(crate) use super::extra::{CellExtra, Midway};
 use super::kin::Kin;
 use super::mailbox::{BacklogPool, Mailbox};
 
@@ -313,6 +312,9 @@ impl Cell {
         if policy.is_by_priority() {
             extra.attended.get_or_insert_default().ordered = Some(0);
         }
+        if let Some(bytes) = policy.own_bytes() {
+            self.limit_bytes(bytes);
+        }
         self.limit(policy.reentrancy());
     }
 
@@ -351,18 +353,15 @@ impl Cell {
         self.why == Why::Stopped && self.extra.as_deref().is_some_and(waits)
     }
 
-    /// What a grant of credit depends on.
-    pub(crate) fn room(&self) -> Room {
-        let out = self.extra.as_ref().map_or(0, |extra| extra.credit_out);
-        Room { queued: self.len(), capacity: self.mailbox.capacity, out }
-    }
-
     /// Turns tokens back into room; those of a predecessor under the same name are none of this actor's.
     pub(crate) fn return_credit(&mut self, tokens: u32) {
         if let Some(extra) = &mut self.extra {
             let tokens = tokens.min(extra.credit_out);
             extra.credit_out -= tokens;
-            self.mailbox.capacity += tokens;
+            match &mut extra.budget {
+                None => self.mailbox.capacity += tokens,
+                Some(budget) => budget.capacity += tokens,
+            }
         }
     }
 
@@ -390,6 +389,7 @@ impl Cell {
             attended.ordered = attended.ordered.map(|_| 0);
         }
         stash.messages.into_iter().rev().for_each(|envelope| self.mailbox.push_front(envelope, pool));
+        self.recount();
         count
     }
 

@@ -58,7 +58,10 @@ impl ShardCell {
             self.core.borrow_mut().bury(envelope, reason);
             return;
         }
-        self.core.borrow_mut().deliver(envelope);
+        let weighed = self.core.borrow_mut().deliver(envelope);
+        if let Some(envelope) = weighed {
+            self.deliver_by_weight(envelope);
+        }
     }
 
     /// Makes the context of a message that has arrived one of this shard's.

@@ -26,7 +26,7 @@ impl ShardCell {
         let room = {
             let mut core = self.core.borrow_mut();
             let cell = core.cells.get(owner.index, owner.generation);
-            cell.filter(|cell| cell.conduct.life != super::Life::Stopping).map(|cell| !cell.mailbox.is_full())
+            cell.filter(|cell| cell.conduct.life != super::Life::Stopping).map(|cell| cell.has_room())
         };
         let Some(room) = room else { return self.end_timer(id, body) };
         match body {

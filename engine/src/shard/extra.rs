@@ -17,6 +17,7 @@ use crate::supervision::{ChildSpec, Recovery, Supervision, Supervisor, Window};
 
 use super::activate::attend::Attended;
 use super::async_slot::AsyncSlot;
+use super::budget::{Budget, Weight};
 use super::moved::Moved;
 
 /// What few actors need.
@@ -44,6 +45,8 @@ pub(crate) struct CellExtra {
     pub(crate) answering: Answering,
     /// Futures and streams that the actor waits for while it goes on.
     pub(crate) work: Vec<Attached>,
+    /// The bound of a mailbox that is bounded by bytes.
+    pub(crate) budget: Option<Box<Budget>>,
     /// What happens to a message that finds the mailbox full.
     pub(crate) overflow: Overflow,
     /// A suspension without a future, begun by `Context::suspend`.
@@ -108,4 +111,13 @@ pub(crate) struct Midway {
 #[derive(Default)]
 pub(crate) struct Stash {
     pub(crate) messages: Vec<Envelope>,
+    /// What they weigh, where messages are weighed.
+    pub(crate) bytes: u64,
+}
+
+impl Stash {
+    pub(crate) fn push(&mut self, envelope: Envelope) {
+        self.bytes += envelope.weight().map_or(0, Weight::bytes);
+        self.messages.push(envelope);
+    }
 }

@@ -6,6 +6,7 @@
 mod activate;
 mod actor_box;
 mod async_slot;
+mod budget;
 mod cargo;
 mod cell;
 mod census;
@@ -32,6 +33,7 @@ pub(crate) use self::activate::attend::{Attended, Idle};
 pub(crate) use self::activate::rigged::{Fault, Rig};
 pub(crate) use self::activate::turns::asked_by;
 pub(crate) use self::actor_box::{ActorBox, Again, Factory, Once, Sent};
+pub(crate) use self::budget::Weight;
 pub(crate) use self::cell::{CELLS_MAX, Cell, Life, Midway, foreign_index};
 pub(crate) use self::census::Resident;
 pub(crate) use self::core::{DeadLetterDraft, ShardCore, Spawn};

@@ -192,6 +192,7 @@ impl ShardCore {
     #[cold]
     pub(super) fn end_passivation(&mut self, identity: Option<&(usize, Key)>, epoch: EpochTag, carried: Vec<Envelope>) {
         self.counters.passivated += 1;
+        let mut heir = None;
         for mut envelope in carried {
             let next = identity
                 .filter(|_| envelope.vtable().class != Class::System)
@@ -203,6 +204,10 @@ impl ShardCore {
             envelope.index = index;
             envelope.generation = generation;
             self.push_reserved(envelope);
+            heir = next;
+        }
+        if let Some(cell) = heir.and_then(|(index, generation)| self.cells.get(index, generation)) {
+            cell.recount();
         }
     }
 }
