@@ -263,6 +263,15 @@ pub const PASSIVATION_RETRY_NS: u64 = 1 << 20;
 /// Ages of activations that ended otherwise, which a shard keeps beyond twice the number of its active actors, entries.
 pub const STALE_AGES_KEPT: usize = 1024;
 
+/// Bytes of answers from other nodes that may wait for a shard to which another one has passed them on, the queue's own bytes among
+/// them: some rounds of the largest messages. Beyond it an answer is dropped and counted, and its ask ends at its deadline.
+pub const PASSED_ON_BYTES: usize = 64 << 20;
+
+const _: () = assert!(PASSED_ON_BYTES > 8 * shardstage_codec::limits::MAX_FRAME_BYTES);
+
+/// What an answer that is passed on takes in the queue beside its bytes: its box, its buffer's head, its place.
+pub const PASSED_ON_OVERHEAD: usize = 192;
+
 /// How long a shutdown lets actors drain.
 pub const DRAIN_TIME: Duration = Duration::from_secs(10);
 

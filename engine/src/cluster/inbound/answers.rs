@@ -6,6 +6,7 @@ use shardstage_codec::{FrameHeader, NodeId};
 
 use super::Inbound;
 use crate::cluster::outbound::{self, low_bits};
+use crate::dead_letter::Reason;
 use crate::envelope::PackedAddress;
 use crate::error::{AskError, Rejected, Unknown};
 use crate::reply::ReplyAddress;
@@ -13,7 +14,8 @@ use crate::reply::ReplyAddress;
 impl Inbound<'_> {
     /// Whether an answer to this ask is for another shard; then it is on its way there.
     ///
-    /// Nodes with unequal shard counts: the link of another shard brought it.
+    /// Nodes with unequal shard counts: the link of another shard brought it. One that finds too many waiting there is dropped and
+    /// counted, and its ask ends at its deadline.
     fn forward(
         &self,
         address: ReplyAddress,
@@ -26,8 +28,10 @@ impl Inbound<'_> {
         }
         let engine = shard.link.engine();
         if address.0.shard() < engine.shard_count() {
-            let copy = crate::port::frame::SharedBytes::copied(payload);
-            engine.link(address.0.shard()).run(Box::new(move |shard| finish(Inbound { shard }, &copy)));
+            let there = engine.link(address.0.shard());
+            if !there.pass_on(payload, move |shard, payload| finish(Inbound { shard }, payload)) {
+                engine.dead_letters.count(Reason::Full);
+            }
         } else {
             self.malformed();
         }
