@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +14,8 @@ use shardstage::prelude::*;
 use shardstage::sim::{SimOptions, SimWorld};
 use shardstage::testkit::TestKit;
 use shardstage::{
-    ArchivedHandler, Mailbox, MoveError, Moving, NodeId, Reason, Resume, StartError, StashFull, StopReason,
+    ArchivedHandler, BoxError, Mailbox, MoveError, Moving, NodeId, Reason, Resume, ShardId, StartError, StashFull,
+    StopReason,
 };
 use shardstage_codec::{ActorTypeId, slot_of};
 use shardstage_quic::Quic;
@@ -32,7 +33,8 @@ impl Actor for Hoarder {
     const MAILBOX: Mailbox = Mailbox::new().bytes(BYTES);
 }
 
-#[message(reply = usize)]
+/// How many it has taken up, and whether a byte more would have found room.
+#[message(reply = (usize, bool))]
 struct TakeUp;
 
 impl Handler<Blob> for Hoarder {
@@ -47,9 +49,9 @@ impl Handler<Blob> for Hoarder {
 }
 
 impl Handler<TakeUp> for Hoarder {
-    fn handle(&mut self, _: TakeUp, cx: &mut Context<Self>) -> usize {
+    fn handle(&mut self, _: TakeUp, cx: &mut Context<Self>) -> (usize, bool) {
         self.hoards = false;
-        cx.unstash()
+        (cx.unstash(), cx.me().tell(Blob::new(9, 1)).is_ok())
     }
 }
 
@@ -64,9 +66,8 @@ fn what_is_put_aside_is_bounded_by_the_same_bytes_and_counts_again_when_it_is_ba
     assert_eq!(told(&kit, None, hoarder.recipient(), 2, &[400, 200, 1]), [true; 3]);
     assert_eq!(log.all(), [1002, 1004], "800 bytes and 200 are all");
     assert_eq!(queued(&kit, hoarder), (0, 0));
-    // It takes them up and is stalled before it handles them.
     let taken = kit.block_on(hoarder.ask(TakeUp)).unwrap();
-    assert_eq!(taken, 3);
+    assert_eq!(taken, (3, false), "they count again at once");
     kit.run_until_idle();
     assert_eq!((log.all(), queued(&kit, hoarder)), (vec![1002, 1004, 0, 1, 3], (0, 0)));
 }
@@ -116,6 +117,13 @@ impl Actor for Nomad {
 
     fn moving() -> Moving<Self> {
         Moving::value()
+    }
+
+    fn moved(&mut self, _from: Result<ShardId, MoveError>, cx: &mut Context<Self>) {
+        if self.log.len() == 0 {
+            // Eight hundred bytes have come along.
+            assert!(cx.me().tell(Blob::new(999, 201)).is_err());
+        }
     }
 }
 
@@ -182,12 +190,23 @@ fn a_move_takes_the_bytes_along_and_both_places_are_bounded() {
 
 /// A virtual actor that notes what it handles, and stands still when it is told to.
 struct Keeper;
-impl Actor for Keeper {}
+
+impl Actor for Keeper {
+    fn started(&mut self, cx: &mut Context<Self>) -> Result<(), BoxError> {
+        if PROBES.take() {
+            ROOM.set(Some(cx.me().tell(Blob::new(99, 1)).is_ok()));
+        }
+        Ok(())
+    }
+}
 
 thread_local! {
     /// What keepers have noted, and what makes one of them stand still. The simulator runs all nodes on the test's thread.
     static NOTED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
     static STILL: RefCell<Vec<Resume>> = const { RefCell::new(Vec::new()) };
+    /// Whether the next keeper to start tells itself a byte more, and whether that found room.
+    static PROBES: Cell<bool> = const { Cell::new(false) };
+    static ROOM: Cell<Option<bool>> = const { Cell::new(None) };
     static HERE: RefCell<Option<shardstage::ActorId>> = const { RefCell::new(None) };
 }
 
@@ -260,11 +279,13 @@ fn a_virtual_type_has_such_a_bound_and_its_next_life_what_was_left() {
     let first = HERE.take().unwrap();
     assert_eq!(queued(&kit, first), (4, 1000));
     // It does not come to an end, and has to go: what is queued is its next life's.
+    PROBES.set(true);
     let left = keeper.passivate().unwrap();
     kit.advance(Duration::from_secs(7));
     assert_eq!(left.wait(), StopReason::Passivated);
     kit.run_until_idle();
     assert_eq!(NOTED.take(), [0, 1, 2, 3]);
+    assert_eq!(ROOM.take(), Some(false), "what was left counts from the first turn on");
     keeper.tell(Still).unwrap();
     kit.run_until_idle();
     let second = HERE.take().unwrap();
