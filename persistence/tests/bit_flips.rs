@@ -19,7 +19,7 @@ use shardstage_persistence::PlantedBug;
 use shardstage_persistence::format::manifest::{Manifest, SegmentState};
 use shardstage_persistence::format::node::{NODE_BYTES, NodeFile};
 use shardstage_persistence::format::salt;
-use shardstage_persistence::inspect::Names;
+use shardstage_persistence::inspect::{Names, SeenFrame};
 use shardstage_persistence::recovery::Scan;
 
 /// What a log holds: LSN, entity, number, and the record's checksum.
@@ -74,13 +74,13 @@ fn opened(files: &Files) -> Result<Content, String> {
 }
 
 /// Why a flip at this byte may be without effect; `None` where it must be noticed.
-fn harmless(files: &Files, name: &str, byte: usize) -> Option<&'static str> {
+fn harmless(frames: &[SeenFrame], name: &str, byte: usize) -> Option<&'static str> {
     match name {
         "NODE" => (byte >= NODE_BYTES).then_some("behind the identity in NODE"),
         "MANIFEST.a" | "MANIFEST.b" => Some("one of two manifest slots"),
         name if name.starts_with("ckpt-") => Some("a checkpoint"),
         _ => {
-            let here = frames(files).into_iter().find(|frame| {
+            let here = frames.iter().find(|frame| {
                 segment(frame.segment) == name
                     && (frame.offset..frame.offset + frame.stored_bytes).contains(&(byte as u64))
             });
@@ -121,23 +121,30 @@ fn in_use(files: &Files) -> Vec<(String, usize)> {
     places
 }
 
-/// Flips every bit that is in use. Returns what came of it, and each flip that was not without effect at random distances.
+/// Flips every bit that is in use, one at a time where it must be noticed, all of a byte where it must not. Returns what came of it, and each flip that was not without effect at random distances.
 fn flip_all(files: &Files, orderly: bool) -> Counts {
     let whole = opened(files).unwrap();
-    let last = frames(files).into_iter().next_back().unwrap();
+    let frames = frames(files);
+    let last = frames.last().unwrap();
     let mut counts = Counts::default();
     let mut flipped = files.clone();
     for (name, byte) in in_use(files) {
-        let harmless = harmless(files, &name, byte);
-        // Only a real start reads checkpoints.
-        for bit in (0..8).filter(|_| harmless != Some("a checkpoint")) {
-            flipped.get_mut(&name).unwrap()[byte] ^= 1 << bit;
-            let place = format!("{name}, byte {byte}, bit {bit}");
+        let harmless = harmless(&frames, &name, byte);
+        let masks: &[u8] = match harmless {
+            // Only a real start reads checkpoints.
+            Some("a checkpoint") => &[],
+            // What is read is checksummed, so whoever noticed one of these bits would notice all of them.
+            Some(_) => &[0xff],
+            None => &[1, 2, 4, 8, 16, 32, 64, 128],
+        };
+        for mask in masks {
+            flipped.get_mut(&name).unwrap()[byte] ^= mask;
+            let place = format!("{name}, byte {byte}, bits {mask:08b}");
             match opened(&flipped) {
                 Err(why) if harmless.is_none() => drop((counts.detected += 1, why)),
                 Err(why) => panic!("{place}: a false alarm: {why}"),
                 Ok(content) if content == whole && harmless.is_some() => {
-                    *counts.harmless.entry(harmless.unwrap()).or_default() += 1;
+                    *counts.harmless.entry(harmless.unwrap()).or_default() += 8;
                 }
                 Ok(content) => {
                     // Only the last frame may vanish, whole and without a trace.
@@ -148,7 +155,7 @@ fn flip_all(files: &Files, orderly: bool) -> Counts {
                     if content == whole { counts.unacknowledged += 1 } else { counts.window += 1 }
                 }
             }
-            flipped.get_mut(&name).unwrap()[byte] ^= 1 << bit;
+            flipped.get_mut(&name).unwrap()[byte] ^= mask;
         }
     }
     assert_eq!(&flipped, files);

@@ -6,79 +6,28 @@ mod common;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use common::{NODE, SHARD, group, options, seat, world};
-use shardstage::port::driver::Driver;
-use shardstage::port::service::{Service, ServiceContext, Started};
-use shardstage::sim::{SimDriver, SimWorld};
+use common::{Hand, NODE, event, group, world};
+use shardstage::port::service::Service;
+use shardstage::sim::SimWorld;
 use shardstage_codec::Epoch;
-use shardstage_persistence::format::record::RecordKind;
 use shardstage_persistence::limits::{KEY_BYTES, RECORD_BYTES};
-use shardstage_persistence::{AppendError, CommitOutcome, EntityId, LoadError, LogShard, NewRecord, PlantedBug};
+use shardstage_persistence::{AppendError, CommitOutcome, LoadError};
 
-/// A log driven by hand.
-struct Hand {
-    log: LogShard,
-    driver: SimDriver,
-    done: Rc<RefCell<Vec<(u32, CommitOutcome)>>>,
-}
-
-impl Hand {
-    fn new(world: &SimWorld) -> Self {
-        let log = options(PlantedBug::None).shard(&seat()).unwrap();
-        let mut hand = Self { log, driver: world.driver(NODE, SHARD), done: Rc::default() };
-        while !hand.turn(true) {}
-        // The first turns also pre-write spares; let them end, so that a park waits for frames only.
-        for _ in 0..100 {
-            hand.turn(false);
-        }
-        hand
-    }
-
-    /// Takes what completed, polls and flushes; with `start`, starts and parks.
-    fn turn(&mut self, start: bool) -> bool {
-        let mut completions = Vec::new();
-        self.driver.completions(&mut completions);
-        let now_ns = self.driver.now_ns();
-        let mut cx = ServiceContext::new(&mut self.driver, 0, SHARD, now_ns);
-        for completion in completions {
-            self.log.completed(completion, &mut cx);
-        }
-        let ready = !start || self.log.start(&mut cx).unwrap() == Started::Ready;
-        self.log.poll(&mut cx);
-        self.log.flush(&mut cx);
-        if !ready || !start {
-            self.driver.park(Some(now_ns + 20_000_000));
-        }
-        ready
-    }
-
-    fn entity(&mut self, at: usize) -> EntityId {
-        self.log.intern("account", &common::key(at), group(at), 1).unwrap()
-    }
-
-    fn note(&self, name: u32) -> Box<dyn FnOnce(CommitOutcome)> {
-        let done = Rc::clone(&self.done);
-        Box::new(move |outcome| done.borrow_mut().push((name, outcome)))
-    }
-
-    fn names(&self) -> Vec<u32> {
-        self.done.borrow().iter().map(|(name, _)| *name).collect()
-    }
-}
-
-fn event(seq: u64, payload: &[u8]) -> NewRecord<'_> {
-    NewRecord { kind: RecordKind::Event, seq, schema_version: 1, payload, meta: &[] }
+/// A log whose spares are written, so that a turn waits for frames only.
+fn begun(world: &SimWorld) -> Hand {
+    let mut hand = Hand::simulated(world);
+    (0..100).for_each(|_| hand.turn());
+    hand
 }
 
 #[test]
 fn effects_run_in_append_order_and_reads_wait_for_what_they_saw() {
     let world = world(1);
-    let mut hand = Hand::new(&world);
+    let mut hand = begun(&world);
     let (one, two) = (hand.entity(1), hand.entity(2));
     let note = hand.note(1);
     let first = hand.log.append(one, Epoch::FIRST, &[event(1, b"a")], note).unwrap();
-    let now_ns = hand.driver.now_ns();
-    hand.log.flush(&mut ServiceContext::new(&mut hand.driver, 0, SHARD, now_ns));
+    hand.with(|log, cx| log.flush(cx));
     assert!(hand.log.commit_in_flight());
     // The first frame is on its way; what comes now forms the next one.
     let note = hand.note(2);
@@ -90,23 +39,23 @@ fn effects_run_in_append_order_and_reads_wait_for_what_they_saw() {
     assert!(second > first && !hand.log.is_durable(first));
     assert_eq!(hand.names(), [] as [u32; 0]);
     while !hand.log.is_durable(first) {
-        hand.turn(false);
+        hand.turn();
     }
     assert_eq!(hand.names(), [1, 3]);
     while !hand.log.is_durable(second) {
-        hand.turn(false);
+        hand.turn();
     }
     assert_eq!(hand.names(), [1, 3, 2, 4]);
     let note = hand.note(5);
     hand.log.when_durable(first, note);
     assert_eq!(hand.names(), [1, 3, 2, 4, 5]);
-    assert!(hand.done.borrow().iter().all(|(_, outcome)| *outcome == CommitOutcome::Durable));
+    assert!(hand.ran.borrow().iter().all(|(_, outcome)| *outcome == CommitOutcome::Durable));
 }
 
 #[test]
 fn an_epoch_that_is_not_current_is_fenced() {
     let world = world(2);
-    let mut hand = Hand::new(&world);
+    let mut hand = begun(&world);
     let one = hand.entity(1);
     let fenced = |current| Err(AppendError::Fenced { current: Epoch::new(current) });
     let try_append = |hand: &mut Hand, epoch, seq| {
@@ -124,12 +73,12 @@ fn an_epoch_that_is_not_current_is_fenced() {
     let note = hand.note(0);
     hand.log.append(other, Epoch::FIRST, &[event(1, b"y")], note).unwrap();
     while hand.names().len() < 3 {
-        hand.turn(false);
+        hand.turn();
     }
     // The epochs of sections survive a restart.
     drop(hand);
     world.crash(NODE);
-    let mut hand = Hand::new(&world);
+    let mut hand = begun(&world);
     assert_eq!(hand.log.epoch(group(1)), Epoch::new(5));
     assert_eq!(hand.entity(1), one, "an entity keeps its number");
     assert_eq!(try_append(&mut hand, 4, 3), fenced(5));
@@ -139,7 +88,7 @@ fn an_epoch_that_is_not_current_is_fenced() {
 #[test]
 fn a_refused_append_changes_nothing() {
     let world = world(3);
-    let mut hand = Hand::new(&world);
+    let mut hand = begun(&world);
     let one = hand.entity(1);
     let note = hand.note(0);
     let refused = hand.log.append(one, Epoch::FIRST, &[event(2, b"x")], note);
@@ -161,7 +110,7 @@ fn a_refused_append_changes_nothing() {
     }
     assert!(hand.log.intern("account", &"k".repeat(KEY_BYTES + 1), group(1), 1).is_err());
     while (hand.names().len() as u64) < full {
-        hand.turn(false);
+        hand.turn();
     }
     let note = hand.note(2);
     hand.log.append(one, Epoch::FIRST, &[event(full + 1, b"x")], note).unwrap();
@@ -170,18 +119,12 @@ fn a_refused_append_changes_nothing() {
 #[test]
 fn a_load_waits_for_frames_on_their_way_and_finds_them() {
     let world = world(4);
-    let mut hand = Hand::new(&world);
+    let mut hand = begun(&world);
     let one = hand.entity(1);
     let note = hand.note(1);
     hand.log.append(one, Epoch::FIRST, &[event(1, b"first"), event(2, b"second")], note).unwrap();
-    let found = Rc::new(RefCell::new(None));
-    let place = Rc::clone(&found);
-    hand.log.load(one, Box::new(move |result| *place.borrow_mut() = Some(result.unwrap())));
-    while found.borrow().is_none() {
-        hand.turn(false);
-    }
+    let found = hand.load(one).unwrap();
     assert_eq!(hand.names(), [1]);
-    let found = found.borrow_mut().take().unwrap();
     assert_eq!(found.last_seq, 2);
     assert_eq!(found.events.iter().map(|event| event.payload.to_vec()).collect::<Vec<_>>(), [&b"first"[..], b"second"]);
     assert!(found.events.iter().all(|event| event.payload.as_ptr().addr().is_multiple_of(16)));
@@ -190,13 +133,13 @@ fn a_load_waits_for_frames_on_their_way_and_finds_them() {
 #[test]
 fn a_record_that_went_bad_fails_its_own_entity_only() {
     let world = world(5);
-    let mut hand = Hand::new(&world);
+    let mut hand = begun(&world);
     let (one, two) = (hand.entity(1), hand.entity(2));
     for (name, entity) in [(1, one), (2, two)] {
         let note = hand.note(name);
         hand.log.append(entity, Epoch::FIRST, &[event(1, &[7; 500])], note).unwrap();
         while hand.names().len() < name as usize {
-            hand.turn(false);
+            hand.turn();
         }
     }
     // Block 0 holds the incarnation's first frame, block 1 that of entity 1.
@@ -207,7 +150,7 @@ fn a_record_that_went_bad_fails_its_own_entity_only() {
         hand.log.load(entity, Box::new(move |result| place.borrow_mut().push(result.map(|loaded| loaded.last_seq))));
     }
     while found.borrow().len() < 2 {
-        hand.turn(false);
+        hand.turn();
     }
     let found = found.borrow();
     assert!(found.contains(&Ok(1)), "{found:?}");

@@ -4,19 +4,10 @@
 
 mod common;
 
-use std::cell::RefCell;
-use std::rc::Rc;
-
-use common::{
-    DIR, NODE, Plan, SEGMENT_BYTES, SHARD, checkpoints, group, ledger, must_recover, options, seat, settle, start,
-    world,
-};
-use shardstage::port::driver::Driver;
-use shardstage::port::service::{Service, ServiceContext, Started};
-use shardstage::sim::{SimDriver, SimWorld};
+use common::{DIR, Hand, NODE, Plan, SEGMENT_BYTES, checkpoints, event, ledger, must_recover, settle, start, world};
 use shardstage_codec::Epoch;
 use shardstage_persistence::format::record::RecordKind;
-use shardstage_persistence::{AppendError, CommitOutcome, LogShard, NewRecord, PlantedBug};
+use shardstage_persistence::{AppendError, CommitOutcome, NewRecord, PlantedBug};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -70,100 +61,48 @@ fn a_log_without_room_stops_orderly() {
     must_recover(&world, &ledger, PlantedBug::None).unwrap();
 }
 
-/// A log driven by hand.
-struct Hand {
-    log: LogShard,
-    driver: SimDriver,
-    done: Rc<RefCell<u64>>,
-}
-
-impl Hand {
-    fn new(world: &SimWorld) -> Self {
-        let log = options(PlantedBug::None).shard(&seat()).unwrap();
-        let mut hand = Self { log, driver: world.driver(NODE, SHARD), done: Rc::default() };
-        while !hand.turn(true) {}
-        hand
-    }
-
-    fn turn(&mut self, start: bool) -> bool {
-        let mut completions = Vec::new();
-        self.driver.completions(&mut completions);
-        let now_ns = self.driver.now_ns();
-        let mut cx = ServiceContext::new(&mut self.driver, 0, SHARD, now_ns);
-        for completion in completions {
-            self.log.completed(completion, &mut cx);
-        }
-        let ready = !start || self.log.start(&mut cx).unwrap() == Started::Ready;
-        self.log.poll(&mut cx);
-        self.log.flush(&mut cx);
-        self.driver.park(Some(now_ns + 20_000_000));
-        ready
-    }
-
-    fn append(&mut self, kind: RecordKind, seq: u64, len: usize) -> Result<(), AppendError> {
-        let entity = self.log.intern("account", "alice", group(1), 1).unwrap();
-        let payload = vec![7; len];
-        let record = NewRecord { kind, seq, schema_version: 1, payload: &payload, meta: &[] };
-        let done = Rc::clone(&self.done);
-        let effect = Box::new(move |outcome| {
-            assert_eq!(outcome, CommitOutcome::Durable);
-            *done.borrow_mut() += 1;
-        });
-        self.log.append(entity, Epoch::FIRST, &[record], effect).map(|_| ())
-    }
+/// One record of alice's; it is counted when it is durable.
+fn append(hand: &mut Hand, kind: RecordKind, seq: u64, len: usize) -> Result<(), AppendError> {
+    let entity = hand.entity(1);
+    let payload = vec![7; len];
+    let note = hand.note(0);
+    hand.log.append(entity, Epoch::FIRST, &[NewRecord { kind, ..event(seq, &payload) }], note).map(|_| ())
 }
 
 #[test]
 fn reads_snapshots_and_checkpoints_go_on_from_the_reserve() {
     let world = world(3);
     world.set_disk_capacity(NODE, Some(6 * SEGMENT_BYTES));
-    let mut hand = Hand::new(&world);
+    let mut hand = Hand::simulated(&world);
     let mut seq = 0;
     let mut accepted = 0;
     let mut low = 0;
     for _ in 0..2000 {
-        match hand.append(RecordKind::Event, seq + 1, 600) {
+        match append(&mut hand, RecordKind::Event, seq + 1, 600) {
             Ok(()) => (seq, accepted) = (seq + 1, accepted + 1),
             Err(AppendError::LowSpace) => low += 1,
             Err(AppendError::Full) => {}
             Err(other) => panic!("{other}"),
         }
-        hand.turn(false);
+        hand.turn();
     }
     assert!(low > 100 && seq > 50, "{low} {seq}");
-    while *hand.done.borrow() < accepted {
-        hand.turn(false);
+    while hand.ran.borrow().len() < accepted {
+        hand.turn();
     }
     let before = checkpoints(&world).len();
     for nth in 1..=3 {
-        hand.append(RecordKind::Snapshot, seq, 3000).unwrap();
-        while *hand.done.borrow() < accepted + nth {
-            hand.turn(false);
+        append(&mut hand, RecordKind::Snapshot, seq, 3000).unwrap();
+        while hand.ran.borrow().len() < accepted + nth {
+            hand.turn();
         }
-        assert_eq!(hand.append(RecordKind::Event, seq + 1, 600), Err(AppendError::LowSpace));
+        assert_eq!(append(&mut hand, RecordKind::Event, seq + 1, 600), Err(AppendError::LowSpace));
     }
-    let entity = hand.log.intern("account", "alice", group(1), 1).unwrap();
-    let found = Rc::new(RefCell::new(None));
-    let place = Rc::clone(&found);
-    hand.log.load(entity, Box::new(move |result| *place.borrow_mut() = Some(result.unwrap())));
-    while found.borrow().is_none() {
-        hand.turn(false);
-    }
-    assert_eq!(found.borrow().as_ref().unwrap().last_seq, seq);
+    let entity = hand.entity(1);
+    assert_eq!(hand.load(entity).unwrap().last_seq, seq);
     // An orderly stop writes its checkpoint in the room of an older one.
-    loop {
-        let mut completions = Vec::new();
-        hand.driver.completions(&mut completions);
-        let now_ns = hand.driver.now_ns();
-        let mut cx = ServiceContext::new(&mut hand.driver, 0, SHARD, now_ns);
-        for completion in completions {
-            hand.log.completed(completion, &mut cx);
-        }
-        if hand.log.stop(&mut cx) {
-            break;
-        }
-        hand.driver.park(Some(now_ns + 20_000_000));
-    }
+    hand.stop();
+    assert!(hand.ran.borrow().iter().all(|(_, outcome)| *outcome == CommitOutcome::Durable));
     assert!(before > 0 && !checkpoints(&world).is_empty());
     assert!(world.list(NODE, format!("{DIR}/log-0")).iter().all(|name| name != "ckpt.new"));
 }

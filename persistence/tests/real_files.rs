@@ -13,15 +13,15 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use common::{Hand, event};
 use shardstage::driver::{DriverChoice, RealDriverFactory};
 use shardstage::port::driver::{
     DatagramBatch, Driver, DriverFactory, DriverKind, FileCompletion, FileId, FileOp, FileRequest, OpenOptions,
     SocketId, Transmit, Wake,
 };
-use shardstage::port::service::{Service, ServiceContext, Started};
+use shardstage::port::service::Service;
 use shardstage_codec::Epoch;
-use shardstage_persistence::format::record::RecordKind;
-use shardstage_persistence::{CommitOutcome, EventLog, LogShard, NewRecord, OnPoison, PlantedBug};
+use shardstage_persistence::{CommitOutcome, EventLog, OnPoison, PlantedBug};
 
 /// What the device was asked and answered, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,10 +176,8 @@ fn last_frame_is_durable(seen: &[Seen]) -> bool {
 }
 
 struct Bench {
-    driver: Recorder,
-    log: LogShard,
+    hand: Hand,
     seen: Rc<RefCell<Vec<Seen>>>,
-    completions: Vec<FileCompletion>,
 }
 
 impl Bench {
@@ -199,44 +197,7 @@ impl Bench {
         };
         let log = EventLog::open(dir).segment_bytes(256 * 1024).on_poison(OnPoison::Stay).planted(planted);
         let log = log.shard(&common::seat()).unwrap();
-        Self { driver, log, seen, completions: Vec::new() }
-    }
-
-    /// A turn as a shard takes it, then a park.
-    fn turn(&mut self, started: bool) -> bool {
-        self.driver.completions(&mut self.completions);
-        let now_ns = self.driver.now_ns();
-        let mut cx = ServiceContext::new(&mut self.driver, 0, common::SHARD, now_ns);
-        for completion in self.completions.drain(..) {
-            self.log.completed(completion, &mut cx);
-        }
-        let ready = started || self.log.start(&mut cx).unwrap() == Started::Ready;
-        self.log.poll(&mut cx);
-        self.log.flush(&mut cx);
-        let deadline = self.log.next_deadline_ns();
-        if !ready || self.log.commit_in_flight() {
-            self.driver.park(deadline);
-        }
-        ready
-    }
-
-    fn start(&mut self) {
-        while !self.turn(false) {}
-    }
-
-    fn stop(mut self) {
-        loop {
-            self.driver.completions(&mut self.completions);
-            let now_ns = self.driver.now_ns();
-            let mut cx = ServiceContext::new(&mut self.driver, 0, common::SHARD, now_ns);
-            for completion in self.completions.drain(..) {
-                self.log.completed(completion, &mut cx);
-            }
-            if self.log.stop(&mut cx) {
-                return;
-            }
-            self.driver.park(self.log.next_deadline_ns());
-        }
+        Self { hand: Hand::new(log, Box::new(driver)), seen }
     }
 }
 
@@ -255,21 +216,20 @@ const NOTHING: Refuse = Refuse { direct: false, dsync: false };
 fn proof(kind: DriverChoice, refuse: Refuse, planted: PlantedBug, mode: &str) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut bench = Bench::new(kind, dir.path(), refuse, planted);
-    bench.start();
-    let found = bench.log.write_mode().unwrap();
+    bench.hand.start();
+    let found = bench.hand.log.write_mode().unwrap();
     assert!(found.starts_with(mode), "{found}");
-    let report = bench.log.probe_report().unwrap();
+    let report = bench.hand.log.probe_report().unwrap();
     let said = report.to_string();
     let same = planted != PlantedBug::None || said.contains(found);
-    assert!(same && said.contains("8 commits in") && report.commit_ns() > 0, "{said}");
+    assert!(same && said.contains("5 commits in") && report.commit_ns() > 0, "{said}");
     assert_eq!(said.contains("; refused O_DIRECT|O_DSYNC: "), refuse.direct || refuse.dsync, "{said}");
     assert!(report.file_system().is_some(), "{said}");
     let group = common::group(1);
-    let entity = bench.log.intern("account", "alice", group, 1).unwrap();
+    let entity = bench.hand.log.intern("account", "alice", group, 1).unwrap();
     let acked = Rc::new(RefCell::new(0));
     for seq in 1..=EVENTS {
         let payload = common::payload(seq, 3000);
-        let record = NewRecord { kind: RecordKind::Event, seq, schema_version: 1, payload: &payload, meta: &[] };
         let (counted, seen) = (Rc::clone(&acked), Rc::clone(&bench.seen));
         let effect = Box::new(move |outcome| {
             assert_eq!(outcome, CommitOutcome::Durable);
@@ -277,28 +237,20 @@ fn proof(kind: DriverChoice, refuse: Refuse, planted: PlantedBug, mode: &str) {
             *counted.borrow_mut() += 1;
         });
         bench.seen.borrow_mut().clear();
-        bench.log.append(entity, Epoch::FIRST, &[record], effect).unwrap();
-        while *acked.borrow() < seq {
-            bench.turn(true);
-        }
+        bench.hand.log.append(entity, Epoch::FIRST, &[event(seq, &payload)], effect).unwrap();
+        bench.hand.turn_until(|_| *acked.borrow() == seq);
     }
-    bench.stop();
+    bench.hand.stop();
 
     let mut bench = Bench::new(kind, dir.path(), refuse, planted);
-    bench.start();
-    let entity = bench.log.intern("account", "alice", group, 1).unwrap();
-    let loaded = Rc::new(RefCell::new(None));
-    let place = Rc::clone(&loaded);
-    bench.log.load(entity, Box::new(move |result| *place.borrow_mut() = Some(result.unwrap())));
-    while loaded.borrow().is_none() {
-        bench.turn(true);
-    }
-    let loaded = loaded.borrow_mut().take().unwrap();
+    bench.hand.start();
+    let entity = bench.hand.log.intern("account", "alice", group, 1).unwrap();
+    let loaded = bench.hand.load(entity).unwrap();
     assert_eq!(loaded.last_seq, EVENTS);
     for (event, seq) in loaded.events.iter().zip(1..) {
         assert_eq!(*event.payload, *common::payload(seq, 3000));
     }
-    bench.stop();
+    bench.hand.stop();
 }
 
 #[test]
@@ -347,11 +299,9 @@ fn a_missing_sync_is_caught() {
 fn a_second_opener_is_refused() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut first = Bench::new(DriverChoice::Auto, dir.path(), NOTHING, PlantedBug::None);
-    first.start();
+    first.hand.start();
     let mut second = Bench::new(DriverChoice::Auto, dir.path(), NOTHING, PlantedBug::None);
-    let now_ns = second.driver.now_ns();
-    let mut cx = ServiceContext::new(&mut second.driver, 0, common::SHARD, now_ns);
-    let refused = second.log.start(&mut cx).unwrap_err();
+    let refused = second.hand.with(|log, cx| log.start(cx)).unwrap_err();
     assert!(refused.reason.contains("another process has this log open"), "{}", refused.reason);
-    first.stop();
+    first.hand.stop();
 }

@@ -313,14 +313,14 @@ impl Teller {
 
 /// Disk events of the scenario without a crash.
 fn length(seed: u64) -> u64 {
-    let mut teller = Teller::new(Bench::new(seed, Store::Log, register));
+    let mut teller = Teller::new(Bench::new(seed, Store::SmallLog, register));
     let before = teller.bench.world.io_events(NODE);
     teller.scenario();
     teller.bench.world.io_events(NODE) - before
 }
 
 fn lose_power(seed: u64, after: u64, again: Option<u64>) -> u64 {
-    let mut teller = Teller::new(Bench::new(seed, Store::Log, register));
+    let mut teller = Teller::new(Bench::new(seed, Store::SmallLog, register));
     let at = teller.bench.world.io_events(NODE) + after;
     teller.bench.world.crash_at_io(NODE, at);
     teller.again = again;
@@ -339,8 +339,10 @@ fn power_is_lost_at_every_disk_event() {
 
 #[test]
 fn power_is_lost_twice() {
-    for round in 0..100 {
-        lose_power(2 + round % 7, round * 3, Some(5 + round * 7 % 60));
+    const ROUNDS: u64 = 100;
+    let length = length(2);
+    for round in 0..ROUNDS {
+        lose_power(2 + round % 7, round * length / ROUNDS, Some(5 + round * 7 % 60));
     }
 }
 

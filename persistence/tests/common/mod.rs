@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test may stop at anything unexpected")]
 
+mod hand;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -14,6 +16,9 @@ use shardstage_persistence::format::record::RecordKind;
 use shardstage_persistence::{
     CommitOutcome, EntityId, EventLog, LoadedEntity, LogShard, NewRecord, OnPoison, PlantedBug,
 };
+
+#[allow(unused_imports, reason = "each test file uses its part")]
+pub use hand::Hand;
 
 pub const NODE: NodeId = NodeId::new(0);
 pub const SHARD: ShardId = ShardId::new(0);
@@ -167,7 +172,8 @@ impl Host {
         }
         let account = &mut ledger.accounts[at];
         let last = account.submitted.len() as u64;
-        let digest = digest(&account.submitted);
+        // A fold over the whole history: dear, so only for the commands that write it down.
+        let snapshot = (last / SNAPSHOT_EVERY != (first - 1) / SNAPSHOT_EVERY).then(|| digest(&account.submitted));
         let mut records: Vec<NewRecord<'_>> = (first..=last)
             .map(|seq| NewRecord {
                 kind: RecordKind::Event,
@@ -177,9 +183,9 @@ impl Host {
                 meta: b"meta",
             })
             .collect();
-        if last / SNAPSHOT_EVERY != (first - 1) / SNAPSHOT_EVERY {
+        if let Some(digest) = &snapshot {
             let kind = RecordKind::Snapshot;
-            records.push(NewRecord { kind, seq: last, schema_version: 1, payload: &digest, meta: &[] });
+            records.push(NewRecord { kind, seq: last, schema_version: 1, payload: digest, meta: &[] });
         }
         let shared = Rc::clone(&self.ledger);
         let effect = Box::new(move |outcome| {
@@ -290,6 +296,11 @@ impl SimShard for Host {
 
 pub fn key(at: usize) -> String {
     format!("account-{at}")
+}
+
+/// An event of the schema that the tests use.
+pub fn event(seq: u64, payload: &[u8]) -> NewRecord<'_> {
+    NewRecord { kind: RecordKind::Event, seq, schema_version: 1, payload, meta: &[] }
 }
 
 pub fn group(at: usize) -> GroupId {

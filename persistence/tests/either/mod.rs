@@ -11,10 +11,15 @@ use shardstage_persistence::{EventLog, LogShard, MemoryStore, OnPoison, StoreSha
 
 pub const NODE: NodeId = NodeId::new(0);
 pub const SECOND: u64 = 1_000_000_000;
+const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
+const SMALL_SEGMENT_BYTES: u64 = 64 * 1024;
 
 #[derive(Clone)]
 pub enum Store {
+    /// Segments with room for the largest frames.
     Log,
+    /// Small ones, which end often and are soon written: for tests that start a node hundreds of times.
+    SmallLog,
     Memory(MemoryStore),
 }
 
@@ -69,7 +74,7 @@ impl Bench {
 
     pub fn memory(&self) -> Option<&MemoryStore> {
         match &self.store {
-            Store::Log => None,
+            Store::Log | Store::SmallLog => None,
             Store::Memory(store) => Some(store),
         }
     }
@@ -106,8 +111,10 @@ fn start(world: &SimWorld, store: &Store, register: fn(EngineBuilder) -> EngineB
     let mut config = Config::default();
     config.shards = Some(2);
     let builder = Engine::builder().config(config);
+    let log = |segment_bytes| EventLog::open("/data").segment_bytes(segment_bytes).on_poison(OnPoison::Stay);
     let builder = match store {
-        Store::Log => builder.service(EventLog::open("/data").segment_bytes(8 * 1024 * 1024).on_poison(OnPoison::Stay)),
+        Store::Log => builder.service(log(SEGMENT_BYTES)),
+        Store::SmallLog => builder.service(log(SMALL_SEGMENT_BYTES)),
         Store::Memory(store) => builder.service(store.clone()),
     };
     register(builder).start_in_sim(world, NODE).unwrap()
