@@ -4,6 +4,8 @@
 //! between two found frames that hold none are damage, and the LSNs of both frames say exactly what is missing. Within
 //! a frame whose checksum does not match, sections have checksums of their own: those that match are still delivered.
 //!
+//! Blocks that the disk does not give back are damage like blocks that hold no frame.
+//!
 //! Blocks behind the last frame are left to [`Scan`](crate::recovery::Scan)'s verdict: a torn tail or damage.
 //!
 //! Invariant: records are delivered in log order, and each of them stands under a checksum that matches.
@@ -149,6 +151,25 @@ impl Survey {
         let used = self.consume(&all, sink);
         all.drain(..used);
         self.carry = all;
+    }
+
+    /// The next `blocks` blocks of the segment cannot be read. What of a frame stands around them is judged by its checksums.
+    /// Returns whether a frame may have begun there: not behind the segment's last one.
+    pub fn push_unreadable(&mut self, blocks: u32, sink: &mut Sink<'_>) -> bool {
+        for _ in 0..blocks {
+            if self.ended {
+                return false;
+            }
+            if self.carry.is_empty() {
+                let from = self.byte();
+                self.extend_broken(from..from + BLOCK_BYTES as u64, "blocks that cannot be read");
+                self.block += 1;
+            } else {
+                // A frame began before and goes on here: as it is, only its intact sections count.
+                self.push(&[0; BLOCK_BYTES], sink);
+            }
+        }
+        true
     }
 
     /// The segment has no more bytes; when it is shorter than it should be, the rest counts as damage.

@@ -25,6 +25,8 @@ export    one JSON object a line for each record, oldest first, payloads in base
 repair    copies what is verifiably intact into NEWDIR, which must not exist, as a log that opens cleanly, and lists
           what had to be left behind: LSNs, and entities with their last intact event.
 
+What the disk does not give back (an input/output error) is named with its bytes, and every command goes on around it.
+
 --json    the report as one JSON object instead of text
 --live    read although an engine is running; the log's end may then look unfinished
 

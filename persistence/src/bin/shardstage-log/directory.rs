@@ -14,6 +14,7 @@ use shardstage_persistence::format::{FORMAT_VERSION, salt};
 use shardstage_persistence::limits::{BLOCK_BYTES, SCAN_CHUNK_BYTES};
 
 use crate::Failure;
+use crate::reader::{SegmentReader, read_full};
 
 pub(crate) const NODE: &str = "NODE";
 pub(crate) const NODE_STAGED: &str = "NODE.new";
@@ -39,6 +40,17 @@ pub(crate) struct SegmentFile {
     pub(crate) len: Option<u64>,
 }
 
+/// What the first block of a segment file says that no manifest lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stranger {
+    /// Nothing was written yet.
+    Empty,
+    /// It holds something.
+    Used,
+    /// It cannot be read, for this reason.
+    Unreadable(String),
+}
+
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct LogDir {
@@ -50,8 +62,8 @@ pub(crate) struct LogDir {
     /// The newest valid manifest; when there is none, what the segment files themselves tell.
     pub(crate) manifest: Manifest,
     pub(crate) segments: Vec<SegmentFile>,
-    /// Segment files that no manifest lists, with their length and whether their first block holds something.
-    pub(crate) strangers: Vec<(String, u64, bool)>,
+    /// Segment files that no manifest lists, with their length and what their first block says.
+    pub(crate) strangers: Vec<(String, u64, Stranger)>,
     /// Checkpoints: name, bytes, and what it tells or why it tells nothing.
     pub(crate) checkpoints: Vec<(String, u64, Result<CheckpointHead, String>)>,
     /// Everything else.
@@ -179,12 +191,15 @@ impl LogDir {
             if self.manifest.segments.iter().any(|entry| entry.id == *id) {
                 continue;
             }
-            let path = self.segment_path(*id);
             let mut first = vec![0; BLOCK_BYTES];
-            let mut file = File::open(&path).map_err(Failure::io(&path, "open"))?;
-            let read = read_full(&mut file, &mut first).map_err(Failure::io(&path, "read"))?;
-            let used = read == BLOCK_BYTES && first.iter().any(|byte| *byte != 0);
-            self.strangers.push((segment_name(*id), *len, used));
+            let mut holes = Vec::new();
+            let read = SegmentReader::open(self.segment_path(*id))?.fill(0, &mut first, &mut holes);
+            let stranger = match holes.pop() {
+                Some(hole) => Stranger::Unreadable(hole.why),
+                None if read == BLOCK_BYTES && first.iter().any(|byte| *byte != 0) => Stranger::Used,
+                None => Stranger::Empty,
+            };
+            self.strangers.push((segment_name(*id), *len, stranger));
         }
         Ok(())
     }
@@ -282,18 +297,4 @@ fn read_small(path: &Path, most: usize) -> Result<Vec<u8>, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err("missing".into()),
         Err(error) => Err(format!("unreadable: {error}")),
     }
-}
-
-/// Fills `buffer` as far as the file goes; returns how far.
-pub(crate) fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

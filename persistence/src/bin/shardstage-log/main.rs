@@ -9,9 +9,12 @@ mod directory;
 mod export;
 mod inspect;
 mod json;
+mod reader;
 mod repair;
 mod rewrite;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::fmt;
@@ -85,14 +88,19 @@ impl fmt::Display for Failure {
 
 fn run(args: &Args) -> Result<Health, Failure> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let health = match &args.command {
-        Command::Inspect { frames } => inspect::run(args, *frames, &mut out),
-        Command::Verify => verify::run(args, &mut out),
-        Command::Export { type_name, key } => export::run(args, type_name.as_deref(), key.as_deref(), &mut out),
-        Command::Repair { into } => repair::run(args, into, &mut out),
-    }?;
+    let health = run_to(args, &mut out)?;
     out.flush()?;
     Ok(health)
+}
+
+/// Carries the command out; what it says goes to `out`.
+fn run_to(args: &Args, out: &mut dyn Write) -> Result<Health, Failure> {
+    match &args.command {
+        Command::Inspect { frames } => inspect::run(args, *frames, out),
+        Command::Verify => verify::run(args, out),
+        Command::Export { type_name, key } => export::run(args, type_name.as_deref(), key.as_deref(), out),
+        Command::Repair { into } => repair::run(args, into, out),
+    }
 }
 
 fn main() -> ExitCode {

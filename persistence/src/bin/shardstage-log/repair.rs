@@ -262,7 +262,7 @@ fn complement(mut kept: Vec<(u64, u64)>, end: u64) -> Vec<(u64, u64)> {
 
 impl Account {
     fn left_behind(&self) -> bool {
-        !self.dropped.is_empty()
+        !self.dropped.is_empty() || self.verdict.unread_bytes > 0
     }
 
     fn text(&self, log: &LogDir, target: &Path, out: &mut dyn Write) -> Result<(), Failure> {
@@ -279,8 +279,16 @@ impl Account {
             writeln!(out, "  nothing was left behind")?;
             return Ok(());
         }
+        if self.verdict.unread_bytes > 0 {
+            let unread = self.verdict.unread_bytes;
+            writeln!(
+                out,
+                "  left behind: {unread} bytes that cannot be read; the LSN that they held are below, as far as known"
+            )?;
+        }
         let ranges: Vec<String> = self.dropped.iter().map(|(first, end)| format!("{first}..{end}")).collect();
-        writeln!(out, "  left behind: LSN {}", ranges.join(", "))?;
+        let ranges = if ranges.is_empty() { "none that is known".to_owned() } else { ranges.join(", ") };
+        writeln!(out, "  left behind: LSN {ranges}")?;
         for (number, loss) in &self.losses {
             match self.names.get(*number) {
                 Some(entity) => writeln!(
@@ -318,6 +326,7 @@ impl Account {
             .text("into", &target.display().to_string())
             .number("copied_records", self.copied)
             .number("salvaged_records", self.salvaged)
+            .number("unread_bytes", self.verdict.unread_bytes)
             .list("left_behind", dropped)
             .list("entities", losses)
             .list("findings", self.verdict.findings.iter().map(crate::scan::Finding::json))

@@ -3,7 +3,6 @@
 //! Invariant: a log is called damaged exactly when an engine would refuse it, or when a checksum or sequence of something
 //! that the log relies on does not match.
 
-use std::fs::File;
 use std::io::IsTerminal;
 
 use shardstage_persistence::format::manifest::SegmentState;
@@ -11,8 +10,9 @@ use shardstage_persistence::inspect::{Damage, Names, OutOfPlace, Seen, Survey};
 use shardstage_persistence::limits::{BLOCK_BYTES, SCAN_CHUNK_BYTES};
 use shardstage_persistence::recovery::{GroupTail, Refusal, Scan};
 
-use crate::directory::{LOCK, LogDir, MANIFESTS, NODE, read_full, segment_name};
+use crate::directory::{LOCK, LogDir, MANIFESTS, NODE, Stranger, segment_name};
 use crate::json::Object;
+use crate::reader::{Hole, SegmentReader};
 use crate::{Failure, Health};
 
 /// One thing that is wrong.
@@ -69,6 +69,8 @@ pub(crate) struct Verdict {
     pub(crate) end_lsn: u64,
     /// Where the groups stand; empty when the log is refused.
     pub(crate) groups: Vec<GroupTail>,
+    /// Bytes that cannot be read where frames may stand.
+    pub(crate) unread_bytes: u64,
     pub(crate) names: Names,
 }
 
@@ -91,6 +93,7 @@ struct Pass<'a> {
     track: bool,
     /// Consequences of damage: records whose predecessors are gone.
     orphans: u64,
+    unread_bytes: u64,
     /// Per listed segment: first LSN and the one after the last.
     spans: Vec<Option<(u64, u64)>>,
     at: usize,
@@ -108,6 +111,7 @@ pub(crate) fn pass(log: &LogDir, track: bool, sink: &mut dyn FnMut(&Seen<'_>)) -
         names: Names::default(),
         track,
         orphans: 0,
+        unread_bytes: 0,
         spans: vec![None; log.segments.len()],
         at: 0,
     };
@@ -185,16 +189,17 @@ impl Pass<'_> {
                 Some(_) => {}
             }
         }
-        for (name, _, used) in &log.strangers {
-            if *used {
-                self.say(Finding::file(Health::Damaged, name, "the segment holds data, but no manifest lists it"));
-            } else {
-                self.say(Finding::file(
-                    Health::Unfinished,
-                    name,
-                    "an unlisted, empty segment: its making was interrupted",
-                ));
-            }
+        for (name, _, found) in &log.strangers {
+            let (health, what) = match found {
+                Stranger::Used => (Health::Damaged, "the segment holds data, but no manifest lists it".to_owned()),
+                Stranger::Empty => {
+                    (Health::Unfinished, "an unlisted, empty segment: its making was interrupted".to_owned())
+                }
+                Stranger::Unreadable(why) => {
+                    (Health::Damaged, format!("no manifest lists it, and it cannot be read: {why}"))
+                }
+            };
+            self.say(Finding::file(health, name, what));
         }
         for (name, _, head) in &log.checkpoints {
             if let Err(why) = head {
@@ -217,16 +222,28 @@ impl Pass<'_> {
         read: &mut u64,
         sink: &mut dyn FnMut(&Seen<'_>),
     ) -> Result<(), Failure> {
-        let path = self.log.segment_path(id);
-        let mut file = File::open(&path).map_err(Failure::io(&path, "open"))?;
+        let mut reader = SegmentReader::open(self.log.segment_path(id))?;
         let mut chunk = vec![0; SCAN_CHUNK_BYTES];
+        let mut holes = Holes { segment: id, open: None };
         let mut offset = 0;
         while offset < wanted {
             let size = usize::try_from(wanted - offset).unwrap_or(usize::MAX).min(SCAN_CHUNK_BYTES);
-            let got = read_full(&mut file, &mut chunk[..size]).map_err(Failure::io(&path, "read"))?;
+            let mut found = Vec::new();
+            let got = reader.fill(offset, &mut chunk[..size], &mut found);
             let blocks = &chunk[..got / BLOCK_BYTES * BLOCK_BYTES];
+            // For the rule of opening, a block that cannot be read is one where the log ends, unless a later frame proves more.
             scan.push(blocks, &mut |_| {});
-            survey.push(blocks, &mut |seen| self.take(&seen, sink));
+            let mut at = 0;
+            for hole in found {
+                let from = within(hole.bytes.start, offset);
+                let end = within(hole.bytes.end, offset);
+                survey.push(&blocks[at..from], &mut |seen| self.take(&seen, sink));
+                let count = u32::try_from((end - from) / BLOCK_BYTES).expect("a chunk has few blocks");
+                let frames_may_stand = survey.push_unreadable(count, &mut |seen| self.take(&seen, sink));
+                holes.add(hole, frames_may_stand, self);
+                at = end;
+            }
+            survey.push(&blocks[at..], &mut |seen| self.take(&seen, sink));
             offset += size as u64;
             *read += got as u64;
             if read.is_multiple_of(PROGRESS_BYTES) && std::io::stderr().is_terminal() {
@@ -236,7 +253,26 @@ impl Pass<'_> {
                 break;
             }
         }
+        holes.end(self);
         Ok(())
+    }
+
+    /// A whole range that cannot be read. An engine refuses a log of which it cannot read a block.
+    fn hole(&mut self, segment: u64, hole: &Hole, frames_may_stand: bool) {
+        let consequence = match frames_may_stand {
+            true => "what stood there is lost to every reader",
+            false => "the segment's last frame stands before it, so that no record is concerned",
+        };
+        if frames_may_stand {
+            self.unread_bytes += hole.bytes.end - hole.bytes.start;
+        }
+        self.say(Finding {
+            health: Health::Damaged,
+            file: segment_name(segment),
+            bytes: Some((hole.bytes.start, hole.bytes.end)),
+            lsns: None,
+            what: format!("cannot be read: {}; {consequence}", hole.why),
+        });
     }
 
     fn take(&mut self, seen: &Seen<'_>, sink: &mut dyn FnMut(&Seen<'_>)) {
@@ -308,7 +344,9 @@ impl Pass<'_> {
         match verdict {
             Ok(tail) => {
                 groups = tail.groups;
-                if tail.torn
+                if self.unread_bytes > 0 {
+                    self.say(uncertain_end(tail.next_lsn, tail.at));
+                } else if tail.torn
                     && let Some((segment, block)) = tail.at
                 {
                     self.say(Finding {
@@ -347,6 +385,7 @@ impl Pass<'_> {
             records: self.records,
             end_lsn: survey.next_lsn(),
             groups,
+            unread_bytes: self.unread_bytes,
             names: self.names,
         })
     }
@@ -371,4 +410,45 @@ impl Pass<'_> {
             }
         }
     }
+}
+
+/// Puts holes together that reads of one chunk each found.
+struct Holes {
+    segment: u64,
+    open: Option<(Hole, bool)>,
+}
+
+impl Holes {
+    fn add(&mut self, hole: Hole, frames_may_stand: bool, pass: &mut Pass<'_>) {
+        match self.open.as_mut() {
+            Some((open, stands))
+                if (open.bytes.end, &open.why, *stands) == (hole.bytes.start, &hole.why, frames_may_stand) =>
+            {
+                open.bytes.end = hole.bytes.end;
+            }
+            _ => {
+                self.end(pass);
+                self.open = Some((hole, frames_may_stand));
+            }
+        }
+    }
+
+    fn end(&mut self, pass: &mut Pass<'_>) {
+        if let Some((hole, frames_may_stand)) = self.open.take() {
+            pass.hole(self.segment, &hole, frames_may_stand);
+        }
+    }
+}
+
+/// Where a byte of the segment lies in the chunk that begins at `offset`.
+fn within(byte: u64, offset: u64) -> usize {
+    usize::try_from(byte - offset).expect("a chunk fits usize")
+}
+
+/// With blocks that cannot be read, a log may seem to end before them.
+fn uncertain_end(next_lsn: u64, at: Option<(u64, u32)>) -> Finding {
+    let what = format!(
+        "the log seems to end at LSN {next_lsn}; whether acknowledged records stood in what cannot be read is not known"
+    );
+    Finding::file(Health::Damaged, &at.map_or_else(|| ALL.to_owned(), |(segment, _)| segment_name(segment)), what)
 }
