@@ -1,7 +1,8 @@
 //! `Loader`: reads one entity's snapshot and later events back from the log, verified record by record.
 //!
-//! A load walks the entity's list from its last record back to the snapshot that it wants. One read of each load is in flight,
-//! larger ones where the records turn out to lie close together, and at most [`LOAD_DEPTH`] of all loads.
+//! A load walks the entity's list from its last record back to the snapshot that it wants. One read of this list is in flight,
+//! larger ones where the records turn out to lie close together, and beside it the one of the entity's name, unless that comes
+//! with a record; at most [`LOAD_DEPTH`] reads of all loads.
 //!
 //! Invariant: what a load delivers is exactly what the index says is durable: the entity's name, each record's checksum, entity
 //! and place in the list, and that no sequence is missing, are checked. Payloads start at multiples of 16 in memory, so that
@@ -86,6 +87,8 @@ struct Job {
     last_seq: u64,
     /// The key definition to be compared; `None` when that is done.
     key_at: Option<Position>,
+    /// Whether it has a read of its own.
+    key_is_read: bool,
     /// The record to be taken next.
     next: Option<Position>,
     /// How many bytes before the next record are read with it.
@@ -108,27 +111,37 @@ pub(crate) struct LoadRead {
     ends: bool,
 }
 
+/// What a read is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    /// The next record, with what lies close before it.
+    Record,
+    /// The key definition alone.
+    Key,
+}
+
 /// See the module's head.
 #[derive(Default)]
 pub(crate) struct Loader {
     jobs: BTreeMap<u64, Job>,
-    /// Jobs that want their next read.
-    queue: VecDeque<u64>,
-    /// Reads in flight, by token: the job, and what was asked for.
-    reads: BTreeMap<u64, (u64, LoadRead)>,
+    /// Jobs that want a read.
+    queue: VecDeque<(u64, Want)>,
+    /// Reads in flight, by token: the job, what for, and what was asked for.
+    reads: BTreeMap<u64, (u64, Want, LoadRead)>,
     next: u64,
 }
 
 impl Loader {
     /// Begins the load of an entity whose records are all durable. Answers at once when there is nothing to read.
     pub(crate) fn begin(&mut self, id: EntityId, entity: &Entity, entry: &Entry, from: LoadFrom, on_loaded: OnLoaded) {
-        let job = Job {
+        let mut job = Job {
             entity: id,
             type_name: entity.type_name.clone(),
             key: entity.key.clone(),
             from,
             last_seq: entry.seq(),
             key_at: entry.key_at(),
+            key_is_read: false,
             next: entry.tail(),
             ahead: 0,
             window: None,
@@ -140,8 +153,15 @@ impl Loader {
             return job.end(Ok(()));
         }
         self.next += 1;
-        self.jobs.insert(self.next, job);
-        self.queue.push_back(self.next);
+        let number = self.next;
+        if job.next.is_some() {
+            self.queue.push_back((number, Want::Record));
+        }
+        if job.key_at.is_some() && job.key_beside_record().is_none() {
+            job.key_is_read = true;
+            self.queue.push_back((number, Want::Key));
+        }
+        self.jobs.insert(number, job);
     }
 
     /// The next read to submit, if there is one and room for it.
@@ -150,20 +170,20 @@ impl Loader {
             return None;
         }
         loop {
-            let number = self.queue.pop_front()?;
+            let (number, want) = self.queue.pop_front()?;
             let Some(job) = self.jobs.get(&number) else { continue };
-            let Some((segment, start, end)) = job.wanted() else { continue };
+            let Some((segment, start, end)) = job.wanted(want) else { continue };
             self.next += 1;
             let len = usize::try_from(end - start).expect("a read is bounded");
             let read = LoadRead { token: self.next, segment, offset: start, len, ends: false };
-            self.reads.insert(read.token, (number, read));
+            self.reads.insert(read.token, (number, want, read));
             return Some(read);
         }
     }
 
     /// The read goes no further than its segment.
     pub(crate) fn shorten(&mut self, token: u64, len: usize) {
-        if let Some((_, read)) = self.reads.get_mut(&token) {
+        if let Some((.., read)) = self.reads.get_mut(&token) {
             read.ends |= len < read.len;
             read.len = len;
         }
@@ -171,13 +191,11 @@ impl Loader {
 
     /// One read ended.
     pub(crate) fn completed(&mut self, token: u64, completion: FileCompletion) {
-        let Some((number, read)) = self.reads.remove(&token) else { return };
+        let Some((number, want, read)) = self.reads.remove(&token) else { return };
         let Some(job) = self.jobs.get_mut(&number) else { return };
         let LoadRead { segment, offset, len: wanted, ends, .. } = read;
-        match (completion.result, completion.buffer) {
-            (Ok(len), Some(buffer)) if len == wanted => {
-                job.window = Some(Window { segment, start: offset, buffer, len, ends });
-            }
+        let window = match (completion.result, completion.buffer) {
+            (Ok(len), Some(buffer)) if len == wanted => Window { segment, start: offset, buffer, len, ends },
             (result, _) => {
                 let why = match result {
                     Ok(read) => format!("segment {segment:016x}: read {read} of {wanted} bytes"),
@@ -185,17 +203,18 @@ impl Loader {
                 };
                 return self.end(number, Err(LoadError::Io(why)));
             }
-        }
-        match job.walk() {
-            Ok(true) => self.end(number, Ok(())),
-            Ok(false) => self.queue.push_back(number),
+        };
+        match job.take(want, window) {
+            Ok(Step::Done) => self.end(number, Ok(())),
+            Ok(Step::Reads(want)) => self.queue.push_back((number, want)),
+            Ok(Step::Waits) => {}
             Err(error) => self.end(number, Err(error)),
         }
     }
 
     /// A read could not even be submitted.
     pub(crate) fn refused(&mut self, token: u64, why: String) {
-        if let Some((job, _)) = self.reads.remove(&token) {
+        if let Some((job, ..)) = self.reads.remove(&token) {
             self.end(job, Err(LoadError::Io(why)));
         }
     }
@@ -219,27 +238,62 @@ impl Loader {
     }
 }
 
+/// How a load goes on after a read.
+enum Step {
+    Done,
+    Reads(Want),
+    /// Its other read is on its way.
+    Waits,
+}
+
 impl Job {
-    /// Segment and bytes of the next read.
-    fn wanted(&self) -> Option<(u64, u64, u64)> {
-        let key = self.key_at.map(|at| (at.segment(), at.blocks()));
-        let Some(next) = self.next else { return key.map(|(segment, (start, end))| (segment, start, end)) };
-        let (start, end) = next.blocks();
-        let segment = next.segment();
-        // The key definition is fetched with the record if it lies just before it.
-        if let Some((key_segment, (key_start, _))) = key
-            && key_segment == segment
-            && key_start <= start
-            && start - key_start <= LOAD_GAP_BYTES
-        {
-            return Some((segment, key_start, end));
+    /// Segment and bytes of a read; `None` when it is not needed any more.
+    fn wanted(&self, want: Want) -> Option<(u64, u64, u64)> {
+        if want == Want::Key {
+            let at = self.key_at?;
+            let (start, end) = at.blocks();
+            return Some((at.segment(), start, end));
         }
-        Some((segment, start.saturating_sub(self.ahead.min(LOAD_READ_BYTES.saturating_sub(end - start))), end))
+        let next = self.next?;
+        let (start, end) = next.blocks();
+        let ahead = self.ahead.min(LOAD_READ_BYTES.saturating_sub(end - start));
+        let start = self.key_beside_record().unwrap_or_else(|| start.saturating_sub(ahead));
+        Some((next.segment(), start, end))
     }
 
-    /// Takes what the window has; whether the load is finished.
+    /// Where the key definition's blocks begin, if they lie just before the next record: then one read fetches both.
+    fn key_beside_record(&self) -> Option<u64> {
+        let (key, next) = (self.key_at?, self.next?);
+        let (start, key_start) = (next.blocks().0, key.blocks().0);
+        let near = key.segment() == next.segment() && key_start <= start && start - key_start <= LOAD_GAP_BYTES;
+        near.then_some(key_start)
+    }
+
+    /// Takes what was read.
+    fn take(&mut self, want: Want, window: Window) -> Result<Step, LoadError> {
+        self.check_key(&window)?;
+        if want == Want::Key {
+            return match self.key_at {
+                Some(at) => Err(LoadError::Damaged { segment: at.segment(), offset: at.offset(), snapshot: None }),
+                None => Ok(if self.next.is_none() { Step::Done } else { Step::Waits }),
+            };
+        }
+        self.window = Some(window);
+        if !self.walk()? {
+            return Ok(Step::Reads(Want::Record));
+        }
+        if self.key_at.is_none() {
+            return Ok(Step::Done);
+        }
+        if self.key_is_read {
+            return Ok(Step::Waits);
+        }
+        self.key_is_read = true;
+        Ok(Step::Reads(Want::Key))
+    }
+
+    /// Takes the records that the window has; whether they are all there.
     fn walk(&mut self) -> Result<bool, LoadError> {
-        self.check_key()?;
         while let Some(position) = self.next {
             let Some(bytes) = self.window.as_ref().and_then(|window| window.at(position)) else { return Ok(false) };
             let damaged =
@@ -270,16 +324,13 @@ impl Job {
             self.ahead = if near { (self.ahead * 2).clamp(LOAD_GAP_BYTES, LOAD_READ_BYTES) } else { 0 };
             self.next = if starts { None } else { header.prev };
         }
-        if self.key_at.is_some() {
-            return Ok(false);
-        }
         Ok(true)
     }
 
     /// Compares the entity's name if the window has its definition.
-    fn check_key(&mut self) -> Result<(), LoadError> {
+    fn check_key(&mut self, window: &Window) -> Result<(), LoadError> {
         let Some(position) = self.key_at else { return Ok(()) };
-        let Some(bytes) = self.window.as_ref().and_then(|window| window.at(position)) else { return Ok(()) };
+        let Some(bytes) = window.at(position) else { return Ok(()) };
         let (segment, offset) = (position.segment(), position.offset());
         let damaged = LoadError::Damaged { segment, offset, snapshot: None };
         let view = RecordView::decode(bytes).map_err(|_| damaged.clone())?;
