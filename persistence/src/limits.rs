@@ -45,8 +45,13 @@ pub const ZERO_CHUNK_BYTES: usize = 256 * 1024;
 /// One read while scanning at start, bytes: with [`SCAN_DEPTH`] of them the device reads at its sequential rate.
 pub const SCAN_CHUNK_BYTES: usize = 1024 * 1024;
 
-/// Reads in flight while scanning at start: twice what keeps the device busy, since one chunk is checked meanwhile.
-pub const SCAN_DEPTH: usize = 8;
+/// Reads in flight while scanning at start: as many as keep the device busy. With more, what has arrived has left the processor's
+/// cache before it is checked, and touching so many buffers for the first time costs as much as reading into them.
+pub const SCAN_DEPTH: usize = 4;
+
+/// Reads that may be under way or wait to be checked: reads that were in flight together often end together, and the next ones
+/// leave before these are checked.
+pub const SCAN_BUFFERS: usize = SCAN_DEPTH + 1;
 
 /// Bytes of frames after which a checkpoint is written, by default: a restart reads at most about as much again, in less than
 /// a second from a disk that reads 1 GB/s.
@@ -78,8 +83,8 @@ pub const LOAD_PAGE_BYTES: usize = 64 * 1024;
 pub const READER_FILES: usize = 64;
 
 /// Blocks that the start-up probe makes durable, one after the other: a few, so that a disk with 10 ms a flush delays a start
-/// by no more than a tenth of a second.
-pub const PROBE_COMMITS: usize = 8;
+/// by no more than a twentieth of a second; an odd number, which has a median.
+pub const PROBE_COMMITS: usize = 5;
 
 /// A median above this is worth a warning, nanoseconds: a disk with a volatile cache and a slow flush, or an overloaded one.
 pub const PROBE_SLOW_NS: u64 = 5_000_000;

@@ -9,7 +9,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -80,6 +80,16 @@ impl Future for Pending {
 pub(crate) struct ReadAhead(Pending);
 
 impl ReadAhead {
+    /// Whether the read has ended.
+    pub(crate) fn has_arrived(&self) -> bool {
+        self.0.desk.inner.borrow().answers.contains_key(&self.0.id)
+    }
+
+    /// Waits for its end, which is then [`done`](Self::done) at once.
+    pub(crate) async fn arrived(&self) {
+        poll_fn(|_| if self.has_arrived() { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
     /// The whole buffer's bytes.
     pub(crate) async fn done(self) -> io::Result<IoBuffer> {
         let Answer::Data(completion) = self.0.await else { unreachable!("a data call has a data answer") };
@@ -89,6 +99,16 @@ impl ReadAhead {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("read {read} of {} bytes", buffer.len())));
         }
         Ok(buffer)
+    }
+}
+
+/// A sync in flight.
+pub(crate) struct Syncing(Pending);
+
+impl Syncing {
+    pub(crate) async fn done(self) -> io::Result<()> {
+        let Answer::Data(completion) = self.0.await else { unreachable!("a data call has a data answer") };
+        completion.result.map(|_| ())
     }
 }
 
@@ -195,10 +215,12 @@ impl Desk {
     }
 
     pub(crate) async fn sync(&self, file: FileId) -> io::Result<()> {
-        let Answer::Data(completion) = self.ask(Call::Data(file, FileOp::Sync)).await else {
-            unreachable!("a data call has a data answer")
-        };
-        completion.result.map(|_| ())
+        self.begin_sync(file).done().await
+    }
+
+    /// Starts to make durable what was written to the file.
+    pub(crate) fn begin_sync(&self, file: FileId) -> Syncing {
+        Syncing(self.ask(Call::Data(file, FileOp::Sync)))
     }
 
     /// Hands a completion to the task that waits for it.

@@ -11,6 +11,7 @@ mod index;
 mod load;
 mod open;
 mod probe;
+mod scan;
 mod shard;
 mod table;
 mod token;

@@ -5,29 +5,27 @@
 //!
 //! Invariant: whatever is missing, damaged or foreign ends in an [`OpenError`] that names it, with the files untouched.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::format::checksum::crc32c;
 use shardstage::port::buffer::IoBuffer;
 use shardstage::port::driver::{FileId, OpenOptions};
 use shardstage::port::service::ServiceSeat;
 
-use super::checkpoint::{self, Checkpoint};
-use super::desk::Desk;
+use super::desk::{Desk, Syncing};
 use super::files::{
     LOCK, MANIFESTS, NODE, NODE_STAGED, OpenSegment, PrepareError, WriteMode, list_segment, prepare_segment, read_all,
-    read_stream, segment_id, segment_name, segment_path, write_manifest, write_new,
+    segment_id, segment_name, segment_path, write_manifest, write_new,
 };
 use super::index::EntityIndex;
 use super::probe::{ProbeReport, probe};
-use crate::format::manifest::{Manifest, SegmentEntry, SegmentState, unsealed_blocks};
+use super::scan::{Scanned, scan};
+use crate::format::manifest::{Manifest, SegmentEntry, SegmentState};
 use crate::format::node::{NODE_BYTES, NodeFile, NodeFileError};
-use crate::format::salt;
-use crate::limits::{BLOCK_BYTES, GROUPS, SCAN_CHUNK_BYTES, SCAN_DEPTH};
-use crate::recovery::{Refusal, Scan, ScanPoint, SegmentSpan, Tail};
+use crate::limits::{BLOCK_BYTES, GROUPS};
+use crate::recovery::{Refusal, SegmentSpan, Tail};
 
 /// Why a log was not opened. Its segments are as they were.
 #[derive(Debug)]
@@ -93,7 +91,7 @@ pub(crate) struct Opened {
 type Stored = (Manifest, [&'static str; 2]);
 
 /// Adds path and purpose to an I/O error.
-fn at<'a>(path: &'a Path, what: &'static str) -> impl FnOnce(io::Error) -> OpenError + 'a {
+pub(super) fn at<'a>(path: &'a Path, what: &'static str) -> impl FnOnce(io::Error) -> OpenError + 'a {
     move |error| OpenError::Io { path: path.to_path_buf(), what, error }
 }
 
@@ -112,9 +110,10 @@ pub(crate) async fn open(desk: Desk, plan: OpenPlan) -> Result<Opened, OpenError
     } else {
         (make(&desk, &plan, mode, directory, &names).await?, MANIFESTS)
     };
-    sync_directories(&desk, dir, directory).await?;
+    let syncs = begin_sync_directories(&desk, dir, directory).await?;
     refuse_strangers(&desk, &plan, mode, &manifest, &names).await?;
     let scanned = scan(&desk, &plan, mode, &manifest, &names).await?;
+    end_sync_directories(&desk, syncs).await?;
     begin_incarnation(&desk, &plan, report, directory, lock, (manifest, slots), scanned).await
 }
 
@@ -226,9 +225,14 @@ async fn make(
     Ok(manifest)
 }
 
-/// Makes the directory and every entry on the way to it durable. At every start: an interrupted one may have made them.
-async fn sync_directories(desk: &Desk, dir: &Path, directory: FileId) -> Result<(), OpenError> {
-    desk.sync(directory).await.map_err(at(dir, "sync the directory"))?;
+/// Begins to make the directory and every entry on the way to it durable. At every start: an interrupted one may have made
+/// them. The log is read meanwhile.
+async fn begin_sync_directories(
+    desk: &Desk,
+    dir: &Path,
+    directory: FileId,
+) -> Result<Vec<(PathBuf, Option<FileId>, Syncing)>, OpenError> {
+    let mut syncs = vec![(dir.to_path_buf(), None, desk.begin_sync(directory))];
     for above in dir.ancestors().skip(1) {
         let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
         let options = OpenOptions { directory: true, ..OpenOptions::default() };
@@ -238,9 +242,18 @@ async fn sync_directories(desk: &Desk, dir: &Path, directory: FileId) -> Result<
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
             Err(error) => return Err(at(above, "open the directory")(error)),
         };
-        let synced = desk.sync(file).await;
-        desk.close(file).await;
-        synced.map_err(at(above, "sync the directory"))?;
+        syncs.push((above.to_path_buf(), Some(file), desk.begin_sync(file)));
+    }
+    Ok(syncs)
+}
+
+async fn end_sync_directories(desk: &Desk, syncs: Vec<(PathBuf, Option<FileId>, Syncing)>) -> Result<(), OpenError> {
+    for (path, file, sync) in syncs {
+        let synced = sync.done().await;
+        if let Some(file) = file {
+            desk.close(file).await;
+        }
+        synced.map_err(at(&path, "sync the directory"))?;
     }
     Ok(())
 }
@@ -283,233 +296,6 @@ async fn refuse_strangers(
         }
     }
     Ok(())
-}
-
-/// What scanning found.
-struct Scanned {
-    tail: Tail,
-    index: EntityIndex,
-    records: u64,
-    /// LSN of the checkpoint that the scan went on from.
-    checkpoint: Option<u64>,
-}
-
-/// Reads the newest checkpoint that can be used and the log from there; or the whole log. Only a scan of the whole log decides
-/// that it is refused.
-async fn scan(
-    desk: &Desk,
-    plan: &OpenPlan,
-    mode: WriteMode,
-    manifest: &Manifest,
-    names: &[String],
-) -> Result<Scanned, OpenError> {
-    let dir = plan.dir.as_path();
-    let missing = manifest.segments.iter().find(|entry| !names.contains(&segment_name(entry.id)));
-    if let Some(entry) = missing {
-        let path = segment_path(dir, entry.id);
-        return Err(OpenError::Missing(format!(
-            "{}: the manifest lists this segment, but it is missing",
-            path.display()
-        )));
-    }
-    for lsn in checkpoint::newest_first(names) {
-        let Some(found) = checkpoint::read(desk, dir, mode, manifest.log_id, lsn).await else { continue };
-        let Checkpoint { point, index, end_lsn } = found;
-        match scan_from(desk, plan, mode, manifest, Some(point), index).await {
-            Ok(scanned) if scanned.tail.frames > 0 && scanned.tail.next_lsn >= end_lsn => {
-                return Ok(Scanned { checkpoint: Some(lsn), ..scanned });
-            }
-            Ok(_) | Err(OpenError::Refused(_)) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    scan_from(desk, plan, mode, manifest, None, EntityIndex::new(manifest.log_id)).await
-}
-
-/// Reads listed segments through the [`Scan`], from `point` on.
-async fn scan_from(
-    desk: &Desk,
-    plan: &OpenPlan,
-    mode: WriteMode,
-    manifest: &Manifest,
-    point: Option<ScanPoint>,
-    mut index: EntityIndex,
-) -> Result<Scanned, OpenError> {
-    let start = point.as_ref().map_or((0, 0), |point| (point.segment, point.block));
-    let salt = salt(manifest.log_id);
-    let mut scan = match point {
-        Some(point) => Scan::resume(salt, manifest.incarnation, point),
-        None => Scan::new(salt, manifest.incarnation),
-    };
-    scan.plant_cut_at_first_bad(plan.cut_at_first_bad);
-    let mut records = 0u64;
-    let mut contradiction: Option<Refusal> = None;
-    let mut sink = |found: crate::recovery::FoundRecord<'_>| {
-        records += 1;
-        if let Err(what) = index.replay(&found)
-            && contradiction.is_none()
-        {
-            contradiction = Some(Refusal::Malformed { segment: found.segment, byte: found.offset, what });
-        }
-    };
-    let mut pieces = Pieces::new(with_ends(manifest).filter(|(entry, _)| entry.id >= start.0), start);
-    let mut reads = VecDeque::new();
-    let mut spare: Option<IoBuffer> = None;
-    loop {
-        while reads.len() < SCAN_DEPTH
-            && let Some(piece) = pieces.next(desk, plan.dir.as_path(), mode).await?
-        {
-            let buffer = spare.take().filter(|buffer| buffer.len() == piece.len);
-            let buffer = buffer.unwrap_or_else(|| IoBuffer::zeroed(piece.len));
-            reads.push_back((piece, desk.read(piece.file, piece.offset, buffer)));
-        }
-        let Some((piece, read)) = reads.pop_front() else { break };
-        if piece.first {
-            let block = u32::try_from(piece.offset / BLOCK_BYTES as u64).expect("a segment has fewer than 2^32 blocks");
-            scan.begin_segment_at(piece.segment.id, piece.segment.blocks, block);
-        }
-        desk.next_turn().await;
-        let path = || segment_path(plan.dir.as_path(), piece.segment.id);
-        let chunk = read.done().await.map_err(|error| OpenError::Io { path: path(), what: "read", error })?;
-        scan.push(&chunk, &mut sink);
-        spare = Some(chunk);
-        if piece.last {
-            // Where the manifest says nothing of a segment, there is nothing behind its first blocks, unless the log goes on.
-            let (start, end) = (piece.offset + piece.len as u64, segment_end(piece.segment));
-            if scan.accepts() && start < end {
-                let each = |bytes: &[u8]| scan.push(bytes, &mut sink);
-                let read = read_stream(desk, piece.file, start, end, each).await;
-                read.map_err(|error| OpenError::Io { path: path(), what: "read", error })?;
-            }
-            scan.end_segment(&mut sink);
-            desk.close(piece.file).await;
-        }
-    }
-    let sealed_lsn = manifest.segments.iter().map(|entry| entry.end_lsn).max().unwrap_or(0);
-    let tail = scan.finish(sealed_lsn).map_err(OpenError::Refused)?;
-    if let Some(refusal) = contradiction.or_else(|| contradicts_manifest(manifest, &tail.spans)) {
-        return Err(OpenError::Refused(refusal));
-    }
-    read_end_again(desk, plan, mode, &tail).await?;
-    Ok(Scanned { tail, index, records, checkpoint: None })
-}
-
-/// A log that seems to end where another read finds something else does not end there: a device that gives what a place held
-/// earlier, or another place's bytes, must not make acknowledged records vanish.
-async fn read_end_again(desk: &Desk, plan: &OpenPlan, mode: WriteMode, tail: &Tail) -> Result<(), OpenError> {
-    let (Some((segment, block)), Some((len, crc))) = (tail.at, tail.ends_with) else { return Ok(()) };
-    let path = segment_path(plan.dir.as_path(), segment);
-    let file = desk.open(path.clone(), mode.read()).await.map_err(at(&path, "open"))?;
-    let offset = u64::from(block) * BLOCK_BYTES as u64;
-    let again = desk.read(file, offset, IoBuffer::zeroed(len)).done().await;
-    desk.close(file).await;
-    let again = again.map_err(at(&path, "read"))?;
-    if crc32c(&again[..len]) == crc {
-        return Ok(());
-    }
-    let why = format!("two reads of byte {offset} gave different bytes; the device cannot be trusted");
-    Err(at(&path, "find the log's end")(io::Error::other(why)))
-}
-
-fn segment_end(entry: SegmentEntry) -> u64 {
-    u64::from(entry.blocks) * BLOCK_BYTES as u64
-}
-
-/// The listed segments, each with the byte behind the part of it that may hold frames; see [`unsealed_blocks`]. The first one
-/// has none before it that could be sealed.
-fn with_ends(manifest: &Manifest) -> impl Iterator<Item = (SegmentEntry, u64)> {
-    let begun =
-        std::iter::once(true).chain(manifest.segments.iter().map(|before| before.state == SegmentState::Sealed));
-    manifest.segments.iter().zip(begun).map(|(entry, begun)| {
-        let blocks = if begun { entry.blocks } else { unsealed_blocks(entry.blocks) };
-        (*entry, u64::from(blocks) * BLOCK_BYTES as u64)
-    })
-}
-
-/// One read of a scan.
-#[derive(Clone, Copy)]
-struct ScanPiece {
-    segment: SegmentEntry,
-    file: FileId,
-    offset: u64,
-    len: usize,
-    /// The first of its segment, or of the scan.
-    first: bool,
-    /// The last that its segment needs, as long as the log has ended.
-    last: bool,
-}
-
-/// Cuts segments into reads, in order, and opens their files when they are wanted.
-struct Pieces<I> {
-    segments: I,
-    start: (u64, u32),
-    open: Option<(SegmentEntry, FileId, u64, u64)>,
-}
-
-impl<I: Iterator<Item = (SegmentEntry, u64)>> Pieces<I> {
-    fn new(segments: I, start: (u64, u32)) -> Self {
-        Self { segments, start, open: None }
-    }
-
-    async fn next(&mut self, desk: &Desk, dir: &Path, mode: WriteMode) -> Result<Option<ScanPiece>, OpenError> {
-        let mut first = false;
-        if self.open.is_none() {
-            let Some((segment, end)) = self.segments.next() else { return Ok(None) };
-            let file = open_listed(desk, &segment_path(dir, segment.id), mode, segment).await?;
-            let block = if segment.id == self.start.0 { self.start.1 } else { 0 };
-            let offset = u64::from(block) * BLOCK_BYTES as u64;
-            let end = if offset < end { end } else { segment_end(segment) };
-            self.open = Some((segment, file, offset, end));
-            first = true;
-        }
-        let Some((segment, file, offset, end)) = self.open else { return Ok(None) };
-        let len = usize::try_from(end.saturating_sub(offset).min(SCAN_CHUNK_BYTES as u64)).expect("a chunk fits usize");
-        if len == 0 {
-            let what = "the checkpoint's frame lies behind its segment";
-            return Err(OpenError::Refused(Refusal::Malformed { segment: segment.id, byte: offset, what }));
-        }
-        let last = offset + len as u64 == end;
-        self.open = (!last).then_some((segment, file, offset + len as u64, end));
-        Ok(Some(ScanPiece { segment, file, offset, len, first, last }))
-    }
-}
-
-/// Opens a listed segment, which must be there and long enough.
-async fn open_listed(desk: &Desk, path: &Path, mode: WriteMode, entry: SegmentEntry) -> Result<FileId, OpenError> {
-    let file = match desk.open(path.to_path_buf(), mode.read()).await {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(OpenError::Missing(format!(
-                "{}: the manifest lists this segment, but it is missing",
-                path.display()
-            )));
-        }
-        Err(error) => return Err(at(path, "open")(error)),
-    };
-    let expected = u64::from(entry.blocks) * BLOCK_BYTES as u64;
-    let len = desk.length(file).await.map_err(at(path, "get the length"))?;
-    if len < expected {
-        desk.close(file).await;
-        return Err(OpenError::Missing(format!(
-            "{}: the segment has {len} bytes, the manifest says {expected}",
-            path.display()
-        )));
-    }
-    Ok(file)
-}
-
-/// A sealed segment must hold exactly the LSNs that the manifest says.
-fn contradicts_manifest(manifest: &Manifest, spans: &[SegmentSpan]) -> Option<Refusal> {
-    let by_id: BTreeMap<u64, &SegmentSpan> = spans.iter().map(|span| (span.id, span)).collect();
-    manifest.segments.iter().filter(|entry| entry.state == SegmentState::Sealed).find_map(|entry| {
-        let same =
-            by_id.get(&entry.id).is_some_and(|span| (span.first_lsn, span.end_lsn) == (entry.first_lsn, entry.end_lsn));
-        (!same).then_some(Refusal::Malformed {
-            segment: entry.id,
-            byte: 0,
-            what: "the sealed segment does not hold the LSNs that the manifest says",
-        })
-    })
 }
 
 /// Marks every listed segment before `active` as sealed.
