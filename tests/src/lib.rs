@@ -4,14 +4,15 @@
 
 pub mod kit_actors;
 pub mod scripted;
+#[cfg(feature = "adapters")]
 pub mod sim_cluster;
 
 /// The README's code blocks, compiled and run as documentation tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "adapters"))]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
 
 /// The code blocks of the guide to actors, likewise.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "adapters"))]
 #[doc = include_str!("../../docs/actors.md")]
 pub struct Actors;
