@@ -13,16 +13,16 @@ use crate::actor::{Actor, StopReason};
 use crate::ask::{Ask, Target};
 use crate::carried;
 use crate::credit::CreditKey;
-use crate::dead_letter::Reason;
-use crate::envelope::{CellId, Envelope, EpochTag, Meta, VTable};
+use crate::envelope::{Envelope, EpochTag, Meta, VTable};
 use crate::error::{Rejected, TellError};
 use crate::latch::{Happening, Latch, LatchGuard};
 use crate::link::ShardLink;
 use crate::message::Message;
 use crate::receive::{Receive, vtable};
 use crate::request::{self, Request};
+use crate::route;
 use crate::sending::Sending;
-use crate::shard::{Life, ShardCell, ShardCore, current, here};
+use crate::shard::{Life, ShardCell, current, here};
 
 /// Which actor, whatever its type. Equal ids mean the same actor.
 #[derive(Clone, Copy)]
@@ -400,14 +400,14 @@ fn tell_here<M: Message>(
 ) -> Result<(), TellError<M>> {
     // SAFETY: until the end of this function: looks at numbers and flags, and moves the message into its slot; none of its
     // code runs.
-    let mut core = unsafe { shard.core.quick() };
-    let core = &mut *core;
+    let mut lent = unsafe { shard.core.quick() };
+    let core = &mut *lent;
     let cell = match core.cells.admit(id.index, id.generation, EpochTag::BY_GENERATION) {
         Ok(cell) => cell,
-        Err(reason) => match core.admit_again((id.index, id.generation), reason) {
-            Ok(()) => core.cells.slot(id.index).expect("admitted to it"),
-            Err(reason) => return refuse(core, id, vtable, reason, message),
-        },
+        Err(reason) => {
+            drop(lent);
+            return tell_again(shard, id, vtable, reason, message);
+        }
     };
     let meta = core.running.map_or(Meta::None, Meta::Sender);
     let slot = cell.claim(id.index, &mut core.pool, &mut core.run_queue);
@@ -417,24 +417,25 @@ fn tell_here<M: Message>(
     Ok(())
 }
 
-/// A tell found no room or no actor: the message comes back, or is dropped where its receiver says so.
+/// A tell found no room or no actor: there may be room that nobody uses, or the mailbox goes by weight.
 #[cold]
 #[inline(never)]
-fn refuse<M: Message>(
-    core: &mut ShardCore,
+fn tell_again<M: Message>(
+    shard: &ShardCell,
     id: ActorId,
     vtable: &'static VTable,
     reason: Rejected,
     message: M,
 ) -> Result<(), TellError<M>> {
-    if !core.drops_newest((id.index, id.generation), reason) {
-        return Err(TellError::new(reason, message));
-    }
-    let meta = core.running.map_or(Meta::None, Meta::Sender);
-    // SAFETY: as in `tell_here`.
-    let envelope = unsafe { CellId::new(id.index, id.generation).envelope(vtable, meta, message) };
-    core.bury(envelope, Reason::Dropped);
-    Ok(())
+    let cell = (id.index, id.generation);
+    let mut core = shard.core.borrow_mut();
+    let Err(reason) = core.admit_again(cell, reason) else {
+        let meta = core.running.map_or(Meta::None, Meta::Sender);
+        core.enqueue_with(id.index, || route::wrap(cell, vtable, EpochTag::BY_GENERATION, meta, message));
+        return Ok(());
+    };
+    drop(core);
+    route::tell_by_weight(shard, cell, EpochTag::BY_GENERATION, vtable, reason, message)
 }
 
 fn tell_other_shard<M: Message>(

@@ -255,8 +255,8 @@ fn push(
 ) -> Result<(), (Rejected, Envelope)> {
     let Way { link, key, mut cell, target, .. } = way;
     let deadline_ns = if reply.is_some() { deadline_ns } else { request.deadline_ns() };
-    let mut core = shard.core.borrow_mut();
-    let core = &mut *core;
+    let mut lent = shard.core.borrow_mut();
+    let core = &mut *lent;
     let mut context = ContextBlock {
         deadline_ns,
         sender: core.running.filter(|_| reply.is_none()),
@@ -270,12 +270,14 @@ fn push(
                 Err(reason) => return Err((reason, envelope)),
             };
         }
-        if let Err(reason) = core.admit(cell.0, cell.1, envelope.epoch()) {
+        let admitted = core.admit(cell.0, cell.1, envelope.epoch());
+        drop(lent);
+        if let Err(reason) = admitted.or_else(|reason| shard.admit_envelope(cell, reason, &mut envelope)) {
             return Err((reason, envelope));
         }
         (envelope.index, envelope.generation) = cell;
         envelope.set_meta(Meta::Context(link.contexts.make(context)));
-        core.enqueue_with(cell.0, || envelope);
+        shard.core.borrow_mut().enqueue_with(cell.0, || envelope);
         return Ok(());
     }
     let to = link.shard().get();

@@ -13,7 +13,9 @@ use crate::actor::{Actor, StopReason, VirtualActor};
 use crate::actor_ref::{ActorId, ActorRef, Recipient, on_shard_of};
 use crate::address::{Address, ResolveError};
 use crate::ask::{Question, Target};
-use crate::envelope::{CellId, Class, Delivery, Envelope, Front, Meta, PackedAddress, VTable, read_payload};
+use crate::envelope::{
+    CellId, Class, Delivery, Envelope, Front, Meta, PackedAddress, VTable, read_payload, weigh_nothing,
+};
 use crate::erased::Erased;
 use crate::error::AskError;
 use crate::fan_out::{Audience, FanOut, FanOutTarget};
@@ -437,6 +439,7 @@ where
         const VTABLE: &'static VTable = &VTable {
             run: if IN_REQUEST { run_then_in_request::<A, R, F> } else { run_then::<A, R, F> },
             drop_message: drop_reply::<R>,
+            weight: weigh_nothing,
             message_name: || "reply",
             actor_name: std::any::type_name::<A>,
             class: Class::System,

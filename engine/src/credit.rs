@@ -261,12 +261,14 @@ struct Short {
 /// What the ledger must know of a receiver's cell to grant.
 #[derive(Clone, Copy)]
 pub(crate) struct Room {
-    /// Messages queued.
+    /// Messages queued, or as many as the mailbox is full by weight.
     pub(crate) queued: u32,
     /// Messages that may enter without a token.
     pub(crate) capacity: u32,
     /// Tokens free or on their way.
     pub(crate) out: u32,
+    /// Messages that may be granted now.
+    pub(crate) free: u32,
 }
 
 /// What to do with a receiver.
@@ -351,10 +353,9 @@ impl Ledger {
             return Decision::Nothing;
         }
         let window = (bound / 2).clamp(1, TOKENS_MAX);
-        let free = room.capacity.saturating_sub(room.queued);
         // An actor with two names may have spent the window on the other one.
         let least = if wanted && tokens == 0 { window.div_ceil(8) } else { 0 };
-        let grant = window.saturating_sub(room.out).max(least).min(free);
+        let grant = window.saturating_sub(room.out).max(least).min(room.free);
         if grant > 0 && (wanted || tokens * 2 < window) {
             table.grant(short.place, grant);
             short.granted_ms = now_ms;
@@ -413,7 +414,7 @@ mod tests {
         assert_eq!(table.take(key), Credit::Open, "not short");
         assert!(ledger.mark(&table, key, (7, 1), 10, 0));
         assert_eq!((table.take(key), table.take(key)), (Credit::Spent(true), Credit::Spent(false)));
-        let room = Room { queued: 2, capacity: 6, out: 0 };
+        let room = Room { queued: 2, capacity: 6, out: 0, free: 4 };
         assert_eq!(ledger.decide(&table, 0, room, 0), Decision::Nothing, "what was under way has not arrived");
         ledger.received = 10;
         assert_eq!(ledger.decide(&table, 0, room, 0), Decision::Grant(3), "half of the bound");
@@ -445,7 +446,9 @@ mod tests {
         ledger.mark(&table, key, (3, 9), 0, 0);
         let (mut granted, mut taken) = (0, 0);
         for _ in 0..50 {
-            if let Decision::Grant(tokens) = ledger.decide(&table, 0, Room { queued: 0, capacity: 64, out: 0 }, 0) {
+            if let Decision::Grant(tokens) =
+                ledger.decide(&table, 0, Room { queued: 0, capacity: 64, out: 0, free: 64 }, 0)
+            {
                 granted += tokens;
             }
             taken += std::thread::scope(|scope| {

@@ -22,14 +22,17 @@ use std::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
 use std::num::NonZero;
 use std::ptr::{self, NonNull};
 
-use shardstage_codec::{Epoch, NodeId};
+use shardstage_codec::Epoch;
 
 use crate::context_block::{Asker, ContextBlock};
 use crate::credit::Credit;
 use crate::error::{AskError, Rejected};
+pub(crate) use crate::packed_address::{
+    CellId, GENERATION_BITS, GENERATION_MAX, INDEX_BITS, PackedAddress, SHARDS_MAX,
+};
 use crate::policy::Priority;
 use crate::reply::ReplyAddress;
-use crate::shard::{Cell, ShardCell};
+use crate::shard::{Cell, ShardCell, Weight};
 
 /// Bytes of a message that travel in place.
 pub(crate) const INLINE_BYTES: usize = 40;
@@ -47,9 +50,12 @@ const FLAG_CREDIT: usize = 0b100;
 const FLAG_DEADLINE: usize = 0b1000;
 /// A waiting sender's: it enters the mailbox also when it was under way as its receiver ran short.
 const FLAG_PATIENT: usize = 0b1_0000;
+/// It stands in a mailbox that is bounded by bytes, and the epoch's bits say what it weighs.
+const FLAG_WEIGHED: usize = 0b10_0000;
 const FLAG_MASK: usize = 0b11_1111;
 const EPOCH_SHIFT: u32 = 48;
-const POINTER_MASK: usize = ((1 << EPOCH_SHIFT) - 1) & !FLAG_MASK;
+const LOW_BITS: usize = (1 << EPOCH_SHIFT) - 1;
+const POINTER_MASK: usize = LOW_BITS & !FLAG_MASK;
 
 /// The deadline of a message whose asker has given up: long over, and before any that an ask has.
 pub(crate) const GIVEN_UP_NS: u64 = 1;
@@ -78,6 +84,8 @@ pub(crate) struct VTable {
     pub(crate) run: unsafe fn(delivery: &Delivery<'_>, front: Front),
     /// Drops the message in place.
     pub(crate) drop_message: unsafe fn(payload: *mut u8),
+    /// What the message in place says that it weighs, in bytes; code of users.
+    pub(crate) weight: unsafe fn(payload: *const u8) -> usize,
     /// The message type's name, for dead letters and blame.
     pub(crate) message_name: fn() -> &'static str,
     /// The actor type's name, for blame.
@@ -127,28 +135,6 @@ pub(crate) enum Class {
     Own,
     /// The engine's own: a reply. Nobody misses it, so it is never a dead letter.
     System,
-}
-
-/// An actor of this shard: index and generation in one word, because they are read as one wherever a reference is made of
-/// them, and a processor cannot forward two stores to one load.
-#[derive(Clone, Copy)]
-pub(crate) struct CellId(u64);
-
-impl CellId {
-    #[inline(always)]
-    pub(crate) fn new(index: u32, generation: u32) -> Self {
-        Self(u64::from(index) | u64::from(generation) << 32)
-    }
-
-    #[inline(always)]
-    pub(crate) fn index(self) -> u32 {
-        (self.0 & u64::from(u32::MAX)) as u32
-    }
-
-    #[inline(always)]
-    pub(crate) fn generation(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
 }
 
 /// Who runs, and what is known of the message that is about to be handled. One per activation.
@@ -212,13 +198,8 @@ impl Front {
     pub(crate) unsafe fn peek<'a, T>(self) -> &'a T {
         // SAFETY: the caller's contract.
         let payload = unsafe { self.slot.as_ref() }.payload.as_ptr();
-        if const { is_inline::<T>() } {
-            // SAFETY: the caller's contract.
-            unsafe { &*payload.cast::<T>() }
-        } else {
-            // SAFETY: the caller's contract.
-            unsafe { &*payload.cast::<Box<T>>() }
-        }
+        // SAFETY: the caller's contract.
+        unsafe { look_at(payload.cast()) }
     }
 
     /// The deadline that travelled with the message itself, if one did.
@@ -239,63 +220,6 @@ impl Front {
     pub(crate) unsafe fn actor<'a, A>(self) -> &'a mut A {
         // SAFETY: the caller's contract.
         unsafe { &mut *self.state.cast::<A>() }
-    }
-}
-
-/// (shard, index, generation) of a local actor in one word: 10 + 27 + 27 bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct PackedAddress(NonZero<u64>);
-
-pub(crate) const INDEX_BITS: u32 = 27;
-pub(crate) const GENERATION_BITS: u32 = 27;
-pub(crate) const GENERATION_MAX: u32 = (1 << GENERATION_BITS) - 1;
-/// Shards of a node, at most; the number above the last stands for other nodes.
-pub(crate) const SHARDS_MAX: u16 = NODES_SHARD;
-const NODES_SHARD: u16 = (1 << (64 - INDEX_BITS - GENERATION_BITS)) - 1;
-const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
-
-impl PackedAddress {
-    pub(crate) fn new(shard: u16, index: u32, generation: u32) -> Self {
-        debug_assert!(shard < SHARDS_MAX && u64::from(index) <= INDEX_MASK && generation <= GENERATION_MAX);
-        let word = u64::from(shard) << (INDEX_BITS + GENERATION_BITS)
-            | u64::from(index) << GENERATION_BITS
-            | u64::from(generation);
-        Self(NonZero::new(word).expect("generations begin at 1"))
-    }
-
-    /// The address in a word that came from elsewhere; `None` for 0. It need not name anything.
-    #[inline(always)]
-    pub(crate) fn from_word(word: u64) -> Option<Self> {
-        NonZero::new(word).map(Self)
-    }
-
-    #[inline(always)]
-    pub(crate) fn word(self) -> u64 {
-        self.0.get()
-    }
-
-    /// Another node, as the sender of a message that nobody waits for: its refusal travels back there.
-    pub(crate) fn node(node: NodeId) -> Self {
-        let word = u64::from(NODES_SHARD) << (INDEX_BITS + GENERATION_BITS) | u64::from(node.get());
-        Self(NonZero::new(word).expect("the shard's number is not 0"))
-    }
-
-    /// The node, if this is one.
-    pub(crate) fn as_node(self) -> Option<NodeId> {
-        #[expect(clippy::cast_possible_truncation, reason = "the number that `node` put there")]
-        (self.shard() == NODES_SHARD).then_some(NodeId::new(self.word() as u32))
-    }
-
-    pub(crate) fn shard(self) -> u16 {
-        (self.word() >> (INDEX_BITS + GENERATION_BITS)) as u16
-    }
-
-    #[inline]
-    pub(crate) fn index(self) -> u32 {
-        (self.word() >> GENERATION_BITS & INDEX_MASK) as u32
-    }
-    pub(crate) fn generation(self) -> u32 {
-        (self.word() & u64::from(GENERATION_MAX)) as u32
     }
 }
 
@@ -420,13 +344,38 @@ impl Envelope {
         EpochTag((self.head.addr().get() >> EPOCH_SHIFT) as u16)
     }
 
+    /// What the message weighs, in bytes. Runs code of users.
+    pub(crate) fn weigh(&self) -> usize {
+        // SAFETY: the envelope owns a message of its vtable's type.
+        unsafe { (self.vtable().weight)(self.payload.as_ptr().cast()) }
+    }
+
+    /// Says what it weighs, for the mailbox that has admitted it: its epoch is looked at no more.
+    pub(crate) fn set_weight(&mut self, weight: Weight) {
+        self.head = self.head.map_addr(|address| {
+            let address = address.get() & LOW_BITS | FLAG_WEIGHED | (weight.bits() as usize) << EPOCH_SHIFT;
+            NonZero::new(address).expect("a vtable's address is not null without its tag")
+        });
+    }
+
+    /// The same of a new one.
+    pub(crate) fn weighing(mut self, weight: Weight) -> Self {
+        self.set_weight(weight);
+        self
+    }
+
+    /// What it weighs in its mailbox, if that is bounded by bytes and the message counts.
+    pub(crate) fn weight(&self) -> Option<Weight> {
+        (self.head.addr().get() & FLAG_WEIGHED != 0).then(|| Weight::from_bits(self.epoch().0))
+    }
+
     /// Sends it on to another actor, which is known by its generation.
     pub(crate) fn readdress(&mut self, index: u32, generation: u32) {
         self.index = index;
         self.generation = generation;
         self.head = self.head.map_addr(|address| {
             let address =
-                address.get() & ((1 << EPOCH_SHIFT) - 1) | (EpochTag::BY_GENERATION.0 as usize) << EPOCH_SHIFT;
+                address.get() & LOW_BITS & !FLAG_WEIGHED | (EpochTag::BY_GENERATION.0 as usize) << EPOCH_SHIFT;
             NonZero::new(address).expect("a vtable's address is not null without its tag")
         });
     }
@@ -609,6 +558,28 @@ pub(crate) unsafe fn read_payload<T>(payload: *const u8) -> T {
         let boxed = unsafe { payload.cast::<Box<T>>().read() };
         *boxed
     }
+}
+
+/// The message in a payload.
+///
+/// # Safety
+/// `payload` was written by [`Envelope::new::<T>`](Envelope::new), and stays what it is for the length of `'a`.
+pub(crate) unsafe fn look_at<'a, T>(payload: *const u8) -> &'a T {
+    if const { is_inline::<T>() } {
+        // SAFETY: the caller's contract.
+        unsafe { &*payload.cast::<T>() }
+    } else {
+        // SAFETY: the caller's contract.
+        unsafe { &*payload.cast::<Box<T>>() }
+    }
+}
+
+/// `VTable::weight` of what is never weighed.
+///
+/// # Safety
+/// None: it looks at nothing.
+pub(crate) unsafe fn weigh_nothing(_payload: *const u8) -> usize {
+    0
 }
 
 /// `VTable::drop_message` for messages of type `T`.

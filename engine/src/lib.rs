@@ -46,6 +46,7 @@ mod loom_models;
 mod message;
 mod moving;
 mod naming;
+mod packed_address;
 mod parked;
 mod peers;
 mod placement;

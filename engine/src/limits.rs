@@ -191,6 +191,11 @@ pub const BACKLOG_LOG2_MAX: u8 = 23;
 /// The largest mailbox bound that can be configured, messages.
 pub const MAILBOX_CAPACITY_MAX: u32 = 1 << 20;
 
+/// Messages that a mailbox which is [bounded by bytes](crate::Mailbox::bytes) lets in ahead of knowing what they weigh, from senders
+/// elsewhere that were granted room: what it may hold beyond its bound. Few, as each may be heavy; more than one, so that a turn
+/// of a shard is worth more than one message.
+pub const WEIGHED_AHEAD: u32 = 4;
+
 /// Receivers per shard that can be marked as short of room at one time; more bounce at arrival.
 pub const SHORT_RECEIVERS: usize = 64;
 
@@ -257,6 +262,15 @@ pub const PASSIVATION_RETRY_NS: u64 = 1 << 20;
 
 /// Ages of activations that ended otherwise, which a shard keeps beyond twice the number of its active actors, entries.
 pub const STALE_AGES_KEPT: usize = 1024;
+
+/// Bytes of answers from other nodes that may wait for a shard to which another one has passed them on, the queue's own bytes among
+/// them: some rounds of the largest messages. Beyond it an answer is dropped and counted, and its ask ends at its deadline.
+pub const PASSED_ON_BYTES: usize = 64 << 20;
+
+const _: () = assert!(PASSED_ON_BYTES > 8 * shardstage_codec::limits::MAX_FRAME_BYTES);
+
+/// What an answer that is passed on takes in the queue beside its bytes: its box, its buffer's head, its place.
+pub const PASSED_ON_OVERHEAD: usize = 192;
 
 /// How long a shutdown lets actors drain.
 pub const DRAIN_TIME: Duration = Duration::from_secs(10);

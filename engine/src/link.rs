@@ -3,7 +3,7 @@
 //! Invariant: a link is leaked (a few hundred bytes per shard and engine) and never freed, so a reference needs no count; the
 //! queues behind it go away with the engine, after which every send is `Closed`.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,9 +18,10 @@ use crate::engine_link::EngineLink;
 use crate::envelope::Envelope;
 use crate::error::{Rejected, SpawnError};
 use crate::gate::Gate;
-use crate::limits::{CELLS_SKIPPED, INJECTOR_SLOTS};
+use crate::limits::{CELLS_SKIPPED, INJECTOR_SLOTS, PASSED_ON_BYTES, PASSED_ON_OVERHEAD};
 use crate::parked::{self, Parked};
 use crate::port::driver::Wake;
+use crate::port::frame::SharedBytes;
 use crate::shard::{CELLS_MAX, ShardCell, drop_contained, foreign_index};
 use crate::stats::ShardCounters;
 use crate::sync::{AtomicBool, Ordering};
@@ -33,7 +34,7 @@ pub(crate) type SystemOp = Box<dyn FnOnce(&ShardCell) + Send>;
 /// The queues into a shard from threads outside it.
 pub(crate) struct Queues {
     pub(crate) user: ArrayQueue<Envelope>,
-    /// Unbounded, but each entry stands for something bounded: a spawn, a stop, a wake-up, an answer.
+    /// Unbounded, but each entry stands for something bounded: a spawn, a stop, a wake-up, an answer (`pass_on`).
     pub(crate) system: SegQueue<SystemOp>,
     /// Cell indices given back by actors that threads outside the shard had spawned.
     free: SegQueue<(u32, u32)>,
@@ -60,6 +61,8 @@ pub(crate) struct ShardLink {
     pub(crate) wakes: WakeList<Sleeper>,
     pub(crate) counters: ShardCounters,
     pub(crate) blame: Blame,
+    /// Bytes of answers from other nodes that another shard has passed on, and that wait here.
+    answers_bytes: AtomicUsize,
 }
 
 impl ShardLink {
@@ -78,6 +81,7 @@ impl ShardLink {
             wakes: WakeList::new(),
             counters: ShardCounters::default(),
             blame: Blame::new(long_turn),
+            answers_bytes: AtomicUsize::new(0),
         }
     }
 
@@ -194,6 +198,23 @@ impl ShardLink {
         if refused.is_none() {
             self.wake();
         }
+    }
+
+    /// Runs `finish` on the shard with an answer that came to another one; `false` when as much as [`PASSED_ON_BYTES`] waits there
+    /// already. A copy, and an allocation beside it.
+    pub(crate) fn pass_on(&self, answer: &[u8], finish: impl FnOnce(&ShardCell, &[u8]) + Send + 'static) -> bool {
+        let bytes = answer.len() + PASSED_ON_OVERHEAD;
+        // A count alone: what it counts is handed over by the queue.
+        if self.answers_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > PASSED_ON_BYTES {
+            self.answers_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return false;
+        }
+        let copy = SharedBytes::copied(answer);
+        self.run(Box::new(move |shard| {
+            shard.link.answers_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            finish(shard, &copy);
+        }));
+        true
     }
 
     /// A cell index for an actor that a thread outside the shard spawns.

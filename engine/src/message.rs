@@ -16,6 +16,15 @@ pub trait Message: Sized + Send + 'static {
     /// How urgent it is, for actors whose mailbox is [in order of priority](crate::Mailbox::by_priority); no others look at it.
     const PRIORITY: Priority = Priority::Normal;
 
+    /// How many bytes it counts in a mailbox that is [bounded by bytes](crate::Mailbox::bytes); no others ask.
+    ///
+    /// What the value itself takes, unless said otherwise: a message that owns memory adds it. Asked once for each message that comes to
+    /// such a mailbox, by whoever puts it there. One that panics here counts 64 bytes, and the panic is counted.
+    #[must_use]
+    fn weight_bytes(&self) -> usize {
+        size_of::<Self>()
+    }
+
     /// How the message crosses nodes; `None` for one that stays inside the process.
     #[doc(hidden)]
     const WIRE: Option<WireOps<Self>> = None;

@@ -10,7 +10,7 @@ use shardstage_codec::{DecodeError, WireValue};
 use crate::actor::{Actor, ArchivedHandler, AsyncHandler, DeferredHandler, Handler};
 use crate::context::{Context, Seat};
 use crate::dead_letter::{DeadLetter, MessageName, Reason};
-use crate::envelope::{CellId, Class, Delivery, Envelope, EpochTag, Front, Meta, VTable, drop_message};
+use crate::envelope::{CellId, Class, Delivery, Envelope, EpochTag, Front, Meta, VTable, drop_message, look_at};
 use crate::error::{AskError, Panicked, Rejected};
 use crate::fan_out::Shared;
 use crate::message::{Message, WireMessage};
@@ -116,6 +116,7 @@ impl<A: Receive<M, K>, M: Message, K: 'static, const OWN: bool> Made<A, M, K, OW
     const VTABLE: &'static VTable = &VTable {
         run: <A as sealed::Sealed<M, K>>::run,
         drop_message: drop_message::<M>,
+        weight: weight_of::<M>,
         message_name: std::any::type_name::<M>,
         actor_name: std::any::type_name::<A>,
         class: match (OWN, <A as sealed::Sealed<M, K>>::OWNS_REPLY) {
@@ -125,6 +126,15 @@ impl<A: Receive<M, K>, M: Message, K: 'static, const OWN: bool> Made<A, M, K, OW
         },
         priority: M::PRIORITY,
     };
+}
+
+/// `VTable::weight` of messages of type `M`.
+///
+/// # Safety
+/// `payload` was written for an `M`.
+unsafe fn weight_of<M: Message>(payload: *const u8) -> usize {
+    // SAFETY: the caller's contract; the reference ends here.
+    unsafe { look_at::<M>(payload) }.weight_bytes()
 }
 
 impl CellId {
@@ -278,6 +288,7 @@ where
         const VTABLE: &'static VTable = &VTable {
             run: run_in_place::<A, M>,
             drop_message: drop_message::<InPlace<M>>,
+            weight: weight_in_place::<M>,
             message_name: std::any::type_name::<M>,
             actor_name: std::any::type_name::<A>,
             class: Class::Plain,
@@ -285,6 +296,15 @@ where
         };
     }
     Made::<A, M>::VTABLE
+}
+
+/// `VTable::weight` of a message that stays where it arrived: its archive.
+///
+/// # Safety
+/// `payload` was written for an `InPlace<M>`.
+unsafe fn weight_in_place<M>(payload: *const u8) -> usize {
+    // SAFETY: the caller's contract; the reference ends here.
+    unsafe { look_at::<InPlace<M>>(payload) }.bytes.len()
 }
 
 /// # Safety

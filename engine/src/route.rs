@@ -3,6 +3,7 @@
 //! Invariant: a message enters exactly one queue, or comes back with the reason. Virtual targets resolve here: this shard's
 //! directory, another shard's ring, or a frame to the owning node.
 
+mod by_weight;
 mod neighbour;
 
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 use shardstage_codec::{AlignedBytes, FrameHeader, FrameKind, NodeId};
 
+use by_weight::ask_by_weight;
+pub(crate) use by_weight::tell_by_weight;
 pub(crate) use neighbour::ask_neighbour;
 
 use crate::actor_ref::give_back;
@@ -17,7 +20,6 @@ use crate::ask::Target;
 use crate::cluster::outbound::{self, EncodedMessage};
 use crate::context_block::{Asker, ContextBlock, VirtualTarget};
 use crate::credit::{Credit, CreditKey};
-use crate::dead_letter::Reason;
 use crate::envelope::{Envelope, EpochTag, Meta, PackedAddress, VTable, has_spare_word};
 use crate::error::{AskError, Rejected, TellError};
 use crate::key::Key;
@@ -232,12 +234,8 @@ fn tell_virtual_from_shard<M: Message>(
                 Err(reason) => return Err(TellError::new(reason, message)),
             };
             if let Err(reason) = core.admit(cell.0, cell.1, epoch) {
-                if !core.drops_newest(cell, reason) {
-                    return Err(TellError::new(reason, message));
-                }
-                let meta = core.running.map_or(Meta::None, Meta::Sender);
-                core.bury(wrap(cell, vtable, epoch, meta, message), Reason::Dropped);
-                return Ok(());
+                drop(core);
+                return tell_by_weight(shard, cell, epoch, vtable, reason, message);
             }
             let meta = core.running.map_or(Meta::None, Meta::Sender);
             core.enqueue_with(cell.0, || wrap(cell, vtable, epoch, meta, message));
@@ -374,7 +372,8 @@ fn ask_here<M: Message>(
 ) -> Result<ReplyAddress, (Rejected, NewSlot)> {
     let mut core = shard.core.borrow_mut();
     if let Err(reason) = core.admit(cell.0, cell.1, epoch) {
-        return Err((reason, slot));
+        drop(core);
+        return ask_by_weight(shard, cell, reason, (vtable, message), slot);
     }
     let address = core.replies.insert(slot)?;
     core.enqueue_with(cell.0, || wrap(cell, vtable, epoch, Meta::Reply(address), message));

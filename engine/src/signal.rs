@@ -10,7 +10,9 @@ use crate::actor::StopReason;
 use crate::actor_ref::ActorId;
 use crate::dead_letter::Reason;
 use crate::engine_link::EngineLink;
-use crate::envelope::{CellId, Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable, drop_message};
+use crate::envelope::{
+    CellId, Class, Delivery, Envelope, EpochTag, Front, Meta, PackedAddress, VTable, drop_message, weigh_nothing,
+};
 use crate::error::{AskError, Rejected};
 use crate::fan_out::{Members, Source};
 use crate::policy::Priority;
@@ -30,6 +32,7 @@ unsafe fn unreachable_run(_delivery: &Delivery<'_>, _front: Front) {
 static TERMINATED: VTable = VTable {
     run: unreachable_run,
     drop_message: drop_message::<Terminated>,
+    weight: weigh_nothing,
     message_name: || "Terminated",
     actor_name: || "",
     class: Class::System,
@@ -55,6 +58,7 @@ pub(crate) fn terminated(watcher: ActorId, who: ActorId, reason: StopReason) -> 
 static TICK_HANDLED: VTable = VTable {
     run: run_tick_handled,
     drop_message: drop_message::<TimerId>,
+    weight: weigh_nothing,
     message_name: || "TickHandled",
     actor_name: || "",
     class: Class::System,
@@ -112,6 +116,7 @@ impl Drop for RemoteSend {
 static REMOTE_SEND: VTable = VTable {
     run: unreachable_run,
     drop_message: drop_message::<RemoteSend>,
+    weight: weigh_nothing,
     message_name: || "RemoteSend",
     actor_name: || "",
     class: Class::Plain,
@@ -161,6 +166,7 @@ impl Drop for Parcel {
 static PARCEL: VTable = VTable {
     run: unreachable_run,
     drop_message: drop_message::<Parcel>,
+    weight: weigh_nothing,
     message_name: || "Parcel",
     actor_name: || "",
     class: Class::Plain,
@@ -194,6 +200,7 @@ type ChildFailed = (Arc<Failure>, Directive);
 static CHILD_FAILED: VTable = VTable {
     run: unreachable_run,
     drop_message: drop_message::<ChildFailed>,
+    weight: weigh_nothing,
     message_name: || "ChildFailed",
     actor_name: || "",
     priority: Priority::Urgent,

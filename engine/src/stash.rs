@@ -12,6 +12,7 @@ use crate::message::Message;
 use crate::receive::Receive;
 use crate::reply::Reply;
 use crate::request::Request;
+use crate::shard::Weight;
 
 /// The stash is full: what should have been put aside comes back, and nothing has changed. Handle it, refuse it, or let it go.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,16 +39,15 @@ impl<A: Actor> Context<A> {
     /// Costs an allocation for the first message, and one now and then as more are put aside.
     ///
     /// # Errors
-    /// [`StashFull`] when [`Config::mailbox_capacity`](crate::Config::mailbox_capacity) messages were put aside already.
+    /// [`StashFull`] when [`Config::mailbox_capacity`](crate::Config::mailbox_capacity) messages were put aside already, or what was put
+    /// aside leaves this one no room within the [bytes](crate::Mailbox::bytes) of the mailbox.
     pub fn stash<M, K>(&mut self, message: M) -> Result<(), StashFull<M>>
     where
         A: Receive<M, K>,
         M: Message,
         K: 'static,
     {
-        if self.stash_is_full() {
-            return Err(StashFull(message));
-        }
+        let Some(weight) = self.room_aside(&message) else { return Err(StashFull(message)) };
         let sender = self.seat().sender();
         let meta = match self.request() {
             None => sender.map_or(Meta::None, Meta::Sender),
@@ -55,7 +55,7 @@ impl<A: Actor> Context<A> {
                 self.meta_of(ContextBlock { asker: Asker::InRequest(request, None), sender, ..ContextBlock::new() })
             }
         };
-        self.put_aside(self.to_me::<M, K>(message, meta));
+        self.put_aside(self.to_me::<M, K>(message, meta), weight);
         Ok(())
     }
 
@@ -72,9 +72,7 @@ impl<A: Actor> Context<A> {
         M: Message,
         K: 'static,
     {
-        if self.stash_is_full() {
-            return Err(StashFull((message, reply)));
-        }
+        let Some(weight) = self.room_aside(&message) else { return Err(StashFull((message, reply))) };
         let sender = self.seat().sender();
         let asker = match (self.shard_cell().request().and_then(Request::for_ask), reply.into_address()) {
             (Some(request), Some(address)) => Asker::InRequest(request, Some(address)),
@@ -87,7 +85,7 @@ impl<A: Actor> Context<A> {
             Asker::None => sender.map_or(Meta::None, Meta::Sender),
             asker => self.meta_of(ContextBlock { asker, sender, ..ContextBlock::new() }),
         };
-        self.put_aside(self.to_me::<M, K>(message, meta));
+        self.put_aside(self.to_me::<M, K>(message, meta), weight);
         Ok(())
     }
 
@@ -111,14 +109,31 @@ impl<A: Actor> Context<A> {
         Meta::Context(self.shard_cell().link.contexts.make(context))
     }
 
-    fn stash_is_full(&self) -> bool {
-        self.stashed() >= self.shard_cell().core.borrow().mailbox_capacity as usize
+    /// Whether there is room for one more; if its mailbox goes by weight, what the message weighs.
+    fn room_aside<M: Message>(&self, message: &M) -> Option<Option<Weight>> {
+        let shard = self.shard_cell();
+        let me = (self.seat().index(), self.seat().generation());
+        let (bytes, limit) = {
+            let core = shard.core.borrow();
+            let cell = core.cells.peek(me.0, me.1)?;
+            if cell.stashed() >= core.mailbox_capacity as usize {
+                return None;
+            }
+            let Some((_, limit)) = cell.bytes() else { return Some(None) };
+            let stash = cell.extra.as_ref().and_then(|extra| extra.stash.as_ref());
+            (stash.map_or(0, |stash| stash.bytes), limit)
+        };
+        let weight = shard.weigh(|| message.weight_bytes());
+        (bytes == 0 || bytes + weight.bytes() <= u64::from(limit)).then_some(Some(weight))
     }
 
-    fn put_aside(&self, envelope: Envelope) {
+    fn put_aside(&self, mut envelope: Envelope, weight: Option<Weight>) {
+        if let Some(weight) = weight {
+            envelope.set_weight(weight);
+        }
         let mut core = self.shard_cell().core.borrow_mut();
         let cell = core.cells.get(self.seat().index(), self.seat().generation());
         let cell = cell.expect("a running actor has its cell");
-        cell.extra().stash.get_or_insert_default().messages.push(envelope);
+        cell.extra().stash.get_or_insert_default().push(envelope);
     }
 }

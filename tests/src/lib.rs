@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod draw;
+pub mod heavy;
 pub mod kit_actors;
 pub mod scripted;
 #[cfg(feature = "adapters")]

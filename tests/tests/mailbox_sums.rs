@@ -24,14 +24,24 @@ impl Sums {
     }
 }
 
-#[message]
+#[message(weight = Item::weight)]
 struct Item(u64);
-#[message(priority = High)]
+#[message(priority = High, weight = Dear::weight)]
 struct Dear(u64);
 #[message]
 struct Burst {
     to: Pair,
     count: u64,
+}
+impl Item {
+    fn weight(&self) -> usize {
+        self.0 as usize
+    }
+}
+impl Dear {
+    fn weight(&self) -> usize {
+        self.0 as usize
+    }
 }
 /// The two ways to one receiver.
 #[derive(Clone, Copy)]
@@ -75,13 +85,18 @@ impl Handler<Burst> for Teller {
     }
 }
 
-const POLICIES: [Mailbox; 6] = [
+const POLICIES: [Mailbox; 10] = [
     Mailbox::new().capacity(8),
     Mailbox::new().capacity(8).overflow(Overflow::DropOldest),
     Mailbox::new().capacity(8).overflow(Overflow::DropNewest),
     Mailbox::new().capacity(8).by_priority(),
     Mailbox::new().capacity(8).overflow(Overflow::DropOldest).by_priority(),
     Mailbox::new().capacity(8).overflow(Overflow::DropNewest).by_priority(),
+    // Items weigh 1 to 30 bytes.
+    Mailbox::new().bytes(60),
+    Mailbox::new().bytes(60).overflow(Overflow::DropOldest),
+    Mailbox::new().bytes(60).overflow(Overflow::DropNewest).by_priority(),
+    Mailbox::new().bytes(60).overflow(Overflow::DropOldest).by_priority(),
 ];
 
 #[test]
@@ -111,8 +126,8 @@ fn what_was_accepted_was_handled_or_is_counted() {
             .collect();
         kit.run_until_idle();
         let mut stalls = Vec::new();
-        for _ in 0..60 {
-            let receiver = receivers[random(6) as usize];
+        for _ in 0..90 {
+            let receiver = receivers[random(10) as usize];
             let to = Pair(receiver.recipient(), receiver.recipient());
             match random(20) {
                 0..=9 => {

@@ -9,22 +9,10 @@ use std::time::Duration;
 use shardstage::prelude::*;
 use shardstage::testkit::TestKit;
 use shardstage::{ActorId, Backoff, BoxError, ChildSpec, Supervision};
+use shardstage_tests::draw::Draw;
 
 const SEEDS: u64 = 200;
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Seeded draws of the test's own.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-}
 
 fn spec(number: u64) -> ChildSpec {
     [ChildSpec::permanent(), ChildSpec::transient(), ChildSpec::never()][usize::try_from(number).unwrap() % 3]

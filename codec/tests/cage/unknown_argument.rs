@@ -1,4 +1,4 @@
-//~ unknown argument; known are id, version, reply and priority
+//~ unknown argument; known are id, version, reply, priority and weight
 
 use shardstage::{message, wire};
 

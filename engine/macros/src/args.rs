@@ -3,7 +3,7 @@
 //! Invariant: whatever is wrong is reported at the token that is wrong.
 
 use proc_macro2::TokenStream;
-use syn::{Error, Ident, LitInt, LitStr, Result, Type, meta::ParseNestedMeta, parse::Parser};
+use syn::{Error, Ident, LitInt, LitStr, Path, Result, Type, meta::ParseNestedMeta, parse::Parser};
 
 /// Bytes of a wire name, at most; the codec's `NAME_BYTES_MAX`, which checks it again.
 const NAME_BYTES_MAX: usize = 128;
@@ -17,6 +17,8 @@ pub(crate) struct Args {
     pub(crate) reply: Option<Type>,
     /// How urgent it is, where that was said.
     pub(crate) priority: Option<Ident>,
+    /// The function that says what it weighs, where that was said.
+    pub(crate) weight: Option<Path>,
 }
 
 /// A wire name and its version.
@@ -41,6 +43,7 @@ impl Args {
         let mut version: Option<(LitInt, u16)> = None;
         let mut reply: Option<Type> = None;
         let mut priority: Option<Ident> = None;
+        let mut weight: Option<Path> = None;
         let parser = syn::meta::parser(|meta| {
             if meta.path.is_ident("id") {
                 once(&id, &meta)?;
@@ -54,10 +57,13 @@ impl Args {
             } else if meta.path.is_ident("priority") && is_message {
                 once(&priority, &meta)?;
                 priority = Some(parse_priority(&meta)?);
+            } else if meta.path.is_ident("weight") && is_message {
+                once(&weight, &meta)?;
+                weight = Some(meta.value()?.parse()?);
             } else if meta.path.is_ident("reply") {
                 return Err(meta.error("only a message has a reply: use #[message(..)]"));
             } else if is_message {
-                return Err(meta.error("unknown argument; known are id, version, reply and priority"));
+                return Err(meta.error("unknown argument; known are id, version, reply, priority and weight"));
             } else {
                 return Err(meta.error("unknown argument; known are id and version"));
             }
@@ -71,7 +77,7 @@ impl Args {
             }
             (None, None) => None,
         };
-        Ok(Self { name, reply, priority })
+        Ok(Self { name, reply, priority, weight })
     }
 }
 

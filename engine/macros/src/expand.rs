@@ -19,6 +19,9 @@ pub(crate) fn message(args: TokenStream, item: TokenStream) -> Result<TokenStrea
     let priority = args.priority.map(|level| {
         quote! { const PRIORITY: ::shardstage::Priority = ::shardstage::Priority::#level; }
     });
+    let weight = args.weight.map(|weight| {
+        quote! { fn weight_bytes(&self) -> usize { #weight(self) } }
+    });
     let Some(name) = &args.name else {
         return Ok(quote! {
             #item
@@ -27,6 +30,7 @@ pub(crate) fn message(args: TokenStream, item: TokenStream) -> Result<TokenStrea
             impl ::shardstage::Message for #ident {
                 type Reply = #reply;
                 #priority
+                #weight
             }
         });
     };
@@ -42,6 +46,7 @@ pub(crate) fn message(args: TokenStream, item: TokenStream) -> Result<TokenStrea
             #priority
             const WIRE: ::core::option::Option<::shardstage::WireOps<Self>> =
                 ::core::option::Option::Some(::shardstage::WireOps::new());
+            #weight
         }
 
         #[automatically_derived]

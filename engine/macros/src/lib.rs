@@ -23,6 +23,10 @@ use proc_macro::TokenStream;
 /// }
 /// ```
 ///
+/// `priority = High` and `weight = some::function`, which takes the message and says how many bytes it counts in a
+/// mailbox that is bounded by bytes, are `const PRIORITY: Priority = Priority::High;` and
+/// `fn weight_bytes(&self) -> usize { some::function(self) }` in that impl.
+///
 /// # Across nodes, too
 ///
 /// `#[message(id = "bank.deposit", version = 2, reply = T)]`; the version is 1 unless it is said. The id is the

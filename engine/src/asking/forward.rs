@@ -87,12 +87,18 @@ fn forward_here<M: Message>(
 ) {
     let Question { vtable, message, .. } = question;
     let cell = (to.index(), to.generation());
-    let mut core = shard.core.borrow_mut();
-    if let Err(reason) = core.admit(cell.0, cell.1, EpochTag::BY_GENERATION) {
-        drop(core);
-        drop_contained(message);
-        return reply.fail(AskError::Rejected(reason));
+    let mut weight = None;
+    let admitted = shard.core.borrow_mut().admit(cell.0, cell.1, EpochTag::BY_GENERATION);
+    if let Err(reason) = admitted {
+        match shard.admit_by_weight(cell, reason, || message.weight_bytes()) {
+            Ok(weighed) => weight = Some(weighed),
+            Err(reason) => {
+                drop_contained(message);
+                return reply.fail(AskError::Rejected(reason));
+            }
+        }
     }
+    let mut core = shard.core.borrow_mut();
     // The answer's place is the message's from here on.
     let _ = reply.into_address();
     let own = address.0.shard() == shard.link.shard().get();
@@ -112,6 +118,9 @@ fn forward_here<M: Message>(
     let mut envelope = route::wrap(cell, vtable, EpochTag::BY_GENERATION, meta, message);
     if in_message && !own {
         envelope.set_deadline(until_ns);
+    }
+    if let Some(weight) = weight {
+        envelope.set_weight(weight);
     }
     core.enqueue_with(cell.0, || envelope);
 }

@@ -3,6 +3,7 @@
 //! Invariant: a frame is untrusted until checked, in this order: lengths, kind, epoch and owner, type, message, payload. A
 //! refused ask is answered, a refused tell is bounced and counted; nothing is lost in silence.
 
+mod answers;
 mod with_request;
 
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use shardstage_codec::{ActorTypeId, FrameHeader, FrameKind, NodeId, ReplyStatus, ShortHeader, Slot, is_short};
 
 use super::credit::NoRoom;
-use super::outbound::{self, low_bits};
+use super::outbound;
 use super::placement::shard_of;
 use super::registry::{InboundMessage, RemoteAsk};
 use super::routes::{InRoute, Receiver};
@@ -22,8 +23,8 @@ use crate::fan_out::Members;
 use crate::key::Key;
 use crate::port::frame::Frame;
 use crate::port::transport::{Lane, PeerDown, Source, TransportEvents};
-use crate::reply::{self, ReplyAddress};
-use crate::shard::{ShardCell, ShardCore, drop_contained};
+use crate::reply;
+use crate::shard::{ShardCell, ShardCore, Weight, drop_contained};
 
 /// Hands what a transport reports to the shard.
 pub(crate) struct Inbound<'a> {
@@ -242,6 +243,7 @@ impl Inbound<'_> {
         let mut routes = shard.core.borrow_mut().routes.from(from, lane).map(std::mem::take).unwrap_or_default();
         let arrival = Arrival { peer: from.peer, ask: None, ttl_ns: 0 };
         let batch = source.as_ref().map(|source| source.open());
+        let weight = batch.as_ref().map_or(Weight::of(0), |batch| shard.weigh(|| batch.weight_bytes()));
         let meta = PackedAddress::node(from.peer);
         let mut elsewhere: Vec<(u16, Members)> = Vec::new();
         let mut is_shared = false;
@@ -270,12 +272,19 @@ impl Inbound<'_> {
                     let mut core = shard.core.borrow_mut();
                     core.counters.fan_out_shared += u64::from(!std::mem::replace(&mut is_shared, true));
                     let cell = core.locate(receiver, &KeyText::Known(key), epoch).map_err(status_of)?;
-                    core.admit_remote(cell.0, cell.1, epoch).map_err(|reason| {
+                    let make = || batch.envelope(cell, epoch, Meta::Sender(meta));
+                    let entered = match core.admit(cell.0, cell.1, epoch) {
+                        Ok(()) => {
+                            core.enqueue_with(cell.0, make);
+                            Ok(())
+                        }
+                        Err(reason) => core.enter_by_weight(cell, reason, weight, make),
+                    };
+                    entered.map_err(|reason| {
+                        core.runs_short(cell, reason);
                         receiver.refused = cell;
                         status_of(reason)
-                    })?;
-                    core.enqueue_with(cell.0, || batch.envelope(cell, epoch, Meta::Sender(meta)));
-                    Ok(())
+                    })
                 }),
             };
             if let Err(status) = outcome {
@@ -350,9 +359,15 @@ impl Inbound<'_> {
         let epoch = EpochTag::of(header.group_epoch);
         let mut core = shard.core.borrow_mut();
         let (index, generation) = core.locate(receiver, &key, epoch).map_err(status_of)?;
-        if let Err(reason) = core.admit_remote(index, generation, epoch) {
-            receiver.refused = (index, generation);
-            return Err(status_of(reason));
+        if let Err(reason) = core.admit(index, generation, epoch) {
+            drop(core);
+            let admitted = shard.admit_envelope((index, generation), reason, &mut envelope);
+            core = shard.core.borrow_mut();
+            if let Err(reason) = admitted {
+                core.runs_short((index, generation), reason);
+                receiver.refused = (index, generation);
+                return Err(status_of(reason));
+            }
         }
         envelope.index = index;
         envelope.generation = generation;
@@ -362,7 +377,10 @@ impl Inbound<'_> {
                 drop(core);
                 let slot = (message.open_slot)(shard, self.ask(header, arrival, correlation));
                 core = shard.core.borrow_mut();
-                Meta::Reply(slot.map_err(|_| ReplyStatus::Full)?)
+                Meta::Reply(slot.map_err(|_| {
+                    core.forgo((index, generation), envelope.weight());
+                    ReplyStatus::Full
+                })?)
             }
         };
         envelope.set_meta(meta);
@@ -447,73 +465,6 @@ impl Inbound<'_> {
         // A session that is gone has told the sender already.
         let _ = outbound::send(self.shard, arrival.peer, Lane::Control, &out);
     }
-
-    /// Whether an answer to this ask is for another shard; then it is on its way there.
-    ///
-    /// Nodes with unequal shard counts: the link of another shard brought it.
-    fn forward(
-        &self,
-        address: ReplyAddress,
-        payload: &[u8],
-        finish: impl FnOnce(Inbound<'_>, &[u8]) + Send + 'static,
-    ) -> bool {
-        let shard = self.shard;
-        if address.0.shard() == shard.link.shard().get() {
-            return false;
-        }
-        let engine = shard.link.engine();
-        if address.0.shard() < engine.shard_count() {
-            let copy = crate::port::frame::SharedBytes::copied(payload);
-            engine.link(address.0.shard()).run(Box::new(move |shard| finish(Inbound { shard }, &copy)));
-        } else {
-            self.malformed();
-        }
-        true
-    }
-
-    /// An answer with a value. Whoever was not asked has no say.
-    fn reply_value(&mut self, peer: NodeId, epoch: u32, correlation: u64, payload: &[u8]) {
-        let shard = self.shard;
-        let Some(address) = PackedAddress::from_word(correlation).map(ReplyAddress) else { return self.malformed() };
-        if self.forward(address, payload, move |mut there, payload| {
-            there.reply_value(peer, epoch, correlation, payload);
-        }) {
-            return;
-        }
-        let waiting = shard.core.borrow_mut().replies.waiting_for(address, peer).map(|slot| (slot.ops, slot.group));
-        let Some((ops, group)) = waiting else { return };
-        if group.is_some_and(|group| low_bits(shard.link.engine().placement.epoch(group)) != epoch) {
-            shard.core.borrow_mut().counters.fenced += 1;
-            (ops.fail)(shard, address, AskError::Unknown(Unknown::Fenced));
-        } else if let Some(complete) = ops.complete_bytes {
-            complete(shard, address, payload);
-        } else {
-            (ops.fail)(shard, address, AskError::Rejected(Rejected::NoHandler));
-        }
-    }
-
-    /// An answer with a full header: any end.
-    fn reply(&mut self, peer: NodeId, header: &FrameHeader, payload: &[u8]) {
-        let Some(error) = outbound::error_of(header.status, payload) else {
-            return self.reply_value(peer, low_bits(header.group_epoch), header.correlation, payload);
-        };
-        let Some(address) = PackedAddress::from_word(header.correlation).map(ReplyAddress) else {
-            return self.malformed();
-        };
-        let copy = *header;
-        if self.forward(address, payload, move |mut there, payload| there.reply(peer, &copy, payload)) {
-            return;
-        }
-        let waiting = self.shard.core.borrow_mut().replies.waiting_for(address, peer).map(|slot| slot.ops);
-        if let Some(ops) = waiting {
-            (ops.fail)(self.shard, address, error);
-        }
-    }
-
-    /// One of our tells was refused over there: the dead letters name it.
-    fn bounce(&mut self, header: &FrameHeader) {
-        self.shard.link.engine().dead_letters.bounced(header);
-    }
 }
 
 impl ShardCell {
@@ -569,13 +520,11 @@ impl ShardCore {
         Ok(receiver.cell)
     }
 
-    /// Whether a message from another node may enter; if there is no room, senders of this node learn of it too.
-    fn admit_remote(&mut self, index: u32, generation: u32, epoch: EpochTag) -> Result<(), Rejected> {
-        let admitted = self.admit(index, generation, epoch);
-        if admitted == Err(Rejected::Full) {
-            self.mark_short(index, generation);
+    /// A message from another node was refused; if that is for want of room, senders of this node learn of it too.
+    fn runs_short(&mut self, cell: (u32, u32), reason: Rejected) {
+        if reason == Rejected::Full {
+            self.mark_short(cell.0, cell.1);
         }
-        admitted
     }
 }
 

@@ -216,6 +216,12 @@ impl<A: VirtualActor> TypeBuilder<A> {
         self.set(|settings| settings.mailbox_capacity(capacity))
     }
 
+    /// See [`VirtualSettings::mailbox_bytes`].
+    #[must_use]
+    pub fn mailbox_bytes(self, bytes: u32) -> Self {
+        self.set(|settings| settings.mailbox_bytes(bytes))
+    }
+
     /// See [`VirtualSettings::stays_for_timers`].
     #[must_use]
     pub fn stays_for_timers(self) -> Self {

@@ -15,6 +15,8 @@ pub struct VirtualSettings {
     pub(crate) idle: Duration,
     pub(crate) drain_timeout: Duration,
     pub(crate) mailbox_capacity: Option<u32>,
+    /// The type's own unless said.
+    pub(crate) mailbox_bytes: Option<u32>,
     pub(crate) stays_for_timers: bool,
     /// The type's own unless said.
     pub(crate) reentrancy: Option<Reentrancy>,
@@ -26,6 +28,7 @@ impl Default for VirtualSettings {
             idle: VIRTUAL_IDLE,
             drain_timeout: VIRTUAL_DRAIN,
             mailbox_capacity: None,
+            mailbox_bytes: None,
             stays_for_timers: false,
             reentrancy: None,
         }
@@ -63,6 +66,14 @@ impl VirtualSettings {
         self
     }
 
+    /// The bound of this type's mailboxes in bytes, at least 1; see [`Mailbox::bytes`](crate::Mailbox::bytes). What
+    /// [`Actor::MAILBOX`](crate::Actor::MAILBOX) says unless said.
+    #[must_use]
+    pub fn mailbox_bytes(mut self, bytes: u32) -> Self {
+        self.mailbox_bytes = Some(bytes);
+        self
+    }
+
     /// An actor with timers to come is not idle; unless said, its timers end when it leaves.
     #[must_use]
     pub fn stays_for_timers(mut self) -> Self {
@@ -83,6 +94,7 @@ impl VirtualSettings {
             Some(capacity) if capacity == 0 || capacity > MAILBOX_CAPACITY_MAX => {
                 Err(format!("mailbox_capacity is {capacity}; allowed are 1 to {MAILBOX_CAPACITY_MAX}"))
             }
+            _ if self.mailbox_bytes == Some(0) => Err("mailbox_bytes is 0; at least 1 is allowed".to_owned()),
             _ => Ok(()),
         }
     }

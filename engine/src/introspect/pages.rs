@@ -206,6 +206,8 @@ fn describe(json: &mut Json, actor: &ActorInfo) {
     json.key("children").plain(actor.children);
     json.key("state").text(actor.state.as_str()).key("queued").plain(actor.queued);
     json.key("capacity").plain(actor.capacity).key("stashed").plain(actor.stashed);
+    json.key("queued_bytes").plain(actor.queued_bytes);
+    json.key("capacity_bytes").plain_or_null(actor.capacity_bytes);
     json.key("message").text_or_null(actor.message);
     json.key("suspended_seconds").plain_or_null(actor.suspended_for.map(seconds));
     json.key("rebuilds").plain(actor.rebuilds).key("watchers").plain(actor.watchers).close('}');

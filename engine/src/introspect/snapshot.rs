@@ -68,6 +68,10 @@ pub struct ActorInfo {
     pub queued: u32,
     /// The bound of its mailbox.
     pub capacity: u32,
+    /// What the messages in its mailbox weigh, bytes; 0 where they are only counted.
+    pub queued_bytes: u64,
+    /// The bound of its mailbox in bytes, if it has one.
+    pub capacity_bytes: Option<u32>,
     /// Messages that it has [put aside](crate::Context::stash).
     pub stashed: u32,
     /// The message that a suspended actor handles, if an async handler suspended it.

@@ -280,6 +280,8 @@ fn info(id: ActorId, actor: &'static str, cell: &Cell, now_ns: u64) -> ActorInfo
         state: state(cell),
         queued: cell.len(),
         capacity: room.capacity + room.out,
+        queued_bytes: cell.bytes().map_or(0, |(used, _)| used),
+        capacity_bytes: cell.bytes().map(|(_, limit)| limit),
         stashed: u32::try_from(cell.stashed()).unwrap_or(u32::MAX),
         message: extra.filter(|_| cell.conduct.suspended).and_then(|extra| extra.midway.message).map(|name| name()),
         suspended_for: suspended_ns(cell, now_ns).map(Duration::from_nanos),

@@ -12,7 +12,7 @@ const CELL: (u32, u32) = (6, 1);
 
 /// A receiver without messages that has this much room left and this many tokens out.
 fn room(capacity: u32, out: u32) -> Room {
-    Room { queued: 0, capacity, out }
+    Room { queued: 0, capacity, out, free: capacity }
 }
 
 /// A table in which [`CELL`] is marked as short, and its shard's side of it.

@@ -212,7 +212,7 @@ impl ShardCore {
                 if let Some(attended) = cell.extra.as_mut().and_then(|extra| extra.attended.as_mut()) {
                     attended.ordered = attended.ordered.map(|_| 0);
                 }
-                let envelope = cell.mailbox.take_at(at, &mut self.pool)?;
+                let envelope = cell.take_at(at, &mut self.pool)?;
                 Some((deadlock, envelope))
             }
         }

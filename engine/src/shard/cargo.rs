@@ -38,6 +38,8 @@ struct Load {
     packed: Packed,
     told: Option<Told>,
     capacity: u32,
+    /// The bound of its mailbox in bytes, if it has one.
+    bytes: Option<u32>,
     queued: Vec<Envelope>,
     stashed: Vec<Envelope>,
     timers: Vec<Leaving>,
@@ -78,9 +80,10 @@ impl ShardCore {
         let cell = self.cells.slot(from.index()).expect("a leaving actor keeps its cell");
         let epoch = cell.epoch();
         let mut queued = Vec::with_capacity(cell.len() as usize);
-        queued.extend(std::iter::from_fn(|| cell.mailbox.pop(&mut self.pool)));
+        queued.extend(std::iter::from_fn(|| cell.pop(&mut self.pool)));
+        let (room, bytes) = (cell.room(), cell.bytes().map(|(_, limit)| limit));
         let extra = cell.extra.as_deref_mut().expect("it was asked to move");
-        let capacity = cell.mailbox.capacity + extra.credit_out;
+        let capacity = room.capacity + room.out;
         let mut stashed = extra.stash.take().map_or_else(Vec::new, |stash| stash.messages);
         let moved = extra.moved.replace(Box::new(Moved::Away(away)));
         let Some(Moved::Here(here)) = moved.map(|moved| *moved) else { unreachable!("it lived here") };
@@ -92,6 +95,7 @@ impl ShardCore {
             packed,
             told,
             capacity,
+            bytes,
             timers,
             known_timers: here.timers,
             home,
@@ -107,7 +111,12 @@ impl ShardCore {
         };
         cell.conduct.woken = false;
         for envelope in queued.iter_mut().chain(&mut stashed) {
+            let weight = envelope.weight();
             self.readdress(envelope, actor, epoch);
+            // It is not asked again.
+            if let Some(weight) = weight {
+                envelope.set_weight(weight);
+            }
         }
         let mut others = here.others;
         others.push(from);
@@ -166,6 +175,10 @@ impl ShardCell {
             };
             cell.mailbox.push_front(envelope, &mut core.pool);
         }
+        if let Some(bytes) = load.bytes {
+            cell.limit_bytes(bytes);
+        }
+        cell.recount();
         if cell.conduct.life == Life::New {
             cell.conduct.begin(Life::Live);
         }
@@ -204,7 +217,8 @@ impl CellExtra {
             *ordered = 0;
         }
         if !stashed.is_empty() {
-            self.stash = Some(Box::new(super::cell::Stash { messages: stashed }));
+            let stash = self.stash.get_or_insert_default();
+            stashed.into_iter().for_each(|envelope| stash.push(envelope));
         }
     }
 }

@@ -9,32 +9,23 @@
 //! Invariant: a cell's generation rises when its actor is gone; one whose generation would wrap is
 //! retired.
 
-use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::actor::StopReason;
-use crate::asking::cancel::Answering;
-use crate::asking::work::Attached;
-use crate::bonds::Bonds;
-use crate::credit::Room;
 use crate::envelope::{Envelope, EpochTag, GENERATION_MAX, INDEX_BITS};
 use crate::error::Rejected;
-use crate::key::Key;
-use crate::latch::LatchGuard;
 use crate::limits::CELLS_SKIPPED;
 use crate::policy::{Mailbox as Policy, Overflow};
 use crate::reentrancy::{Reentrancy, Turns};
 use crate::run_queue::{Ready, RunQueue};
-use crate::supervision::{ChildSpec, Recovery, Step, Supervision, Supervisor, Window};
+use crate::supervision::Step;
 
-use super::activate::attend::Attended;
 use super::actor_box::ActorBox;
-use super::async_slot::AsyncSlot;
+pub(crate) use super::extra::{CellExtra, Midway};
 use super::kin::Kin;
 use super::mailbox::{BacklogPool, Mailbox};
-use super::moved::Moved;
 
 /// Indices per chunk, which never moves.
 pub(super) const CHUNK_INDICES: usize = 1024;
@@ -44,97 +35,6 @@ const CHUNK_CELLS: usize = CHUNK_INDICES - 1;
 /// Cells that a shard has for itself, and as many again for threads outside it: what half of the
 /// indices that an address has bits for leave.
 pub(crate) const CELLS_MAX: u32 = (1 << (INDEX_BITS - 1)) / CHUNK_INDICES as u32 * CHUNK_CELLS as u32;
-
-/// What few actors need.
-#[derive(Default)]
-pub(crate) struct CellExtra {
-    /// A virtual actor's type (position in the registry) and key.
-    pub(crate) identity: Option<(usize, Key)>,
-    /// When a virtual actor last ran, in units of about a millisecond of the driver's clock.
-    pub(crate) active_ms: u32,
-    /// Told when the actor has stopped and its state is dropped.
-    pub(crate) stop_latches: Vec<LatchGuard<StopReason>>,
-    /// Told when the actor has started, or that it never will.
-    pub(crate) start_latches: Vec<LatchGuard<Result<(), StopReason>>>,
-    /// Watches and links.
-    pub(crate) bonds: Option<Box<Bonds>>,
-    /// The room of a suspended async handler.
-    pub(crate) async_slot: AsyncSlot,
-    /// What the suspended future handles.
-    pub(crate) doing: Option<super::Doing>,
-    /// Notices of ends, which are handled before all messages of users.
-    pub(crate) notices: VecDeque<Envelope>,
-    /// What is looked at before each message; `None` for most.
-    pub(crate) attended: Option<Box<Attended>>,
-    /// Whom the async handler that runs answers.
-    pub(crate) answering: Answering,
-    /// Futures and streams that the actor waits for while it goes on.
-    pub(crate) work: Vec<Attached>,
-    /// What happens to a message that finds the mailbox full.
-    pub(crate) overflow: Overflow,
-    /// A suspension without a future, begun by `Context::suspend`.
-    pub(crate) suspensions: u32,
-    /// What a suspended actor is in the middle of; says nothing of others.
-    pub(crate) midway: Midway,
-    /// Room taken out of `capacity` for tokens that senders elsewhere hold or have spent on messages under way.
-    pub(crate) credit_out: u32,
-    /// Why the actor is stopping, where that takes words.
-    stop_reason: Option<StopReason>,
-    /// How its supervisor looks after it.
-    pub(crate) spec: ChildSpec,
-    /// When it was restarted lately.
-    pub(crate) window: Option<Box<Window>>,
-    /// How it is looked after as a root, if somebody said so.
-    pub(crate) policy: Option<Box<Supervision>>,
-    /// How it looks after its children, if it said so.
-    pub(crate) supervisor: Option<Box<Supervisor>>,
-    /// It is on its way from one state to the next.
-    pub(crate) recovery: Option<Box<Recovery>>,
-    /// It is to drain once it has started again.
-    pub(crate) drains: bool,
-    /// It has begun to stop and waits for its children.
-    pub(crate) closing: bool,
-    /// It stops without waiting for the end of its async handler.
-    hurries: bool,
-    /// What runs around its messages.
-    pub(crate) intercepted: Option<crate::intercept::Chain>,
-    /// Messages that the actor has put aside; `None` when there are none.
-    pub(crate) stash: Option<Box<Stash>>,
-    /// A virtual actor that stops before its next message.
-    pub(crate) must_leave: bool,
-    /// What it lets in while it waits, if that is not everything.
-    pub(crate) turns: Option<Box<Turns>>,
-    /// By which names it is found.
-    pub(crate) names: Vec<Key>,
-    /// Where it has been, or where it is; `None` for an actor that never moved.
-    pub(crate) moved: Option<Box<Moved>>,
-}
-
-impl CellExtra {
-    /// A virtual actor's type and key, wherever it lives.
-    pub(crate) fn name(&self) -> Option<(usize, &Key)> {
-        let home = || match self.moved.as_deref()? {
-            Moved::Here(here) => here.home.as_ref().map(|(position, key, _)| (*position, key)),
-            Moved::Away(_) => None,
-        };
-        self.identity.as_ref().map(|(position, key)| (*position, key)).or_else(home)
-    }
-}
-
-/// What a suspended actor is in the middle of.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Midway {
-    /// When it was suspended, on the driver's clock.
-    pub(crate) since_ns: u64,
-    /// The type of the message that it handles; `None` where `Context::suspend` suspended it.
-    pub(crate) message: Option<fn() -> &'static str>,
-}
-
-/// Messages that an actor has put aside, oldest first.
-#[derive(Default)]
-pub(crate) struct Stash {
-    pub(crate) messages: Vec<Envelope>,
-}
 
 /// Where an actor is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -412,6 +312,9 @@ impl Cell {
         if policy.is_by_priority() {
             extra.attended.get_or_insert_default().ordered = Some(0);
         }
+        if let Some(bytes) = policy.own_bytes() {
+            self.limit_bytes(bytes);
+        }
         self.limit(policy.reentrancy());
     }
 
@@ -450,18 +353,15 @@ impl Cell {
         self.why == Why::Stopped && self.extra.as_deref().is_some_and(waits)
     }
 
-    /// What a grant of credit depends on.
-    pub(crate) fn room(&self) -> Room {
-        let out = self.extra.as_ref().map_or(0, |extra| extra.credit_out);
-        Room { queued: self.len(), capacity: self.mailbox.capacity, out }
-    }
-
     /// Turns tokens back into room; those of a predecessor under the same name are none of this actor's.
     pub(crate) fn return_credit(&mut self, tokens: u32) {
         if let Some(extra) = &mut self.extra {
             let tokens = tokens.min(extra.credit_out);
             extra.credit_out -= tokens;
-            self.mailbox.capacity += tokens;
+            match &mut extra.budget {
+                None => self.mailbox.capacity += tokens,
+                Some(budget) => budget.capacity += tokens,
+            }
         }
     }
 
@@ -489,6 +389,7 @@ impl Cell {
             attended.ordered = attended.ordered.map(|_| 0);
         }
         stash.messages.into_iter().rev().for_each(|envelope| self.mailbox.push_front(envelope, pool));
+        self.recount();
         count
     }
 

@@ -128,11 +128,14 @@ impl ShardCore {
     }
 
     /// A message was refused. If that was because credit of senders elsewhere takes up the receiver's room, takes back what
-    /// nobody uses.
+    /// nobody uses. A mailbox that goes by weight refuses here whatever comes, and is asked again (`budget.rs`).
     #[cold]
     pub(crate) fn admit_again(&mut self, cell: (u32, u32), reason: Rejected) -> Result<(), Rejected> {
         let now_ms = self.now_ms();
         let receiver = self.cells.get(cell.0, cell.1).ok_or(reason)?;
+        if receiver.is_weighed() {
+            return Err(reason);
+        }
         if reason == Rejected::Full && receiver.overflow() == Overflow::DropOldest {
             return self.give_way(cell);
         }
@@ -145,7 +148,7 @@ impl ShardCore {
     }
 
     /// Drops a message of a full mailbox for one that comes.
-    fn give_way(&mut self, cell: (u32, u32)) -> Result<(), Rejected> {
+    pub(super) fn give_way(&mut self, cell: (u32, u32)) -> Result<(), Rejected> {
         let receiver = self.cells.get(cell.0, cell.1).ok_or(Rejected::Closed)?;
         let ordered = receiver.extra().attended.as_mut().and_then(|attended| attended.ordered.as_mut());
         let by_priority = ordered.is_some();
@@ -153,6 +156,7 @@ impl ShardCore {
             *ordered = 0;
         }
         let victim = receiver.mailbox.give_way(by_priority, &mut self.pool).ok_or(Rejected::Full)?;
+        receiver.has_left(&victim);
         self.bury(victim, Reason::Dropped);
         Ok(())
     }
@@ -205,8 +209,9 @@ impl ShardCore {
         }
     }
 
-    /// Delivers a message that came from another shard, thread or node: never waits; an overrun bounces.
-    pub(crate) fn deliver(&mut self, envelope: Envelope) {
+    /// Delivers a message that came from another shard, thread or node: never waits; an overrun bounces. One for a mailbox that goes
+    /// by weight comes back, to be weighed.
+    pub(crate) fn deliver(&mut self, envelope: Envelope) -> Option<Envelope> {
         let (index, generation) = (envelope.index, envelope.generation);
         if envelope.has_credit() {
             self.redeem(index, generation, 1);
@@ -220,19 +225,25 @@ impl ShardCore {
                 self.enqueue(envelope);
             }
             Err(reason) => {
+                if reason == Rejected::Full && self.weighs((index, generation)) {
+                    return Some(envelope);
+                }
                 if self.drops_newest((index, generation), reason) {
-                    return self.bury(envelope, Reason::Dropped);
+                    self.bury(envelope, Reason::Dropped);
+                    return None;
                 }
                 if reason == Rejected::Full {
                     self.mark_short(index, generation);
                     if envelope.is_patient() {
                         // No more than was under way at the mark, once in an overload.
-                        return self.enqueue(envelope);
+                        self.enqueue(envelope);
+                        return None;
                     }
                 }
                 self.bury(envelope, Reason::from(reason));
             }
         }
+        None
     }
 
     /// Messages that took tokens are here, or never will be: the tokens become room again.
@@ -269,13 +280,12 @@ impl ShardCore {
         if wanted == 0 {
             return 0;
         }
-        if cell.short && cell.mailbox.capacity.saturating_sub(cell.len()) < wanted {
+        if cell.short && cell.room().free < wanted {
             let tokens = self.ledger.reclaim_all(&self.link.credit, (index, generation));
             cell.return_credit(tokens);
         }
-        let taken = wanted.min(cell.mailbox.capacity.saturating_sub(cell.len()));
-        cell.mailbox.capacity -= taken;
-        cell.extra().credit_out += taken;
+        let taken = wanted.min(cell.room().free);
+        cell.lend(taken);
         taken
     }
 
@@ -287,15 +297,13 @@ impl ShardCore {
         for entry in (0..self.ledger.len()).rev() {
             let (index, generation) = self.ledger.cell(entry);
             let cell = self.cells.get(index, generation).expect("entries go with their cells");
-            if cell.len() * 2 <= cell.mailbox.capacity {
+            let room = cell.room();
+            if room.queued * 2 <= room.capacity {
                 self.owed_room.has_room(index, generation);
             }
-            match self.ledger.decide(table, entry, cell.room(), now_ms) {
+            match self.ledger.decide(table, entry, room, now_ms) {
                 Decision::Nothing => {}
-                Decision::Grant(tokens) => {
-                    cell.mailbox.capacity -= tokens;
-                    cell.extra().credit_out += tokens;
-                }
+                Decision::Grant(tokens) => cell.lend(tokens),
                 Decision::Clear => {
                     cell.return_credit(self.ledger.clear(table, entry));
                     cell.short = self.ledger.has((index, generation));
@@ -308,7 +316,7 @@ impl ShardCore {
     pub(crate) fn credit_is_due(&self) -> bool {
         !self.ledger.is_empty()
             && self.ledger.is_due(&self.link.credit, |index, generation| {
-                self.cells.peek(index, generation).map_or(0, |cell| cell.mailbox.capacity.saturating_sub(cell.len()))
+                self.cells.peek(index, generation).map_or(0, |cell| cell.room().free)
             })
     }
 
@@ -373,10 +381,14 @@ impl ShardCore {
             self.has_turns |= policy.reentrancy() != Reentrancy::Full;
         }
         if let Some((position, _)) = &spawn.identity {
-            let said = self.link.engine().registry.types[*position].settings.reentrancy;
+            let settings = &self.link.engine().registry.types[*position].settings;
+            let (said, bytes) = (settings.reentrancy, settings.mailbox_bytes);
             let extra = cell.extra();
             extra.identity = spawn.identity;
             extra.active_ms = now_ms;
+            if let Some(bytes) = bytes {
+                cell.limit_bytes(bytes);
+            }
             if let Some(reentrancy) = said {
                 cell.limit(reentrancy);
                 self.has_turns |= reentrancy != Reentrancy::Full;
@@ -402,16 +414,7 @@ impl ShardCore {
     /// The cell of the actor of this key, or of the worker of this number.
     pub(super) fn activate_key(&mut self, position: usize, key: &Key, epoch: EpochTag) -> Result<(u32, u32), Rejected> {
         if let Some((index, generation)) = self.directory.get(position, key) {
-            let cell = self.cells.get(index, generation).expect("directory entries are live");
-            let passivating = cell.stop_reason() == Some(crate::actor::StopReason::Passivated);
-            if cell.conduct.life == Life::Stopping && passivating && !cell.is_closing() {
-                // A message was faster than the passivation: the actor stays.
-                cell.conduct.begin(Life::Live);
-                cell.stays();
-                // News that came meanwhile.
-                cell.conduct.woken |= cell.extra.as_ref().is_some_and(|extra| !extra.notices.is_empty());
-                self.directory.stays(position, (index, generation), self.now_ns, self.idle_at_ns(position));
-            }
+            self.stay_active(position, (index, generation));
             return Ok((index, generation));
         }
         if self.draining {
@@ -430,6 +433,19 @@ impl ShardCore {
         self.directory.insert(position, key.clone(), cell, self.now_ns, self.idle_at_ns(position));
         self.counters.activated += 1;
         Ok(cell)
+    }
+
+    /// Something has come for a virtual actor: if it is about to be passivated, it stays.
+    pub(super) fn stay_active(&mut self, position: usize, id: (u32, u32)) {
+        let cell = self.cells.get(id.0, id.1).expect("directory entries are live");
+        let passivating = cell.stop_reason() == Some(crate::actor::StopReason::Passivated);
+        if cell.conduct.life == Life::Stopping && passivating && !cell.is_closing() {
+            cell.conduct.begin(Life::Live);
+            cell.stays();
+            // News that came meanwhile.
+            cell.conduct.woken |= cell.extra.as_ref().is_some_and(|extra| !extra.notices.is_empty());
+            self.directory.stays(position, id, self.now_ns, self.idle_at_ns(position));
+        }
     }
 
     /// The turn's time in units of about a millisecond, wrapping after 52 days.

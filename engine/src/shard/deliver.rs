@@ -58,7 +58,10 @@ impl ShardCell {
             self.core.borrow_mut().bury(envelope, reason);
             return;
         }
-        self.core.borrow_mut().deliver(envelope);
+        let weighed = self.core.borrow_mut().deliver(envelope);
+        if let Some(envelope) = weighed {
+            self.deliver_by_weight(envelope);
+        }
     }
 
     /// Makes the context of a message that has arrived one of this shard's.
@@ -96,7 +99,14 @@ impl ShardCell {
         if let Some(target) = context.target.take() {
             let epoch = self.link.engine().placement.epoch(self.group_of(target.position, &target.key));
             if target.epoch != epoch {
-                self.core.borrow_mut().counters.fenced += 1;
+                let mut core = self.core.borrow_mut();
+                core.counters.fenced += 1;
+                // Its token is room again for whoever has the name.
+                if envelope.take_credit()
+                    && let Some((index, generation)) = core.directory.get(target.position, &target.key)
+                {
+                    core.redeem(index, generation, 1);
+                }
                 return Err(Reason::Fenced);
             }
             let cell = self.core.borrow_mut().activate_virtual(target.position, &target.key, envelope.epoch());

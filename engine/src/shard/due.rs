@@ -25,8 +25,14 @@ impl ShardCell {
         let Due { id, at_ns, owner, body } = due;
         let room = {
             let mut core = self.core.borrow_mut();
+            // It keeps an actor that is about to be passivated, as a message does.
+            let stopping =
+                core.cells.get(owner.index, owner.generation).filter(|cell| cell.conduct.life == super::Life::Stopping);
+            if let Some(position) = stopping.and_then(|cell| cell.position()) {
+                core.stay_active(position, (owner.index, owner.generation));
+            }
             let cell = core.cells.get(owner.index, owner.generation);
-            cell.filter(|cell| cell.conduct.life != super::Life::Stopping).map(|cell| !cell.mailbox.is_full())
+            cell.filter(|cell| cell.conduct.life != super::Life::Stopping).map(|cell| cell.has_room())
         };
         let Some(room) = room else { return self.end_timer(id, body) };
         match body {

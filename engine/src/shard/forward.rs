@@ -215,7 +215,7 @@ impl ShardCore {
             Some(room) => room,
         };
         let cell = self.cells.slot(index).expect("a forwarder keeps its cell");
-        let mut envelope = cell.mailbox.pop(&mut self.pool).expect("it has messages");
+        let mut envelope = cell.pop(&mut self.pool).expect("it has messages");
         self.readdress(&mut envelope, to, epoch);
         envelope.set_patient();
         envelope.set_credit(credit);

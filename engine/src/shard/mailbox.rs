@@ -336,7 +336,7 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::envelope::{Delivery, EpochTag, Front, Meta, VTable, drop_message};
+    use crate::envelope::{Delivery, EpochTag, Front, Meta, VTable, drop_message, weigh_nothing};
     use crate::random::Random;
 
     unsafe fn never(_: &Delivery<'_>, _: Front) {
@@ -346,6 +346,7 @@ mod tests {
     static VTABLE: VTable = VTable {
         run: never,
         drop_message: drop_message::<Box<u64>>,
+        weight: weigh_nothing,
         message_name: || "u64",
         actor_name: || "",
         class: Class::Plain,

@@ -188,13 +188,28 @@ impl ShardCore {
     }
 
     /// Counts an actor that has left, and hands the messages that it was given but has not handled to its next life, which they
-    /// begin, in the same epoch, whichever way the messages came. What was not a message (answers, signals) ends with it.
+    /// begin, in the same epoch, whichever way the messages came. If the epoch has risen since, they are fenced: what they were
+    /// admitted to was the activation of an older one. What was not a message (answers, signals) ends with it.
     #[cold]
     pub(super) fn end_passivation(&mut self, identity: Option<&(usize, Key)>, epoch: EpochTag, carried: Vec<Envelope>) {
         self.counters.passivated += 1;
+        let engine = self.link.engine();
+        let current = identity.map(|(position, key)| {
+            let registered = &engine.registry.types[*position];
+            // Workers go by one name, whatever their numbers.
+            let name = if registered.workers.is_empty() { key.as_str() } else { "" };
+            EpochTag::of(engine.placement.epoch(shardstage_codec::slot_of(registered.id, name).group()))
+        });
+        let mut heir = None;
         for mut envelope in carried {
+            let is_message = envelope.vtable().class != Class::System;
+            if is_message && current.is_some_and(|current| current != epoch) {
+                self.counters.fenced += 1;
+                self.bury(envelope, Reason::Fenced);
+                continue;
+            }
             let next = identity
-                .filter(|_| envelope.vtable().class != Class::System)
+                .filter(|_| is_message)
                 .and_then(|(position, key)| self.activate_virtual(*position, key, epoch).ok());
             let Some((index, generation)) = next else {
                 self.bury(envelope, Reason::Closed);
@@ -203,6 +218,10 @@ impl ShardCore {
             envelope.index = index;
             envelope.generation = generation;
             self.push_reserved(envelope);
+            heir = next;
+        }
+        if let Some(cell) = heir.and_then(|(index, generation)| self.cells.get(index, generation)) {
+            cell.recount();
         }
     }
 }

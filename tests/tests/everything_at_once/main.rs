@@ -13,6 +13,7 @@ use std::time::Duration;
 use shardstage::prelude::*;
 use shardstage::testkit::{Census, Stall, TestKit};
 use shardstage::{Activity, DeadLetterFeed, EngineBuilder, Mailbox, MessageName, Overflow, Reason};
+use shardstage_tests::draw::Draw;
 
 use cast::{Chat, Dear, Deliver, Enrol, KNOWN, Make, NAMES, Node, Note, Order, Query, Registrar};
 use cast::{flood, know, limit, ms, supervision, waits};
@@ -23,35 +24,25 @@ const SEEDS: u64 = 200;
 const STEPS: u64 = 600;
 const KEYS: [&str; 5] = ["red", "green", "blue", "cyan", "pink"];
 
-const MAILBOXES: [Mailbox; 6] = [
+const MAILBOXES: [Mailbox; 9] = [
     Mailbox::new().capacity(6),
     Mailbox::new().capacity(6).overflow(Overflow::DropOldest),
     Mailbox::new().capacity(6).overflow(Overflow::DropNewest),
     Mailbox::new().capacity(6).by_priority(),
     Mailbox::new().capacity(6).overflow(Overflow::DropOldest).by_priority(),
     Mailbox::new().capacity(6).overflow(Overflow::DropNewest).by_priority(),
+    Mailbox::new().capacity(6).bytes(200),
+    Mailbox::new().capacity(6).bytes(200).overflow(Overflow::DropOldest),
+    Mailbox::new().capacity(6).bytes(200).overflow(Overflow::DropNewest).by_priority(),
 ];
 
-/// Seeded draws of the test's own.
-struct Draw(u64);
+/// What the draws of this test decide.
+trait Decide {
+    fn node(&mut self) -> ActorRef<Node>;
+    fn make(&mut self) -> Make;
+}
 
-impl Draw {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    fn chance(&mut self, of: u64) -> bool {
-        self.below(of) == 0
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len() as u64) as usize]
-    }
-
+impl Decide for Draw {
     /// Somebody; mostly one that has a state.
     fn node(&mut self) -> ActorRef<Node> {
         let mut node = KNOWN.with_borrow(|known| self.of(known));

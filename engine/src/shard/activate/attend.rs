@@ -1,5 +1,5 @@
-//! Actors that are looked after before each message: those that want to hear when nobody speaks to them, and those whose
-//! messages go by priority.
+//! Actors that are looked after before each message: those that want to hear when nobody speaks to them, those whose messages
+//! go by priority, and those whose mailbox is bounded by bytes.
 //!
 //! Invariant: while such an actor has no future to wait for, its cell says `woken` between its shares, so each of them begins in
 //! `look_after`, which hands its messages over one at a time here. The shares of plain actors know nothing of it. Shard
@@ -17,13 +17,15 @@ pub(crate) struct Attended {
     pub(crate) idle: Option<Idle>,
     /// Its messages go by priority: how many at the front of its mailbox are in order.
     pub(crate) ordered: Option<u32>,
+    /// Its messages are weighed.
+    pub(crate) weighed: bool,
 }
 
 impl Attended {
     /// Takes the idle timeout out of an actor that may have one; it is attended no more if nothing else is looked at.
     pub(crate) fn take_idle(attended: &mut Option<Box<Self>>) -> Option<Idle> {
         let idle = attended.as_mut()?.idle.take();
-        if attended.as_ref().is_some_and(|attended| attended.ordered.is_none()) {
+        if attended.as_ref().is_some_and(|attended| attended.ordered.is_none() && !attended.weighed) {
             *attended = None;
         }
         idle

@@ -168,7 +168,7 @@ impl ShardCell {
             let mut core = self.core.borrow_mut();
             let core = &mut *core;
             let cell = core.cells.slot(index).expect("a running actor keeps its cell");
-            let envelope = cell.mailbox.pop(&mut core.pool).expect("it was looked at");
+            let envelope = cell.pop(&mut core.pool).expect("it was looked at");
             core.bury(envelope, Reason::NoHandler);
         }
         self.put_back(state, running);

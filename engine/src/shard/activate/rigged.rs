@@ -104,6 +104,9 @@ impl ShardCell {
         let ready = self.core.borrow_mut().cells.slot(index).map(|cell| cell.ready(index));
         let ready = ready.expect("a running actor keeps its cell");
         if let Some(share) = self.begin(ready) {
+            if let Some(cell) = self.core.borrow_mut().cells.slot(index) {
+                cell.front_leaves();
+            }
             self.run(ready, super::Share { messages: 1, ..share });
         }
     }
@@ -116,7 +119,7 @@ impl ShardCell {
             let core = &mut *core;
             core.counters.handled += u64::from(fault == Fault::Panic);
             let cell = core.cells.slot(index).expect("a running actor keeps its cell");
-            cell.mailbox.pop(&mut core.pool).expect("it was looked at")
+            cell.pop(&mut core.pool).expect("it was looked at")
         };
         // Without its meta word a message that is dropped answers nobody.
         let (sender, reply) = match self.open(&mut envelope) {

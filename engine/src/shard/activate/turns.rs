@@ -161,6 +161,7 @@ impl ShardCore {
         }
         if let Some(deadlock) = refused {
             let envelope = cell.mailbox.take_at(at, &mut self.pool).expect("just found");
+            cell.has_left(&envelope);
             return Next::Refusal(envelope, deadlock);
         }
         if at > 0 {
