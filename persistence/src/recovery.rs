@@ -15,6 +15,7 @@ use crate::format::checksum::crc32c;
 use shardstage_codec::{Epoch, GroupId};
 
 use crate::format::frame::{FLAG_OPEN, FLAG_SEGMENT_END, FRAME_HEADER_BYTES, FrameHeader, HeaderError, padded, place};
+use crate::format::is_zero;
 use crate::format::record::{RecordError, RecordView, reserved_kind};
 use crate::format::section::{SECTION_HEADER_BYTES, SectionHeader};
 use crate::limits::{BLOCK_BYTES, GROUPS};
@@ -344,7 +345,7 @@ impl Scan {
                     Step::Incomplete => return at,
                     Step::NoFrame => {
                         self.mode = Mode::Probing { segment: self.segment, block: self.block };
-                        self.torn = bytes[at..at + BLOCK_BYTES].iter().any(|byte| *byte != 0);
+                        self.torn = !is_zero(&bytes[at..at + BLOCK_BYTES]);
                         self.ends_with = Some(self.refused_bytes(&bytes[at..]));
                         self.probe(&bytes[at..at + BLOCK_BYTES]);
                     }

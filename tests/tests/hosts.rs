@@ -30,7 +30,7 @@ struct Monoio;
 
 impl Runtime for Monoio {
     fn block_on<F: Future>(future: F) -> F::Output {
-        support::on_monoio(future)
+        support::runtimes::on_monoio(future)
     }
 
     fn spawn(future: impl Future<Output = ()> + 'static) {
@@ -52,7 +52,7 @@ struct Glommio;
 
 impl Runtime for Glommio {
     fn block_on<F: Future>(future: F) -> F::Output {
-        support::on_glommio(future)
+        support::runtimes::on_glommio(future)
     }
 
     fn spawn(future: impl Future<Output = ()> + 'static) {

@@ -19,10 +19,10 @@ mod wire {
         pub number: u64,
     }
 
-    /// A load of bytes.
+    /// A load of words, each of eight bytes.
     #[shardstage::message(id = "lane.load")]
     pub struct Load {
-        pub bytes: Vec<u8>,
+        pub words: Vec<u64>,
         /// Whether its receiver is to stand still for good.
         pub stalls: bool,
     }
@@ -55,7 +55,7 @@ macro_rules! receiver {
 
         impl Handler<Load> for $name {
             fn handle(&mut self, load: Load, cx: &mut Context<Self>) {
-                assert!(load.bytes.len() <= 1 << 20);
+                assert!(load.words.len() <= MEBIBYTE_WORDS);
                 if load.stalls && self.still.is_none() {
                     self.still = Some(cx.suspend());
                 }
@@ -66,10 +66,13 @@ macro_rules! receiver {
 receiver!(Ordinary, "lane.ordinary");
 receiver!(Bulky, "lane.bulky");
 
+/// Words, because an unoptimised test reads a message element by element.
+const MEBIBYTE_WORDS: usize = (1 << 20) / 8;
+
 /// Every virtual half millisecond one load to its target, as long as the lane takes it.
 struct Loader<A> {
     target: VirtualRef<A>,
-    bytes: usize,
+    words: usize,
     stalls: bool,
 }
 
@@ -83,7 +86,7 @@ impl Message for Tick {
 
 impl<A: VirtualActor + Handler<Load>> Handler<Tick> for Loader<A> {
     fn handle(&mut self, _: Tick, cx: &mut Context<Self>) {
-        let _full = self.target.tell(Load { bytes: vec![1; self.bytes], stalls: self.stalls });
+        let _full = self.target.tell(Load { words: vec![1; self.words], stalls: self.stalls });
         cx.after(Duration::from_micros(500), Tick);
     }
 }
@@ -127,9 +130,9 @@ where
     assert!(met);
     if other != Other::Nothing {
         let stalls = other == Other::NoRoom;
-        let bytes = if stalls { 100 } else { 1 << 20 };
+        let words = if stalls { 12 } else { MEBIBYTE_WORDS };
         let target = nodes[0].actor::<Loaded>(key::<Loaded>(1));
-        let loader = nodes[0].spawn_on(0, move || Loader { target: target.clone(), bytes, stalls });
+        let loader = nodes[0].spawn_on(0, move || Loader { target: target.clone(), words, stalls });
         loader.expect("it runs").tell(Tick).expect("its mailbox is empty");
         world.run_for(SECOND / 10);
     }

@@ -12,6 +12,8 @@ use super::random::SimRandom;
 
 const SECTOR: u64 = SIM_SECTOR_BYTES as u64;
 
+static ZEROS: [u8; SIM_PAGE_BYTES] = [0; SIM_PAGE_BYTES];
+
 /// Sparse bytes: absent pages are zero.
 #[derive(Clone, Debug, Default)]
 struct Pages(BTreeMap<u64, Box<[u8]>>);
@@ -38,9 +40,12 @@ impl Pages {
         while !rest.is_empty() {
             let (page, start, len) = Self::piece(at, rest.len());
             let (now, later) = rest.split_at(len);
-            if now.iter().any(|byte| *byte != 0) || self.0.contains_key(&page) {
-                let bytes = self.0.entry(page).or_insert_with(|| vec![0; SIM_PAGE_BYTES].into_boxed_slice());
+            if let Some(bytes) = self.0.get_mut(&page) {
                 bytes[start..start + len].copy_from_slice(now);
+            } else if *now != ZEROS[..len] {
+                let mut bytes = vec![0; SIM_PAGE_BYTES].into_boxed_slice();
+                bytes[start..start + len].copy_from_slice(now);
+                self.0.insert(page, bytes);
             }
             at += len as u64;
             rest = later;

@@ -4,6 +4,8 @@
 //! `decode` returns. All integers are little endian. Layouts are fixed by the golden file in `tests/golden`.
 
 use crate::format::checksum::crc32c;
+use crate::limits::BLOCK_BYTES;
+
 pub mod checkpoint;
 pub mod checksum;
 pub mod frame;
@@ -45,4 +47,11 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
+}
+
+/// Whether a block holds nothing. A comparison of whole blocks is fast in unoptimised builds too, where damage is looked for in
+/// millions of them.
+pub(crate) fn is_zero(block: &[u8]) -> bool {
+    static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+    *block == ZEROS[..block.len()]
 }

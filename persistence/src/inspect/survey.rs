@@ -16,6 +16,7 @@ use crate::format::checksum::crc32c;
 use shardstage_codec::{Epoch, GroupId};
 
 use crate::format::frame::{FLAG_OPEN, FLAG_SEGMENT_END, FRAME_HEADER_BYTES, FrameHeader, HeaderError, padded, place};
+use crate::format::is_zero;
 use crate::format::record::RecordView;
 use crate::format::section::{SECTION_HEADER_BYTES, SectionHeader};
 use crate::limits::{BLOCK_BYTES, GROUPS};
@@ -214,7 +215,7 @@ impl Survey {
                         Err(HeaderError::BadLength) => "a frame header with an impossible length",
                     };
                     let block = &bytes[at..at + BLOCK_BYTES];
-                    let what = if block.iter().all(|byte| *byte == 0) { "zeros where a frame should be" } else { what };
+                    let what = if is_zero(block) { "zeros where a frame should be" } else { what };
                     let from = self.byte();
                     self.extend_broken(from..from + BLOCK_BYTES as u64, what);
                     BLOCK_BYTES

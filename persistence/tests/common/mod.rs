@@ -172,7 +172,6 @@ impl Host {
         }
         let account = &mut ledger.accounts[at];
         let last = account.submitted.len() as u64;
-        // A fold over the whole history: dear, so only for the commands that write it down.
         let snapshot = (last / SNAPSHOT_EVERY != (first - 1) / SNAPSHOT_EVERY).then(|| digest(&account.submitted));
         let mut records: Vec<NewRecord<'_>> = (first..=last)
             .map(|seq| NewRecord {
@@ -183,9 +182,9 @@ impl Host {
                 meta: b"meta",
             })
             .collect();
-        if let Some(digest) = &snapshot {
+        if let Some(payload) = &snapshot {
             let kind = RecordKind::Snapshot;
-            records.push(NewRecord { kind, seq: last, schema_version: 1, payload: digest, meta: &[] });
+            records.push(NewRecord { kind, seq: last, schema_version: 1, payload, meta: &[] });
         }
         let shared = Rc::clone(&self.ledger);
         let effect = Box::new(move |outcome| {
@@ -317,9 +316,7 @@ pub fn payload(serial: u64, size: usize) -> Vec<u8> {
 pub fn digest(events: &[Vec<u8>]) -> [u8; 16] {
     let mut state = 0xcbf2_9ce4_8422_2325u64;
     for event in events {
-        for byte in event {
-            state = (state ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
+        state = (state ^ u64::from(crc32c::crc32c(event))).wrapping_mul(0x100_0000_01b3);
     }
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&state.to_le_bytes());

@@ -1,16 +1,18 @@
 //! What the hazard tests share: engines of a known size, and actors that can be held, blocked and counted.
 //!
 //! The driver is what `SHARDSTAGE_DRIVER` says, and the host what `SHARDSTAGE_HOST` says (`thread`, the default, `tokio`,
-//! `monoio` or `glommio`), so every file runs on each of them.
+//! `monoio` or `glommio`; the last three only with the feature `hosts`), so every file runs on each of them.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use shardstage::host::HostedShard;
 use shardstage::prelude::*;
 use shardstage::{AskError, EngineBuilder, Resume, StartError};
+
+#[cfg(feature = "hosts")]
+pub mod runtimes;
 
 /// A configuration with this many unpinned shards.
 pub fn config(shards: u16) -> Config {
@@ -22,14 +24,13 @@ pub fn config(shards: u16) -> Config {
 
 /// Starts an engine in the host that the environment names.
 pub fn start_built(builder: EngineBuilder) -> Result<Engine, StartError> {
-    let host = match std::env::var("SHARDSTAGE_HOST").as_deref() {
-        Err(_) | Ok("thread") => return builder.start(),
-        Ok("tokio") => in_tokio,
-        Ok("monoio") => in_monoio,
-        Ok("glommio") => in_glommio,
-        Ok(other) => panic!("SHARDSTAGE_HOST={other}: known are thread, tokio, monoio and glommio"),
-    };
-    builder.start_hosted(|shard| std::thread::Builder::new().spawn(move || host(shard)))
+    match std::env::var("SHARDSTAGE_HOST").as_deref() {
+        Err(_) | Ok("thread") => builder.start(),
+        #[cfg(feature = "hosts")]
+        Ok(runtime) => runtimes::start_in(runtime, builder),
+        #[cfg(not(feature = "hosts"))]
+        Ok(runtime) => panic!("SHARDSTAGE_HOST={runtime}: built without the feature `hosts`"),
+    }
 }
 
 /// Starts an engine with this configuration in the host that the environment names.
@@ -40,18 +41,6 @@ pub fn start(config: Config) -> Engine {
 /// An engine with this many shards.
 pub fn engine(shards: u16) -> Engine {
     start(config(shards))
-}
-
-fn in_tokio(shard: HostedShard) -> Result<(), StartError> {
-    on_tokio(shardstage::host::tokio::run(shard))
-}
-
-fn in_monoio(shard: HostedShard) -> Result<(), StartError> {
-    on_monoio(shardstage::host::monoio::run(shard))
-}
-
-fn in_glommio(shard: HostedShard) -> Result<(), StartError> {
-    on_glommio(shardstage::host::glommio::run(shard))
 }
 
 /// An engine whose mailboxes hold `capacity` messages.
@@ -250,15 +239,4 @@ pub fn settle(sender: ActorRef<Sender0>, echo: ActorRef<Echo>) {
 /// Runs a future on a tokio runtime of this thread.
 pub fn on_tokio<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
-}
-
-/// Runs a future on a monoio runtime of this thread.
-pub fn on_monoio<F: Future>(future: F) -> F::Output {
-    let builder = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().with_entries(256).enable_timer();
-    builder.build().unwrap().block_on(future)
-}
-
-/// Runs a future on a glommio executor of this thread, one with little locked memory.
-pub fn on_glommio<F: Future>(future: F) -> F::Output {
-    glommio::LocalExecutorBuilder::default().ring_depth(64).io_memory(64 * 1024).make().unwrap().run(future)
 }

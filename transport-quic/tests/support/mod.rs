@@ -276,9 +276,22 @@ impl Shard {
     }
 }
 
+/// Every byte twice, in order: 256 bytes from any place on are a pattern of their own.
+static PATTERN: [u8; 512] = {
+    let mut bytes = [0; 512];
+    let mut at = 0;
+    while at < 512 {
+        bytes[at] = (at % 256) as u8;
+        at += 1;
+    }
+    bytes
+};
+
 /// A frame of `len` bytes (before padding) that carries a number and a pattern.
 pub fn frame(number: u64, len: usize) -> Vec<u8> {
-    let mut bytes: Vec<u8> = (0..len).map(|i| (number as usize * 31 + i) as u8).collect();
+    let start = number as usize * 31 % 256;
+    let mut bytes = PATTERN[start..start + 256].repeat(len.div_ceil(256));
+    bytes.truncate(len);
     bytes[..4].copy_from_slice(&u32::try_from(len).unwrap().to_le_bytes());
     bytes[8..16].copy_from_slice(&number.to_le_bytes());
     bytes.resize(len.next_multiple_of(16), 0);
