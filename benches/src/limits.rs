@@ -103,6 +103,9 @@ const _: () = assert!(BIG_ACTORS < MAILBOX_CAPACITY as u64);
 const _: () =
     assert!(LOAD_WORK.as_nanos() as u64 * LOADERS * 10 == LOAD_PERIOD.as_nanos() as u64 * 7, "seven tenths of a shard");
 
+/// How long a client waits before it sends a command again that was refused because the disk stalls: less than a commit.
+pub const STALLED: std::time::Duration = std::time::Duration::from_micros(50);
+
 /// How long the writers of one run of the log's table may go on: a store that is a hundred times slower than another one is
 /// measured over fewer events.
 pub const LOG_TIME: std::time::Duration = std::time::Duration::from_secs(1);

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit};
+use std::ptr::NonNull;
 
 use shardstage_codec::ShardId;
 
@@ -22,7 +23,7 @@ use crate::receive::{Receive, vtable};
 use crate::request::{self, Request};
 use crate::route;
 use crate::sending::Sending;
-use crate::shard::{Life, ShardCell, current, here};
+use crate::shard::{Life, ShardCell, current, here, here_in};
 
 /// Which actor, whatever its type. Equal ids mean the same actor.
 #[derive(Clone, Copy)]
@@ -367,28 +368,67 @@ pub(crate) fn tell<M: Message>(id: ActorId, vtable: &'static VTable, message: M)
     // SAFETY: used until this function returns.
     match unsafe { here(id.link) } {
         Some(shard) => tell_here(shard, id, vtable, message),
-        None => {
-            // A copy for the call: with its address given away, the message itself could not travel in registers above, and
-            // loading from memory what was just stored there in smaller pieces costs as much as the rest of a tell.
-            let message = ManuallyDrop::new(message);
-            let mut copy = MaybeUninit::<M>::uninit();
-            // SAFETY: both are room for one `M`, and the original is forgotten.
-            unsafe { copy.as_mut_ptr().copy_from_nonoverlapping(&raw const *message, 1) };
-            // SAFETY: just initialised, and used once.
-            tell_elsewhere(id, vtable, unsafe { copy.assume_init() })
-        }
+        None => match claim_elsewhere(id.link, (id.index, id.generation), vtable) {
+            Ok(slot) => {
+                // SAFETY: claimed for this message, and `vtable` was made for messages of type `M` by whoever made the reference.
+                unsafe { Envelope::write_message(slot, message) };
+                Ok(())
+            }
+            Err(Elsewhere::Full) => Err(TellError::Full(message)),
+            Err(Elsewhere::NotPlainly) => {
+                // A copy for the call: with its address given away, the message itself could not travel in registers above,
+                // and loading from memory what was just stored there in smaller pieces costs as much as the rest of a tell.
+                let message = ManuallyDrop::new(message);
+                let mut copy = MaybeUninit::<M>::uninit();
+                // SAFETY: both are room for one `M`, and the original is forgotten.
+                unsafe { copy.as_mut_ptr().copy_from_nonoverlapping(&raw const *message, 1) };
+                // SAFETY: just initialised, and used once.
+                tell_elsewhere(id, vtable, unsafe { copy.assume_init() })
+            }
+        },
     }
+}
+
+/// Why a message does not go straight into the ring to another shard.
+enum Elsewhere {
+    /// Ring or receiver have no room for it.
+    Full,
+    /// It comes from outside the engine's shards, or belongs to a request.
+    NotPlainly,
+}
+
+/// The ring slot for a message to an actor of another shard, with everything but the message written; the caller writes that before
+/// anything else. So the message stays in its registers: passed through memory it was stored in words and loaded in pairs of them, and
+/// such a load waits until the stores of the messages before, to lines that the other core has, are through.
+#[inline(never)]
+fn claim_elsewhere(
+    link: &'static ShardLink,
+    cell: (u32, u32),
+    vtable: &'static VTable,
+) -> Result<NonNull<Envelope>, Elsewhere> {
+    // SAFETY: used until this function returns.
+    let shard = unsafe { here_in(link.engine()) }.ok_or(Elsewhere::NotPlainly)?;
+    // SAFETY: until the end of this function: numbers, flags, and the words of an envelope's head.
+    let mut core = unsafe { shard.core.quick() };
+    let core = &mut *core;
+    let to = link.shard().get();
+    if !core.mesh.has_room(to) {
+        return Err(Elsewhere::Full);
+    }
+    let Ok(credit) = core.purse.take(ActorId::new(link, cell.0, cell.1)) else { return Err(Elsewhere::Full) };
+    let meta = core.running.map_or(Meta::None, Meta::Sender);
+    let slot = core.mesh.claim(to);
+    // SAFETY: the slot was claimed for this message; the caller writes the other half.
+    unsafe { Envelope::write_head(slot, cell, vtable, EpochTag::BY_GENERATION, meta, credit) };
+    Ok(slot)
 }
 
 #[inline(never)]
 fn tell_elsewhere<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {
-    current(|shard| match shard {
-        Some(shard) if shard.is_plainly_of(id.link.engine()) => tell_other_shard(shard, id, vtable, message),
-        _ => match request::open() {
-            None => tell_from_outside(id, vtable, message),
-            Some(request) => carried::tell(request, &Target::Actor(id), vtable, message),
-        },
-    })
+    match request::open() {
+        None => tell_from_outside(id, vtable, message),
+        Some(request) => carried::tell(request, &Target::Actor(id), vtable, message),
+    }
 }
 
 #[inline(always)]
@@ -436,33 +476,6 @@ fn tell_again<M: Message>(
     };
     drop(core);
     route::tell_by_weight(shard, cell, EpochTag::BY_GENERATION, vtable, reason, message)
-}
-
-fn tell_other_shard<M: Message>(
-    shard: &ShardCell,
-    id: ActorId,
-    vtable: &'static VTable,
-    message: M,
-) -> Result<(), TellError<M>> {
-    let mut core = shard.core.borrow_mut();
-    let to = id.link.shard().get();
-    if !core.mesh.has_room(to) {
-        drop(core);
-        return Err(TellError::Full(message));
-    }
-    let Ok(credit) = core.purse.take(id) else {
-        drop(core);
-        return Err(TellError::Full(message));
-    };
-    let meta = core.running.map_or(Meta::None, Meta::Sender);
-    core.mesh.push_with(to, || {
-        // SAFETY: as in `tell_here`.
-        let mut envelope =
-            unsafe { Envelope::new(id.index, id.generation, vtable, EpochTag::BY_GENERATION, meta, message) };
-        envelope.set_credit(credit);
-        envelope
-    });
-    Ok(())
 }
 
 fn tell_from_outside<M: Message>(id: ActorId, vtable: &'static VTable, message: M) -> Result<(), TellError<M>> {

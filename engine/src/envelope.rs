@@ -270,6 +270,11 @@ pub(crate) const fn has_spare_word<T>() -> bool {
     !is_inline::<T>() || size_of::<T>() <= INLINE_BYTES - 8
 }
 
+#[inline(always)]
+fn credit_flag(credit: Credit) -> usize {
+    if credit == Credit::Token { FLAG_CREDIT } else { 0 }
+}
+
 /// Whether a `T` travels in place.
 const fn is_inline<T>() -> bool {
     size_of::<T>() <= INLINE_BYTES && align_of::<T>() <= 8
@@ -310,8 +315,27 @@ impl Envelope {
         meta: Meta,
         message: T,
     ) {
+        // SAFETY: the caller's contract.
+        unsafe { Self::write_head(slot, (index, generation), vtable, epoch, meta, Credit::Open) };
+        // SAFETY: the caller's contract, and the head was just written.
+        unsafe { Self::write_message(slot, message) };
+    }
+
+    /// The first half of [`write`](Self::write): all but the message.
+    ///
+    /// # Safety
+    /// As for `write`; [`write_message`](Self::write_message) follows before the envelope is used.
+    #[inline(always)]
+    pub(crate) unsafe fn write_head(
+        slot: NonNull<Self>,
+        (index, generation): (u32, u32),
+        vtable: &'static VTable,
+        epoch: EpochTag,
+        meta: Meta,
+        credit: Credit,
+    ) {
         let (kind, meta) = meta.pack();
-        let tag = (epoch.0 as usize) << EPOCH_SHIFT | kind;
+        let tag = (epoch.0 as usize) << EPOCH_SHIFT | kind | credit_flag(credit);
         let head = NonNull::from_ref(vtable).map_addr(|address| {
             debug_assert_eq!(address.get() & !POINTER_MASK, 0, "vtables are 64-aligned and live below 2^48");
             address | tag
@@ -319,7 +343,15 @@ impl Envelope {
         let payload = [const { MaybeUninit::uninit() }; INLINE_BYTES / 8];
         // SAFETY: the caller's contract.
         unsafe { slot.write(Self { index, generation, head, meta, payload, _message: PhantomData }) };
-        // SAFETY: as above.
+    }
+
+    /// The second half of [`write`](Self::write).
+    ///
+    /// # Safety
+    /// As for `write`; [`write_head`](Self::write_head) was called with a vtable for messages of type `T`.
+    #[inline(always)]
+    pub(crate) unsafe fn write_message<T: Send>(slot: NonNull<Self>, message: T) {
+        // SAFETY: the caller's contract.
         let payload = unsafe { &raw mut (*slot.as_ptr()).payload };
         if const { is_inline::<T>() } {
             // SAFETY: `T` fits the payload in size and alignment, checked by the condition.
@@ -477,8 +509,7 @@ impl Envelope {
     /// Notes whether the message took a token of its receiver's credit.
     #[inline]
     pub(crate) fn set_credit(&mut self, credit: Credit) {
-        let flag = if credit == Credit::Token { FLAG_CREDIT } else { 0 };
-        self.head = self.head.map_addr(|address| address | flag);
+        self.head = self.head.map_addr(|address| address | credit_flag(credit));
     }
 
     /// Whether the message took a token, which its arrival turns back into room.

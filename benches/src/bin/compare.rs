@@ -81,6 +81,12 @@ fn shards(list: &str) -> Result<Vec<u16>, String> {
 /// The child: one cell, its figure on standard output.
 fn one(work: &str, name: &str, quick: bool) -> Result<(), String> {
     let entry = interleave::entry(work, name).ok_or_else(|| format!("no entry {name:?} in {work:?}"))?;
+    // An actor that panics would be restarted, and whoever waits for its figure would wait forever.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(1);
+    }));
     println!("{}", interleave::measure(&entry, quick).text());
     Ok(())
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use shardstage::prelude::*;
 use shardstage_codec::{ActorTypeId, Epoch, slot_of};
 use shardstage_persistence::format::record::RecordKind;
-use shardstage_persistence::{CommitOutcome, EntityId, EventLog, Held, LogShard, NewRecord};
+use shardstage_persistence::{AppendError, CommitOutcome, EntityId, EventLog, Held, LogShard, NewRecord};
 
 use super::LogWork;
 use super::disturb::{Beside, disturb};
@@ -157,13 +157,24 @@ impl Writers {
         self.appended >= self.plan.events || self.begun.is_some_and(|begun| begun.elapsed() > self.plan.time)
     }
 
-    /// The next event of each of these writers.
+    /// The next event of each of these writers, whose last one is durable: the log has room for them.
     fn append(&mut self, numbers: impl ExactSizeIterator<Item = usize>, since: Instant, cx: &mut Context<Self>) {
+        let all = numbers.len();
+        assert_eq!(self.append_up_to_full(numbers, since, cx), all, "what waits for the disk is far below the bound");
+    }
+
+    /// The same for writers who do not wait; returns how many events the log took before too much waited for the disk.
+    fn append_up_to_full(
+        &mut self,
+        numbers: impl ExactSizeIterator<Item = usize>,
+        since: Instant,
+        cx: &mut Context<Self>,
+    ) -> usize {
         let (me, last) = (cx.me(), numbers.len() - 1);
-        self.appended += numbers.len() as u64;
         let (writers, kept) = (&mut self.writers, &self.kept);
         let one_effect = matches!(self.plan.pace, Pace::Batches);
         let appended = cx.service::<LogShard, _>(|log| {
+            let mut appended = 0;
             for (index, number) in numbers.enumerate() {
                 let held: Held = if one_effect && index < last {
                     Box::new(|_| {})
@@ -172,28 +183,34 @@ impl Writers {
                     Box::new(move |outcome| keep(outcome, &mut kept.borrow_mut(), number, since, me))
                 };
                 let writer = &mut writers[number];
-                writer.seq += 1;
-                let record = NewRecord {
-                    kind: RecordKind::Event,
-                    seq: writer.seq,
-                    schema_version: 1,
-                    payload: payload(writer.seq),
-                    meta: &[],
-                };
-                log.append(writer.entity, Epoch::FIRST, &[record], held).expect("the log takes it");
+                let seq = writer.seq + 1;
+                let record =
+                    NewRecord { kind: RecordKind::Event, seq, schema_version: 1, payload: payload(seq), meta: &[] };
+                match log.append(writer.entity, Epoch::FIRST, &[record], held) {
+                    Ok(_) => writer.seq = seq,
+                    Err(AppendError::Full) => break,
+                    Err(error) => panic!("the log takes it: {error}"),
+                }
+                appended += 1;
             }
+            appended
         });
-        appended.expect("the shard has a log");
+        let appended = appended.expect("the shard has a log");
+        self.appended += appended as u64;
+        appended
     }
 
-    /// Appends what is due.
+    /// Appends what is due. What the log refuses because the disk stalls stays due, and its latency runs.
     fn append_due(&mut self, cx: &mut Context<Self>) {
         let now = Instant::now();
         while !self.over()
-            && let Some(due) = self.schedule.as_mut().and_then(|schedule| schedule.take(now))
+            && let Some(due) = self.schedule.as_ref().map(Schedule::due).filter(|due| *due <= now)
         {
             let number = self.appended % self.plan.writers;
-            self.append(std::iter::once(number as usize), due, cx);
+            if self.append_up_to_full(std::iter::once(number as usize), due, cx) == 0 {
+                break;
+            }
+            self.schedule.as_mut().expect("just looked at").step();
         }
     }
 

@@ -50,7 +50,8 @@ impl Schedule {
         })
     }
 
-    fn step(&mut self) {
+    /// Goes on to the event after the next.
+    pub fn step(&mut self) {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;

@@ -13,7 +13,7 @@ use super::drive::per_event;
 use super::raw::{Pace, Plan, Seen, engine};
 use super::room::Room;
 use super::schedule::{Schedule, Tail};
-use crate::limits::{EVENT_BYTES, LOG_TIME, WRITERS};
+use crate::limits::{EVENT_BYTES, LOG_TIME, STALLED, WRITERS};
 use crate::ours::{PARKED, SPINNING};
 use crate::stores::payload;
 use crate::workload::{Entry, Role, Run, Work};
@@ -77,6 +77,8 @@ struct Clients {
     done: u64,
     begun: Option<Instant>,
     schedule: Option<Schedule>,
+    /// Commands that were refused because the disk stalls, and since when they wait.
+    refused: Vec<(usize, Instant)>,
     latencies: Vec<Duration>,
     end: Option<Sender<Seen>>,
 }
@@ -90,21 +92,50 @@ struct Begin;
 #[derive(Clone)]
 struct Look;
 
+/// Commands that were refused have waited a little.
+#[message]
+#[derive(Clone)]
+struct Again;
+
+impl Handler<Again> for Clients {
+    fn handle(&mut self, _: Again, cx: &mut Context<Self>) {
+        for (number, since) in std::mem::take(&mut self.refused) {
+            self.ask(number, since, cx);
+        }
+    }
+}
+
 impl Clients {
     fn over(&self) -> bool {
         self.asked >= self.plan.events || self.begun.is_some_and(|begun| begun.elapsed() > self.plan.time)
     }
 
-    fn ask(&mut self, number: usize, since: Instant, cx: &mut Context<Self>) {
+    /// A new command.
+    fn begin(&mut self, number: usize, since: Instant, cx: &mut Context<Self>) {
         self.asked += 1;
+        self.ask(number, since, cx);
+    }
+
+    fn ask(&mut self, number: usize, since: Instant, cx: &mut Context<Self>) {
         cx.ask(self.journals[number], Append).then(move |this, version, cx| {
-            version.expect("the disk takes the event");
+            match version {
+                Ok(_) => {}
+                Err(AskError::Rejected(Rejected::Full)) => {
+                    let first = this.refused.is_empty();
+                    this.refused.push((number, since));
+                    if first {
+                        cx.after(STALLED, Again);
+                    }
+                    return;
+                }
+                Err(error) => panic!("the disk takes the event: {error}"),
+            }
             let now = Instant::now();
             this.done += 1;
             this.latencies.push(now - since);
             if !this.over() {
                 if let Pace::Closed = this.plan.pace {
-                    this.ask(number, now, cx);
+                    this.begin(number, now, cx);
                 }
             } else if this.done == this.asked {
                 this.finish();
@@ -128,7 +159,7 @@ impl Handler<Begin> for Clients {
             self.schedule = Some(Schedule::at_half(event_ns));
             let _full = cx.me().tell(Look);
         } else {
-            (0..self.journals.len()).for_each(|number| self.ask(number, now, cx));
+            (0..self.journals.len()).for_each(|number| self.begin(number, now, cx));
         }
     }
 }
@@ -140,7 +171,7 @@ impl Handler<Look> for Clients {
             && let Some(due) = self.schedule.as_mut().and_then(|schedule| schedule.take(now))
         {
             let number = self.asked % self.plan.writers;
-            self.ask(number as usize, due, cx);
+            self.begin(number as usize, due, cx);
         }
         if self.over() {
             if self.done == self.asked {
@@ -193,6 +224,7 @@ impl Session {
             done: 0,
             begun: None,
             schedule: None,
+            refused: Vec::new(),
             latencies: Vec::with_capacity(usize::try_from(n).expect("events fit into memory")),
             end: Some(end.clone()),
         });

@@ -120,6 +120,17 @@ impl Mesh {
         }
     }
 
+    /// The ring slot of the next message, which counts as pushed: the caller writes it before anything else. The caller has
+    /// checked [`has_room`](Self::has_room). What was due is published before, so that nothing is left to do after the write.
+    #[inline(always)]
+    pub(crate) fn claim(&mut self, shard: u16) -> NonNull<Envelope> {
+        self.dirty = true;
+        if self.outbound(shard).is_due() {
+            self.publish_early(shard);
+        }
+        self.outbound(shard).user.claim()
+    }
+
     /// Pushes a message that is an envelope already.
     pub(crate) fn push(&mut self, shard: u16, envelope: Envelope) {
         self.push_with(shard, || envelope);

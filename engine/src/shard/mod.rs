@@ -145,6 +145,18 @@ pub(crate) unsafe fn here<'a>(link: &'static ShardLink) -> Option<&'a ShardCell>
     shard.is_plainly(link).then_some(shard)
 }
 
+/// The same, if it is a shard of `engine`.
+///
+/// # Safety
+/// As for [`here`].
+#[inline(always)]
+pub(crate) unsafe fn here_in<'a>(engine: &'static EngineLink) -> Option<&'a ShardCell> {
+    let shard = CURRENT.with(StdCell::get)?;
+    // SAFETY: as in `here`.
+    let shard = unsafe { shard.as_ref() };
+    shard.is_plainly_of(engine).then_some(shard)
+}
+
 /// Marks `shard` as the current one of this thread until the guard is dropped.
 pub(crate) fn enter(shard: &ShardCell) -> Entered<'_> {
     let previous = CURRENT.with(|current| current.replace(Some(NonNull::from(shard))));
