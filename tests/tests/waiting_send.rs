@@ -13,7 +13,7 @@ use std::task::{Context as TaskContext, Poll, Wake, Waker};
 use shardstage::prelude::*;
 use shardstage::sim::{SimOptions, SimWorld};
 use shardstage::{MessageName, NodeId, Reason, Sending, limits};
-use support::{Echo, Item, Log, Ping, Sink, config, engine_with_mailboxes, hold, on_tokio, seen};
+use support::{Echo, Item, Log, Ping, Sink, config, engine_with_mailboxes, hold, lost, on_tokio, seen};
 
 /// Sends items `from..to`, each when there is room for it.
 #[message(reply = Result<(), TellError<Item>>)]
@@ -148,7 +148,8 @@ fn waiters_are_served_in_line_and_woken_once() {
     assert_eq!(seen(sink), (0..44).collect::<Vec<_>>());
     let woken = wakes.0.load(Ordering::SeqCst);
     assert!(woken <= 40, "{woken} wakes for 40 waiters");
-    assert_eq!(engine.dead_letters().total(), 0);
+    let lost = lost(&engine);
+    assert!(lost.is_empty(), "{lost:?}");
     engine.shutdown().unwrap();
 }
 
@@ -177,7 +178,8 @@ fn a_dropped_send_has_not_sent_and_the_next_moves_up() {
     }
     drop(held);
     while seen(sink).len() < 18 {}
-    assert_eq!(engine.dead_letters().total(), 0);
+    let lost = lost(&engine);
+    assert!(lost.is_empty(), "{lost:?}");
     engine.shutdown().unwrap();
 }
 
