@@ -3,8 +3,11 @@
 //! Invariant: one at a time is in, so that shards take one slice a turn for the port, however many pages are asked for. Nobody
 //! waits for longer than it says. Threads of the port only, never a shard's.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
+
+use crate::sync::{Condvar, Mutex};
+use crate::until::Until;
 
 /// See the module's head.
 #[derive(Default)]
@@ -19,12 +22,16 @@ pub(crate) struct Turn<'a>(&'a Queue);
 impl Queue {
     /// Waits until nobody is in; `None` when that takes longer than `patience`.
     pub(crate) fn enter(&self, patience: Duration) -> Option<Turn<'_>> {
-        let is_taken = self.is_taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.left.wait_timeout_while(is_taken, patience, |is_taken| *is_taken);
-        let (mut is_taken, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if std::mem::replace(&mut *is_taken, true) {
-            return None;
+        let until = Until::after(patience);
+        let mut is_taken = self.is_taken.lock().unwrap_or_else(PoisonError::into_inner);
+        while *is_taken {
+            let left = until.left();
+            if left.is_zero() {
+                return None;
+            }
+            (is_taken, _) = self.left.wait_timeout(is_taken, left).unwrap_or_else(PoisonError::into_inner);
         }
+        *is_taken = true;
         Some(Turn(self))
     }
 }
