@@ -77,13 +77,19 @@ keeper!(Back, Mailbox::new().capacity(20).bytes(BYTES));
 keeper!(Oldest, Mailbox::new().capacity(20).bytes(BYTES).overflow(Overflow::DropOldest));
 keeper!(Newest, Mailbox::new().capacity(20).bytes(BYTES).overflow(Overflow::DropNewest));
 
-#[test]
-fn heavy_messages_are_handed_back_and_their_bytes_are_room_again() {
-    let kit = TestKit::new();
+/// One that hands back, started, on the first shard, and what it keeps.
+fn spawn_back(kit: &TestKit) -> (ActorRef<Back>, Log<u64>) {
     let log = Log::new();
     let for_back = log.clone();
     let back = kit.spawn_on(0, move || Back { log: for_back.clone() }).unwrap();
     kit.run_until_idle();
+    (back, log)
+}
+
+#[test]
+fn heavy_messages_are_handed_back_and_their_bytes_are_room_again() {
+    let kit = TestKit::new();
+    let (back, log) = spawn_back(&kit);
     for round in 0..3 {
         let stall = kit.stall(back);
         let taken = told(&kit, Some(0), back.recipient(), 10 * round, &[400, 400, 300, 150, 60, 50, 0, 1]);
@@ -99,10 +105,7 @@ fn heavy_messages_are_handed_back_and_their_bytes_are_room_again() {
 #[test]
 fn light_messages_are_bounded_by_count_and_what_says_nothing_weighs_its_size() {
     let kit = TestKit::new();
-    let log = Log::new();
-    let for_back = log.clone();
-    let back = kit.spawn_on(0, move || Back { log: for_back.clone() }).unwrap();
-    kit.run_until_idle();
+    let (back, log) = spawn_back(&kit);
     let stall = kit.stall(back);
     let taken = told(&kit, Some(0), back.recipient(), 0, &[1; 25]);
     assert_eq!(taken.iter().filter(|taken| **taken).count(), 20);
@@ -308,10 +311,7 @@ fn floods_from_elsewhere_stay_within_the_bound_and_hear_of_it() {
     for from in [Some(1), None] {
         let kit = TestKit::new();
         kit.allow_dead_letters(|letter| letter.reason == Reason::Full);
-        let log = Log::new();
-        let for_back = log.clone();
-        let back = kit.spawn_on(0, move || Back { log: for_back.clone() }).unwrap();
-        kit.run_until_idle();
+        let (back, log) = spawn_back(&kit);
         let (mut accepted, mut next) = (0, 0);
         let mut flood = |weights: &[usize]| {
             let taken = told(&kit, from, back.recipient(), next, weights);
@@ -344,10 +344,7 @@ fn floods_from_elsewhere_stay_within_the_bound_and_hear_of_it() {
 fn who_waits_is_woken_when_bytes_are_free() {
     for shard in [0, 1] {
         let kit = TestKit::new();
-        let log = Log::new();
-        let for_back = log.clone();
-        let back = kit.spawn_on(0, move || Back { log: for_back.clone() }).unwrap();
-        kit.run_until_idle();
+        let (back, log) = spawn_back(&kit);
         let stall = kit.stall(back);
         assert_eq!(told(&kit, Some(0), back.recipient(), 0, &[500, 500]), [true, true]);
         let patient: Vec<_> = (0..6).map(|_| kit.spawn_on(shard, Teller::default).unwrap()).collect();
@@ -374,10 +371,7 @@ fn who_waits_is_woken_when_bytes_are_free() {
 fn who_waits_exceeds_the_bound_by_few_messages() {
     let kit = TestKit::new();
     kit.allow_dead_letters(|letter| letter.reason == Reason::Full);
-    let log = Log::new();
-    let for_back = log.clone();
-    let back = kit.spawn_on(0, move || Back { log: for_back.clone() }).unwrap();
-    kit.run_until_idle();
+    let (back, log) = spawn_back(&kit);
     let stall = kit.stall(back);
     // Everybody knows that there is little room.
     assert_eq!(told(&kit, Some(1), back.recipient(), 0, &[150; 8]), [true; 8]);
@@ -458,10 +452,7 @@ impl Handler<TellMany> for Crier {
 fn a_weight_that_panics_is_counted_and_its_message_handled() {
     let kit = TestKit::new();
     kit.allow_panics();
-    let log = Log::new();
-    let for_back = log.clone();
-    let back = kit.spawn_on(0, move || Back { log: for_back.clone() }).unwrap();
-    kit.run_until_idle();
+    let (back, log) = spawn_back(&kit);
     let stall = kit.stall(back);
     back.tell(Broken).unwrap();
     kit.run_until_idle();
